@@ -1,0 +1,229 @@
+"""Problems without a download: bracketed arithmetic for the tiny model, word problems for real checkpoints.
+
+    generate(3, kind="arithmetic")   expressions such as 3+4*(2+5), which `tiny` was warm-started on
+    generate(3, kind="words")        one to three steps in English, about right for SmolLM2-135M-Instruct
+
+Rows are dictionaries: {"id", "problem", "answer", "level"}. Training and held-out problems never meet: a problem is
+held out when the checksum of its text is divisible by four, whatever the seed.
+
+The first part also writes what one can SAY about an expression: plans in the right and in a wrong order, and the
+working that follows a plan to the letter. data/make_tiny.py mixes these into a corpus, the tests check them, and
+`habit` names the kind of plan that an agent wrote.
+"""
+import ast
+import json
+import math
+import random
+import re
+import zlib
+
+LEVELS = (1, 2, 3)                                    # arithmetic: level + 1 operations; words: level steps
+SYMBOL = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
+COMPUTE = {"+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y}
+EMPTY = "Solve it."                                   # the plan that leaves the solver alone
+
+
+def held_out(problem):
+    """Whether a problem belongs to the held-out quarter. A checksum, not `hash`, which changes from run to run."""
+    return zlib.crc32(problem.encode()) % 4 == 0
+
+
+def generate(n, seed=0, split="train", level=None, kind="arithmetic"):
+    """`n` rows of one split ("train" or "heldout"), with levels in turn unless `level` is given.
+
+    The same arguments give the same rows on every machine. Held-out rows are all different; training rows are
+    independent draws. ValueError for an unknown split, level or kind, or when the level has fewer held-out problems.
+    """
+    if split not in ("train", "heldout") or kind not in ("arithmetic", "words") or level not in (None, *LEVELS):
+        raise ValueError(f"generate: no split {split!r}, level {level!r} or kind {kind!r}")
+    draw = expression if kind == "arithmetic" else story
+    rng, rows, seen = random.Random(f"{kind} {split} {seed}"), [], set()
+    while len(rows) < n:
+        this = level or LEVELS[len(rows) % len(LEVELS)]
+        for _ in range(5_000):
+            problem, answer = draw(rng, this)
+            if held_out(problem) == (split == "heldout") and problem not in seen:
+                break
+        else:
+            raise ValueError(f"generate: there are no {n} different held-out problems at level {this}")
+        if split == "heldout":
+            seen.add(problem)
+        rows.append({"id": f"{kind}-{zlib.crc32(problem.encode()):08x}", "problem": problem, "answer": str(answer),
+                     "level": this})
+    return rows
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Arithmetic: what an expression is, and what one can say about it.
+# The text of a problem is all that the functions below need: Python's own parser (ast, nothing is executed) reads it.
+
+def expression(rng, level):
+    """(text, value) of an expression with level + 1 operations on the digits 1 to 9.
+
+    Rejection sampling guarantees: every intermediate value lies in 0..99, in the right order as well as strictly
+    from left to right; the two orders give different values (so a plan in the wrong order fails); and the answer is
+    not one of the operands (so a plan, which lists operands that never touch, cannot contain it).
+    """
+    def grow(operations):                             # -> text, precedence of its outermost operation, value
+        if operations == 0:
+            digit = rng.randint(1, 9)
+            return str(digit), 3, digit
+        symbol, left = rng.choice("+-*"), rng.randrange(operations)
+        strength = 2 if symbol == "*" else 1
+        (a, a_strength, x), (b, b_strength, y) = grow(left), grow(operations - 1 - left)
+        a = f"({a})" if a_strength < strength else a
+        b = f"({b})" if b_strength <= strength else b
+        value = COMPUTE[symbol](x, y)
+        return a + symbol + b, strength, value if 0 <= value <= 99 else math.nan     # nan: and so is all above it
+
+    while True:
+        text, _, value = grow(level + 1)
+        if value == value and str(value) not in text:
+            wrong = values(wrong_plan(text))
+            if wrong[-1] != value and all(0 <= v <= 99 for v in wrong):
+                return text, value
+
+
+def right_plan(problem):
+    """The steps in an order that works, with letters for what is known by then: "a=2+5; b=4*a; 3+b"."""
+    steps = []
+
+    def walk(node):                                   # -> how later steps call this node's value
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        left, right = walk(node.left), walk(node.right)
+        steps.append(left + SYMBOL[type(node.op)] + right)
+        return "abcdefgh"[len(steps) - 1]
+
+    walk(ast.parse(problem, mode="eval").body)
+    return named(steps)
+
+
+def wrong_plan(problem):
+    """Strictly from left to right, blind to brackets and precedence: "a=3+4; b=a*2; b+5"."""
+    parts = re.findall(r"[-+*]|\d+", problem)
+    steps = [parts[0] + parts[1] + parts[2]]
+    for i in range(3, len(parts), 2):
+        steps.append("abcdefgh"[len(steps) - 1] + parts[i] + parts[i + 1])
+    return named(steps)
+
+
+def named(steps):
+    return "; ".join([f"{name}={step}" for name, step in zip("abcdefgh", steps[:-1])] + steps[-1:])
+
+
+def rewrite(problem):
+    """The same expression with every bracket written out: "3+(4*(2+5))"."""
+    def walk(node):
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        return f"({walk(node.left)}{SYMBOL[type(node.op)]}{walk(node.right)})"
+    return walk(ast.parse(problem, mode="eval").body)[1:-1]
+
+
+def trace(plan, known=None):
+    """The steps of a plan as (name or "", step with numbers put in for letters, value). `known` holds values from
+    earlier turns and is added to. ValueError if this is no plan or a letter is not known yet."""
+    known, lines = {} if known is None else known, []
+    for step in plan.split("; "):
+        match = re.fullmatch(r"(?:([a-h])=)?([a-h]|\d+)([-+*])([a-h]|\d+)", step)
+        if not match or any(x.isalpha() and x not in known for x in match.group(2, 4)):
+            raise ValueError(f"not a step: {step!r}")
+        name, x, symbol, y = match.groups()
+        x, y = [known[v] if v.isalpha() else int(v) for v in (x, y)]
+        lines.append((name or "", f"{x}{symbol}{y}", COMPUTE[symbol](x, y)))
+        if name:
+            known[name] = lines[-1][2]
+    return lines
+
+
+def values(plan):
+    """The value of every step: "a=2+5; b=4*a; 3+b" -> [7, 28, 31]."""
+    return [value for _, _, value in trace(plan)]
+
+
+def working(plan, known=None):
+    """The answer that does what the plan says, right or wrong, without the box: "a=2+5=7; b=4*7=28; 3+28=31."."""
+    return "; ".join(f"{name}={step}={value}" if name else f"{step}={value}"
+                     for name, step, value in trace(plan, known)) + "."
+
+
+def habit(plan, problem):
+    """Which habit a plan shows: "right" (it leads to the answer), "wrong" (left to right), "empty" or "other".
+
+    A JSON plan is judged by its output; an expression with more brackets ("rewrite") keeps its own name.
+    """
+    plan = plan.strip()
+    if plan.startswith("{"):
+        try:
+            plan = str(json.loads(plan).get("output", "")).strip()
+        except ValueError:
+            return "other"
+    if plan in ("", EMPTY):
+        return "empty"
+    if plan == wrong_plan(problem):
+        return "wrong"
+    if plan == rewrite(problem):
+        return "rewrite"
+    try:
+        return "right" if values(plan)[-1] == values(right_plan(problem))[-1] else "other"
+    except ValueError:
+        return "other"
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Word problems, for models that read English. {A}, {B}: two names; {s}: a thing in the plural; x, y, z: numbers.
+# A template is (steps, lowest and highest x, y and z, text, answer); draws with an answer below 1 are drawn again.
+
+NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Ivy", "Jack", "Kate", "Leo", "Maria",
+         "Noah", "Olivia", "Paul", "Rosa", "Sam", "Tina", "Victor")
+THINGS = ("apples", "books", "pencils", "marbles", "stickers", "coins", "cards", "cookies", "shells", "balloons",
+          "flowers", "stamps")
+TEMPLATES = (
+    (1, "2-20 2-15", "{A} has {x} {s}. {B} gives {A} {y} more {s}. How many {s} does {A} have now?",
+     lambda x, y, z: x + y),
+    (1, "8-30 2-9", "{A} has {x} {s} and gives {y} of them to {B}. How many {s} does {A} have left?",
+     lambda x, y, z: x - y),
+    (1, "2-9 2-9", "{A} has {x} boxes. There are {y} {s} in each box. How many {s} does {A} have in all?",
+     lambda x, y, z: x * y),
+    (1, "2-12 2-12", "{A} found {x} {s} and {B} found {y} {s}. How many {s} did they find together?",
+     lambda x, y, z: x + y),
+    (1, "5-20 2-9", "{A} has {x} {s}. {B} has {y} fewer {s} than {A}. How many {s} does {B} have?",
+     lambda x, y, z: x - y),
+    (1, "2-9 2-10", "{A} buys {x} {s}. Each one costs {y} dollars. How many dollars does {A} pay?",
+     lambda x, y, z: x * y),
+    (2, "5-20 2-9 2-9", "{A} has {x} {s}. {A} buys {y} more and then gives {z} to {B}. How many {s} does {A} have now?",
+     lambda x, y, z: x + y - z),
+    (2, "12-30 2-5 2-5", "{A} had {x} {s}. {A} lost {y} of them on Monday and {z} on Tuesday. How many {s} are left?",
+     lambda x, y, z: x - y - z),
+    (2, "2-6 2-9 2-9", "{A} has {x} bags with {y} {s} in each bag, and {z} more {s} on the table. "
+     "How many {s} does {A} have in all?", lambda x, y, z: x * y + z),
+    (2, "2-6 3-9 2-6", "{A} fills {x} boxes with {y} {s} each. Then {A} gives {z} {s} to {B}. "
+     "How many {s} does {A} have left?", lambda x, y, z: x * y - z),
+    (2, "3-12 2-9", "{A} has {x} {s}. {B} has {y} more {s} than {A}. How many {s} do they have together?",
+     lambda x, y, z: 2 * x + y),
+    (2, "2-9 2-9 2-9", "There are {x} red, {y} blue and {z} green {s} in a bag. How many {s} are in the bag?",
+     lambda x, y, z: x + y + z),
+    (2, "2-5 2-5 20-40", "{A} has {z} dollars and buys {x} {s} for {y} dollars each. "
+     "How many dollars does {A} have left?", lambda x, y, z: z - x * y),
+    (3, "2-5 2-6 2-6", "{A} has {x} {s}. {B} has {y} times as many {s} as {A}. {B} buys {z} more. "
+     "How many {s} do they have together?", lambda x, y, z: x + x * y + z),
+    (3, "2-5 2-6 2-5", "{A} has {x} bags with {y} {s} each. {B} has {z} {s} more than {A}. "
+     "How many {s} do they have together?", lambda x, y, z: 2 * x * y + z),
+    (3, "10-20 2-6 2-6", "{A} has {x} {s}. {A} gives {y} to {B}, finds {z} and then buys 3 more. "
+     "How many {s} does {A} have now?", lambda x, y, z: x - y + z + 3),
+    (3, "2-5 2-6 2-6", "{A} buys {x} {s} for {y} dollars each and {z} {s} for 2 dollars each. "
+     "How many dollars does {A} pay?", lambda x, y, z: x * y + 2 * z),
+    (3, "2-6 2-6 2-6", "{A} picks {x} {s} in the morning and {y} in the afternoon, every day for 2 days. "
+     "Then {A} gives {z} to {B}. How many {s} does {A} have left?", lambda x, y, z: 2 * (x + y) - z),
+)
+
+
+def story(rng, level):
+    """(text, answer) of a word problem that takes `level` steps."""
+    while True:
+        _, ranges, text, answer = rng.choice([template for template in TEMPLATES if template[0] == level])
+        x, y, z = [rng.randint(*map(int, r.split("-"))) for r in (ranges + " 0-0").split()[:3]]
+        a, b = rng.sample(NAMES, 2)
+        if answer(x, y, z) >= 1:
+            return text.format(A=a, B=b, s=rng.choice(THINGS), x=x, y=y, z=z), answer(x, y, z)

@@ -1,0 +1,371 @@
+"""Weights: which directory a model's name means, and how tensors get from a file into torch and back.
+
+A safetensors file is three things in a row (github.com/huggingface/safetensors, "Format"):
+
+    8 bytes    N, the length of the header: unsigned, little-endian
+    N bytes    JSON {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ...}
+    the rest   the tensors' bytes, little-endian, row by row, without gaps; offsets count from here
+
+It holds no code, unlike a pickle (.bin, .pt), which may do anything to whoever loads it: those are refused.
+The file is mapped into memory: an 8B model "loads" at once, and a page is read when it is touched. But a
+header is a stranger's text: every number in it is checked before it is used.
+
+Downloads go where transformers puts and finds them, in the Hugging Face cache (HF_HUB_CACHE, HF_HOME/hub):
+
+    models--OWNER--NAME/refs/main             a revision, REV; written last, when all of this is complete:
+    models--OWNER--NAME/snapshots/REV/        config.json, model.safetensors, ...
+"""
+import difflib
+import errno
+import hashlib
+import http.client
+import json
+import math
+import mmap
+import os
+import pathlib
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import torch
+from tqdm import tqdm
+
+from data import UserError
+
+TINY = pathlib.Path(__file__).parent / "tiny"
+NAMES = {"tiny": str(TINY),
+         **{f"llama-{n}": f"meta-llama/Llama-3.2-{n.upper()}-Instruct" for n in ("1b", "3b")},
+         "llama-8b": "meta-llama/Llama-3.1-8B-Instruct", "llama3-8b": "meta-llama/Meta-Llama-3-8B-Instruct",
+         **{f"qwen-{n}": f"Qwen/Qwen2.5-{n.upper()}-Instruct" for n in ("0.5b", "1.5b", "3b", "7b")},
+         **{f"qwen3-{n}": f"Qwen/Qwen3-{n.upper()}" for n in ("0.6b", "1.7b", "4b", "8b")},
+         **{f"smollm2-{n}": f"HuggingFaceTB/SmolLM2-{n.upper()}-Instruct" for n in ("135m", "360m", "1.7b")}}
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+         "chat_template.jinja")
+LIMIT = 100_000_000     # bytes of a header; the safetensors library draws the line there too
+# narrow to wide, in the library's order: write_tensors sorts by it
+DTYPES = {"U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32,
+          "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Files: written whole or not at all, read with an error that names them
+
+def atomic_write(path, content):
+    """Write `content` (bytes, str or a function that is handed the open file) to `path`: all or nothing.
+
+    Written beside, forced to the disk and renamed, and a rename is one step: whoever is interrupted (Ctrl-C,
+    SIGKILL, a full disk) keeps the old file. Makes missing directories. UserError when it cannot be written.
+    """
+    path = pathlib.Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        if beside.exists():             # not renamed
+            beside.unlink()
+
+
+def cannot_write(path, error):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{path}: the disk is full; free some space and run the same command again")
+    return UserError(f"{path}: cannot be written ({error.strerror or error})")
+
+
+def read_json(path):
+    """The JSON object in the file `path`, as a dict. UserError when it is missing, malformed or no object."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:       # no JSON, no UTF-8, or nested without end
+        raise UserError(f"{path}: malformed JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds a JSON {type(found).__name__}, not an object")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Tensors
+
+def read_tensors(path):
+    """All tensors of a checkpoint, {name: tensor}, in the types they are stored in.
+
+    path: a directory (model.safetensors, or the shards that model.safetensors.index.json names) or one file.
+    The tensors are mapped privately: writing into one changes this process's copy of a page, never the file.
+    UserError, naming the file and the tensor, for whatever is wrong with them.
+    """
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        return read_file(path)
+    if (path / SINGLE).exists():
+        return read_file(path / SINGLE)
+    if not (path / INDEX).exists():
+        pickles = sorted(file.name for end in ("bin", "pt", "pth") for file in path.glob(f"*.{end}"))
+        raise UserError(f"{path}: neither {SINGLE} nor {INDEX}" + (
+            f"; {pickles[0]} is a pickle, which may run code when loaded: convert it" if pickles else ""))
+    tensors, weight_map = {}, read_index(path / INDEX)
+    for shard in sorted(set(weight_map.values())):
+        for name, tensor in read_file(path / shard).items():
+            if weight_map.get(name) != shard:
+                raise UserError(f"{path / shard}: holds tensor {name!r}, which {INDEX} does not place there")
+            tensors[name] = tensor
+    for name in weight_map.keys() - tensors.keys():
+        raise UserError(f"{path / weight_map[name]}: lacks tensor {name!r}, which {INDEX} places there")
+    return tensors
+
+
+def read_index(path):
+    """{tensor: file name of its shard} from an index. A shard lies beside its index, nowhere else."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{path}: has no weight_map")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not re.fullmatch(r"\w[\w.-]*\.safetensors", shard, re.ASCII):
+            raise UserError(f"{path}: tensor {name!r}: {shard!r} is not the name of a shard")
+    return weight_map
+
+
+def read_file(path):
+    """{name: tensor} from one safetensors file, mapped."""
+    def wrong(what):
+        return UserError(f"{path}: {what} (if it was downloaded or copied: delete it and fetch it again)")
+
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = 8 + int.from_bytes(file.read(8), "little")              # where the data begins
+            if start > min(size, LIMIT):
+                raise wrong(f"truncated or no safetensors: a header of {start - 8} bytes in a file of {size}")
+            header = json.loads(file.read(start - 8), object_pairs_hook=no_duplicates)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise wrong(f"malformed header ({error})") from error
+    if not isinstance(header, dict):
+        raise wrong("malformed header (not a JSON object)")
+    header.pop("__metadata__", None)
+
+    content, places = torch.frombuffer(mapped, dtype=torch.uint8), []
+    for name, entry in header.items():
+        try:
+            dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+            numbers = [*shape, begin, end]
+        except (KeyError, TypeError, ValueError):
+            raise wrong(f"tensor {name!r}: {str(entry)[:99]} lacks shape, two data_offsets or a dtype among "
+                        + ", ".join(DTYPES)) from None
+        if not all(type(n) is int and n >= 0 for n in numbers) or len(shape) > 16 \
+                or math.prod(n or 1 for n in shape) >= 2 ** 48:     # [0, 2**62, 2**62] is empty yet overflows
+            raise wrong(f"tensor {name!r}: impossible shape or offsets in {str(entry)[:99]}")
+        if end - begin != math.prod(shape) * dtype.itemsize:
+            raise wrong(f"tensor {name!r}: {end - begin} bytes for shape {shape} in {entry['dtype']}")
+        places.append((begin, end, name, dtype, shape))
+
+    last = 0                            # where the tensor before ends: there are neither overlaps nor gaps
+    for begin, end, name, dtype, shape in sorted(places, key=lambda place: place[:2]):
+        if begin != last:
+            raise wrong(f"tensor {name!r}: begins at {begin}, but the one before it ends at {last}")
+        if start + end > size:
+            raise wrong(f"tensor {name!r}: ends at byte {start + end}, the file at {size}: truncated")
+        raw = content[start + begin:start + end]
+        if (start + begin) % dtype.itemsize:    # the header was not padded: torch cannot view odd addresses
+            raw = raw.clone()
+        header[name] = raw.view(dtype).reshape(shape)
+        last = end
+    if start + last != size:
+        raise wrong(f"{size - start - last} bytes behind the last tensor")
+    return header
+
+
+def no_duplicates(pairs):
+    """json keeps the last of two equal keys; a tensor that stands there twice is a mistake or a trick."""
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def write_tensors(tensors, path, metadata={"format": "pt"}):
+    """Write {name: tensor} as one safetensors file, byte for byte what the safetensors library writes.
+
+    metadata: {str: str}; transformers insists on the format. Tied tensors are written twice: leave one out.
+    Written beside and renamed: `path` may be the file that `tensors` are mapped from. UserError: a full disk.
+    """
+    types = {dtype: name for name, dtype in DTYPES.items()}
+    width = {dtype: place for place, dtype in enumerate(types)}
+    # wide types first: then each tensor begins at a multiple of its own width
+    names = sorted(sorted(tensors), key=lambda name: -width[tensors[name].dtype])
+    header, end = {"__metadata__": metadata}, 0
+    for name in names:
+        begin, end = end, end + tensors[name].numel() * tensors[name].element_size()
+        header[name] = {"dtype": types[tensors[name].dtype], "shape": list(tensors[name].shape),
+                        "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write(file):
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:              # as bytes: numpy has no bfloat16
+            file.write(tensors[name].detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    atomic_write(path, write)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Names: a directory, the Hugging Face cache, the hub
+
+def resolve(name):
+    """The directory (pathlib.Path) with config.json, tokenizer and weights of `name`.
+
+    name: a directory, one of NAMES, or a hub name (owner/name). Looked for in this order: a directory, the
+    Hugging Face cache, the hub. UserError, saying what to do, when none has it.
+    """
+    name, path = str(name), pathlib.Path(os.path.expanduser(name))
+    if (path / "config.json").is_file() or (path.is_dir() and name not in NAMES):
+        return path
+    if name == "tiny":
+        if (TINY / "config.json").is_file():
+            return TINY
+        raise UserError(f"{TINY} is not there: `python -m data.make_tiny` builds it")
+    hub_name = NAMES.get(name, name)
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub_name, re.ASCII):
+        nearest = difflib.get_close_matches(name.lower(), NAMES, 1, cutoff=0)[0]
+        raise UserError(f"no directory and no known model {name!r}; the nearest is {nearest!r} (known: "
+                        f"{', '.join(NAMES)}; OWNER/NAME is looked for on the Hugging Face hub)")
+    cache = pathlib.Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or hf_home() / "hub"))
+    folder = cache / ("models--" + hub_name.replace("/", "--"))
+    if (folder / "refs/main").is_file():
+        snapshot = folder / "snapshots" / (folder / "refs/main").read_text().strip()
+        weights = read_index(snapshot / INDEX).values() if (snapshot / INDEX).is_file() else [SINGLE]
+        if all((snapshot / file).is_file() for file in {"config.json", "tokenizer.json", *weights}):
+            return snapshot             # transformers may have left parts: a config.json without the rest
+    return fetch_model(hub_name, folder)
+
+
+def hf_home():
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(os.path.expanduser(os.environ.get("HF_HOME") or f"{cache}/huggingface"))
+
+
+def fetch_model(name, folder):
+    """Download what is needed of the hub's model `name` into `folder`, its place in the cache."""
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    page, token, login = f"{endpoint}/{name}", os.environ.get("HF_TOKEN", ""), hf_home() / "token"
+    if not token and login.is_file():           # `hf auth login` leaves it there
+        token = login.read_text()
+    token = "".join(token.split())
+    try:            # {file: (size, hash)}: a large file has a sha256, a text the id that git gives it
+        with open_url(f"{endpoint}/api/models/{name}?blobs=true", page, token) as reply:
+            listing = json.loads(read_some(reply, LIMIT))
+        files = {entry["rfilename"]: (int(entry["size"]), str((entry.get("lfs") or {}).get("sha256")
+                 or entry["blobId"])) for entry in listing["siblings"]}
+        snapshot = folder / "snapshots" / re.fullmatch("[0-9a-f]{40}", listing["sha"])[0]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UserError(f"{page}: the server's list of files makes no sense; is HF_ENDPOINT a hub?") from None
+    if not files.keys() >= {"config.json", "tokenizer.json"} or not files.keys() & {SINGLE, INDEX}:
+        raise UserError(f"{page}: has not all of config.json, tokenizer.json and model.safetensors (pickled "
+                        "weights, .bin, are refused: they may run code)")
+
+    def get(file):              # a name from this program or from read_index, never a path from the server
+        if file not in files:
+            raise UserError(f"{page}: lacks {file}, which {INDEX} names")
+        download(f"{page}/resolve/{snapshot.name}/{file}", snapshot / file, *files[file], page, token)
+
+    for file in (*TEXTS, SINGLE if SINGLE in files else INDEX):
+        if file in files:
+            get(file)
+    if SINGLE not in files:
+        for shard in sorted(set(read_index(snapshot / INDEX).values())):
+            get(shard)
+    atomic_write(folder / "refs/main", snapshot.name)
+    return snapshot
+
+
+def download(url, path, size, digest, page, token=""):
+    """Get `url` into the file `path`, with a bar; what was cut (PATH.incomplete) goes on where it stopped.
+
+    size: bytes; digest: its sha256 (64 hex digits) or its id as a git blob (40). UserError if either differs.
+    """
+    if path.is_file() and path.stat().st_size == size:
+        return
+    part = path.with_name(path.name + ".incomplete")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "a+b") as file, tqdm(total=size, initial=file.tell(), unit="B", unit_scale=True,
+                                             desc=path.name, disable=size < 2 ** 20) as bar:
+            while (start := file.tell()) < size:
+                with open_url(url, page, token, start) as reply:
+                    if start and reply.status != 206:           # this server cannot resume
+                        file.seek(0)
+                        file.truncate()
+                        bar.reset()
+                    while block := read_some(reply, min(2 ** 20, size - file.tell())):
+                        bar.update(file.write(block))
+                if file.tell() <= start:                        # not one byte further
+                    raise UserError(f"{page}: the connection broke at {file.tell():,} of {size:,} bytes of "
+                                    f"{path.name}; run the same command again: it goes on from there")
+            file.seek(0)
+            check = hashlib.sha256() if len(digest) == 64 else hashlib.sha1(b"blob %d\0" % size)
+            while block := file.read(2 ** 20):
+                check.update(block)
+            os.fsync(file.fileno())
+        if check.hexdigest() != digest:
+            part.unlink()
+            raise UserError(f"{page}: {path.name} arrived damaged (wrong hash), is deleted; run this again")
+        os.replace(part, path)
+    except OSError as error:            # the disk's: open_url and read_some deal with the network's
+        raise cannot_write(path, error) from error
+
+
+def read_some(reply, limit):
+    """Up to `limit` bytes. A broken connection looks like the end; who knows the size can tell them apart."""
+    try:
+        return reply.read(limit)
+    except (OSError, http.client.HTTPException):
+        return b""
+
+
+class Redirect(urllib.request.HTTPRedirectHandler):
+    """The hub sends us to stores on other hosts, and a token is none of their business."""
+    def redirect_request(self, request, *rest):
+        new = super().redirect_request(request, *rest)
+        if new and urllib.parse.urlsplit(new.full_url)[:2] != urllib.parse.urlsplit(request.full_url)[:2]:
+            new.remove_header("Authorization")
+        return new
+
+
+def open_url(url, page, token="", start=0):
+    """The open answer to GET `url` from byte `start` on. UserError: names `page` and says what to do."""
+    headers = {"User-Agent": "rema"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        return urllib.request.build_opener(Redirect).open(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        error.close()
+        advice = "try again later"
+        if error.code == 404 or error.headers.get("X-Error-Code") == "RepoNotFound":
+            advice = "no such thing there; check the spelling (if it is private, set HF_TOKEN)"
+        elif error.code in (401, 403):
+            advice = "it is gated or private: accept its terms on that page and set HF_TOKEN" + (
+                " to a token of the account that did: the present one has no access" if token else "")
+        raise UserError(f"{page}: the server answers {error.code}; {advice}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise UserError(f"{page}: cannot be reached ({getattr(error, 'reason', error)}); check the network "
+                        "or fetch it by other means and give the directory") from None

@@ -1,0 +1,195 @@
+"""Measure a model, or the two agents of a run: accuracy with standard errors, and what the plan is worth.
+
+    python eval.py                                    the embedded model, untrained, on held-out arithmetic
+    python eval.py --model out/tiny-rema-s0           the two agents of a run
+    python eval.py --model smollm2-135m --process vrp --data mine.jsonl
+
+Prints a table; writes a JSON-lines file with every response and verdict, and config.json beside it.
+"""
+import argparse
+import json
+import math
+import pathlib
+import sys
+
+import torch
+from tqdm import tqdm
+
+import model as models
+import rema
+import rewards
+import rollout
+from data import UserError, arithmetic
+from data.checkpoint import atomic_write
+
+GENERATED = {"arithmetic": "arithmetic", "words": "words"}
+
+
+def load_data(name, split, count, data_dir=None):
+    """Rows {"id", "problem", "answer", ...} of generated problems, a benchmark, or a JSON-lines file.
+
+    Generated problems have disjoint splits "train" and "heldout"; a file is used as it is. count None: all rows (for
+    generated ones 1,000). Raises UserError for a name that is not known and for a malformed file.
+    """
+    if name in GENERATED:
+        return arithmetic.generate(count or 1000, seed=0, split=split, kind=name)
+    return benchmarks.load(name, data_dir)[:count]
+
+
+def load_agents(name, process, device="cpu", dtype=torch.float32):
+    """-> ({role name: Transformer}, tokenizer). name: a model, or a run's directory with high/ and low/ (or solo/)."""
+    roles = [role.name for role in rema.PROCESSES[process]]
+    directory = pathlib.Path(name)
+    if any((directory / role / "config.json").exists() for role in ("high", "low", "solo")):
+        for role in roles:
+            if not (directory / role / "config.json").exists():
+                raise UserError(f"{directory} was not trained as {process}: it has no {role}/ (see its config.json)")
+        loaded = {role: models.load(str(directory / role), device, dtype) for role in roles}
+        return {role: pair[0] for role, pair in loaded.items()}, loaded[roles[0]][1]
+    loaded, tokenizer = models.load(name, device, dtype)
+    return {role: loaded for role in roles}, tokenizer
+
+
+def fitting(rows, tokenizer, process, context, max_new_tokens):
+    """Rows whose prompts, a full plan included, leave room for a full answer in the context."""
+    roles = rema.PROCESSES[process]
+    def longest(row):
+        return max(len(tokenizer.chat(role.prompt(row["problem"]))) for role in roles) + len(roles) * max_new_tokens
+    return [row for row in rows if longest(row) <= context]
+
+
+def accuracy(outcomes):
+    """Mean and standard error of the mean, in percent. outcomes: numbers, one a problem.
+
+    >>> accuracy([1, 0, 1, 0])
+    (50.0, 28.867513459481287)
+    """
+    n = len(outcomes)
+    mean = sum(outcomes) / n
+    variance = sum((x - mean) ** 2 for x in outcomes) / max(n - 1, 1)
+    return 100 * mean, 100 * math.sqrt(variance / n)
+
+
+def evaluate(agents, tokenizer, rows, process, *, max_new_tokens, temperature=0.0, key=("eval",), batch=256, bar=None):
+    """One episode a row, scored. A row that is too long for the context gets an empty episode, which is wrong."""
+    context = next(iter(agents.values())).config.context
+    fits = {id(row) for row in fitting(rows, tokenizer, process, context, max_new_tokens)}
+    episodes = rollout.rollout(agents, tokenizer, [row for row in rows if id(row) in fits], process,
+                               max_new_tokens=max_new_tokens, temperature=temperature, key=key, batch=batch, bar=bar)
+    turns = [rema.Turn(role.name, [], [], [], False, "") for role in rema.PROCESSES[process]]
+    episodes += [rema.Episode(row, -1 - i, 0, 0, turns) for i, row in enumerate(rows) if id(row) not in fits]
+    rema.score(episodes)
+    return episodes
+
+
+def summary(episodes):
+    """What a table shows of scored episodes: accuracy among all and among boxed answers, boxes, truncation, leaks, lengths."""
+    boxed = [e for e in episodes if rewards.extract(e.response) is not None]
+    result = {"problems": len(episodes), "accuracy": accuracy([e.correct for e in episodes]),
+              "boxed": accuracy([rewards.extract(e.response) is not None for e in episodes]),
+              "accuracy among boxed": accuracy([e.correct for e in boxed]) if boxed else (0.0, 0.0),
+              "truncated": accuracy([not all(turn.stopped for turn in e.turns) for e in episodes]),
+              "tokens": sum(len(turn.tokens) for e in episodes for turn in e.turns) / len(episodes)}
+    if episodes[0].turns[0].role == "high":
+        result["plans with the gold answer"] = accuracy(
+            [rewards.leaks(e.turns[0].text, e.row["answer"]) for e in episodes])
+    return result
+
+
+def diagnose(agents, tokenizer, rows, *, max_new_tokens, key=("eval",), batch=256, bar=None):
+    """Does the plan matter? Greedy answers under each plan kept, swapped for the next problem's, and emptied.
+
+    -> {"kept" | "swapped" | "emptied": list of 0/1, one a row}. A lazy high-level agent shows no drop.
+    """
+    kept = evaluate(agents, tokenizer, rows, "rema", max_new_tokens=max_new_tokens, key=key, batch=batch, bar=bar)
+    rows, plans = [e.row for e in kept], [e.turns[0].text for e in kept]
+    outcomes = {"kept": [int(e.correct) for e in kept]}
+    for name, texts in (("swapped", plans[1:] + plans[:1]), ("emptied", [""] * len(plans))):
+        groups = rollout.speak(agents["low"], tokenizer, rema.LOW,
+                               [rema.LOW.prompt(row["problem"], plan) for row, plan in zip(rows, texts)], 1,
+                               [(*key, name, row["id"]) for row in rows], max_new_tokens, temperature=0.0, batch=batch,
+                               bar=bar)
+        outcomes[name] = [int(rewards.is_correct(turns[0].text, row["answer"])) for row, turns in zip(rows, groups)]
+    return outcomes
+
+
+def record(episode):
+    """An episode as one line of JSON for people and scripts."""
+    return json.dumps({"id": episode.row["id"], "problem": episode.row["problem"], "answer": episode.row["answer"],
+                       "turns": [{"role": turn.role, "text": turn.text, "tokens": len(turn.tokens),
+                                  "stopped": turn.stopped} for turn in episode.turns],
+                       "extracted": rewards.extract(episode.response), "correct": episode.correct,
+                       "rewards": episode.rewards}, ensure_ascii=False)
+
+
+def fresh(path):
+    """The path itself, or with -2, -3 ... the first of its name that does not exist yet."""
+    candidates = [path] + [path.with_name(f"{path.name}-{i}") for i in range(2, 10000)]
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def run(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", default="tiny", help="a name, a hub name, a directory, or a run's directory (default tiny)")
+    add("--process", choices=sorted(rema.PROCESSES), default="rema", help="who speaks (default rema)")
+    add("--data", default=None, help="arithmetic, words, a benchmark's name or a JSON-lines file with problem and answer "
+                                     "(default: arithmetic for tiny, else words)")
+    add("--data-dir", default=None, help="a directory that holds NAME.jsonl, instead of a download")
+    add("--limit", type=int, default=None, help="only the first so many problems (default all; 1,000 generated ones)")
+    add("--max-new-tokens", type=int, default=None, help="for each turn (default 64 for arithmetic, else 512)")
+    add("--temperature", type=float, default=0.0, help="0 is greedy, as the paper evaluates (default 0)")
+    add("--diagnose", action="store_true", help="also answer under swapped and emptied plans: does the plan matter?")
+    add("--batch", type=int, default=256, help="rows decoded at a time: less memory, slower (default 256)")
+    add("--seed", type=int, default=0, help="of the draws when the temperature is not 0 (default 0)")
+    add("--device", default=None, help="cpu, cuda or mps (default: cuda where there is one)")
+    add("--out", default=None, help="directory for episodes.jsonl (default out/eval-MODEL-PROCESS-DATA)")
+    args = parser.parse_args(argv)
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    agents, tokenizer = load_agents(args.model, args.process, device,
+                                    torch.bfloat16 if device == "cuda" else torch.float32)
+    tiny = next(iter(agents.values())).config.vocab_size < 2000
+    data = args.data or ("arithmetic" if tiny else "words")
+    rows = load_data(data, "heldout", args.limit, args.data_dir)
+    tokens = args.max_new_tokens or (64 if data == "arithmetic" else 512)
+    name = pathlib.Path(args.model).name
+    out = pathlib.Path(args.out) if args.out else fresh(pathlib.Path("out") /
+                                                        f"eval-{name}-{args.process}-{pathlib.Path(data).stem}")
+    if args.out and out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: name another --out, or leave it away")
+
+    common = dict(max_new_tokens=tokens, key=(args.seed, "eval"), batch=args.batch)
+    with tqdm(total=len(rows) * len(rema.PROCESSES[args.process]), desc="evaluate", unit="turn") as bar:
+        episodes = evaluate(agents, tokenizer, rows, args.process, temperature=args.temperature, bar=bar, **common)
+    print(f"{args.model}, {args.process}, {data}, temperature {args.temperature:g}")
+    skipped = sum(episode.question < 0 for episode in episodes)
+    if skipped:
+        print(f"{skipped} problems are too long for the context of this model and count as wrong")
+    for what, value in summary(episodes).items():
+        print(f"  {what:28}", f"{value[0]:6.1f} % +- {value[1]:.1f}" if isinstance(value, tuple) else f"{value:8.1f}")
+    if args.diagnose and args.process == "rema":
+        with tqdm(total=4 * len(rows), desc="diagnose", unit="turn") as bar:
+            outcomes = diagnose(agents, tokenizer, rows, bar=bar, **common)
+        for what, values in outcomes.items():
+            drop = accuracy([a - b for a, b in zip(outcomes["kept"], values)])
+            print("  greedy, plan %-15s %6.1f %% +- %.1f" % (what, *accuracy(values)),
+                  "" if what == "kept" else f"  costs {drop[0]:.1f} points +- {drop[1]:.1f}")
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
+    atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes).encode())
+    print(f"every response and verdict: {out / 'episodes.jsonl'}")
+
+
+def main(argv=None):
+    """Run with command-line arguments; a user's mistake is one line on stderr and exit status 2."""
+    torch.set_flush_denormal(True)           # a confident tiny model otherwise computes in denormals, 15 times slower
+    try:
+        run(argv)
+    except UserError as error:
+        print(f"eval.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Where the tests look for what is not in the repository; each test that needs it skips with a reason when it is absent.
+
+REMA_SHARED  benchmark files (default: ../shared beside the repository)
+REMA_MODELS  directories smollm2-135m, llama3 and qwen2 with real weights or tokenizers (default: ../models)
+"""
+import os
+import pathlib
+
+import pytest
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHARED = pathlib.Path(os.environ.get("REMA_SHARED", ROOT.parent / "shared"))
+MODELS = pathlib.Path(os.environ.get("REMA_MODELS", ROOT.parent / "models"))
+
+torch.set_flush_denormal(True)
+torch.set_num_threads(1)          # small tensors: a second thread mostly waits, above all on a busy machine
+
+
+def need(path):
+    """The path itself, or a skip that names it."""
+    if not path.exists():
+        pytest.skip(f"{path.name} is absent (see tests/conftest.py)")
+    return path
+
+
+@pytest.fixture
+def shared_data():
+    return need(SHARED / "data")
+
+
+@pytest.fixture
+def smollm2():
+    return need(MODELS / "smollm2-135m")
+
+
+@pytest.fixture
+def llama3():
+    return need(MODELS / "llama3")
+
+
+@pytest.fixture
+def qwen2():
+    return need(MODELS / "qwen2")

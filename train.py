@@ -1,0 +1,551 @@
+"""Train the two agents of ReMA in turn, one frozen while the other learns; or one agent, for comparison.
+
+    python train.py                                          the embedded tiny model, minutes on a laptop's CPU
+    python train.py --process vrp                            the same budget for a single agent
+    python train.py --model llama-1b --data gsm8k-train      a real model on one CUDA GPU
+    python train.py --resume out/tiny-rema-s0                go on where a run was interrupted
+
+Deviations from the paper, on purpose:
+- GRPO with a loss averaged over the tokens of the whole batch, not REINFORCE++ (--advantage reinforce++ has it);
+- no KL term unless asked for (--kl 0.01 is the paper's single-turn value), and then in the loss, not in the reward;
+- one update for each batch of rollouts (--updates), so that the ratio is 1 and clipping does nothing;
+- the problems of a step are drawn from the whole training set: no difficulty filter yet.
+"""
+import argparse
+import json
+import math
+import pathlib
+import signal
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+import eval as evaluation
+import model as models
+import rema
+from data import UserError, plots
+from data.checkpoint import atomic_write, read_tensors, write_tensors
+from model import Cache
+from rollout import pad, rollout, stream
+
+# What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). On real models
+# a full-weight learning rate of 1e-6 is the literature's; the tiny one is trained in minutes and takes a hundred times that.
+DEFAULTS = {True: ("arithmetic", 2e-4, 64, 32, 60), False: ("words", 1e-6, 512, 16, 100)}
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = parser.add_argument_group("model and problems").add_argument
+    group("--model", default="tiny", help="a name (tiny, llama-1b, qwen3-0.6b ...), a hub name, or a directory (tiny)")
+    group("--process", choices=sorted(rema.PROCESSES), default="rema", help="vrp: one agent; mrp: one agent that plans "
+          "first; rema: a planner and a solver (rema)")
+    group("--data", help="arithmetic, words, a benchmark's name, or a JSON-lines file (arithmetic for tiny, else words)")
+    group("--eval-data", help="held-out problems, likewise (the other split of generated data, a tenth of a file)")
+    group("--data-dir", help="a directory that holds NAME.jsonl, so that nothing is downloaded")
+    group = parser.add_argument_group("sampling").add_argument
+    group("--questions", type=int, help="problems a step (32 for tiny, else 16)")
+    group("--plans", type=int, default=8, help="plans a problem while the high-level agent learns: its group (8)")
+    group("--answers", type=int, default=8, help="answers a plan while the low-level or the only agent learns (8)")
+    group("--answers-high", type=int, default=1, help="answers a plan while the high-level agent learns; more make its "
+          "reward steadier (1)")
+    group("--max-new-tokens", type=int, help="for each turn (64 for tiny, else 512)")
+    group("--batch", type=int, default=256, help="rows decoded at a time; fewer need less memory (256)")
+    group = parser.add_argument_group("learning").add_argument
+    group("--steps", type=int, help="batches of rollouts (60 for tiny, else 100)")
+    group("--switch-every", type=int, default=10, help="steps until the other agent learns, as in the paper; 0: both at "
+          "once (10)")
+    group("--updates", type=int, default=1, help="optimizer steps on each batch; more make the ratio matter (1)")
+    group("--advantage", choices=rema.ADVANTAGES, default="grpo", help="what a reward is compared with (grpo)")
+    group("--normalise", choices=("batch", "sequence", "constant"), help="the loss is averaged over the tokens of the "
+          "batch, or of each sequence first, or divided by max-new-tokens (batch; constant for dr_grpo)")
+    group("--lr", type=float, help="peak learning rate of AdamW (2e-4 for tiny, else 1e-6)")
+    group("--warmup", type=int, default=5, help="updates of each agent until the learning rate is reached (5)")
+    group("--clip", type=float, default=0.2, help="the ratio is clipped to 1 +- this (0.2)")
+    group("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
+    group("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
+    group("--micro-tokens", type=int, default=16384, help="tokens, padding included, that go through the model at once "
+          "in training; fewer need less memory and change nothing else (16384)")
+    group("--checkpointing", action="store_true", help="recompute activations in the backward pass: less memory, a third "
+          "slower")
+    group = parser.add_argument_group("watching").add_argument
+    group("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
+    group("--eval-questions", type=int, help="held-out problems (1000 for tiny, else 100)")
+    group("--show-every", type=int, default=20, help="steps between two printed episodes (20)")
+    group("--save-every", type=int, default=10, help="steps between checkpoints for --resume (10)")
+    group = parser.add_argument_group("run").add_argument
+    group("--seed", type=int, default=0, help="of all draws (0)")
+    group("--device", help="cpu, cuda or mps (cuda where there is one)")
+    group("--out", help="the run's directory (out/MODEL-PROCESS-sSEED, with -2, -3 ... when that exists)")
+    group("--resume", metavar="DIR", help="go on with an interrupted run; all its settings are taken from there, only a "
+          "larger --steps may be added")
+    args = parser.parse_args(argv)
+    if args.resume:
+        path = pathlib.Path(args.resume) / "config.json"
+        if not path.exists():
+            raise UserError(f"{args.resume} holds no run: there is no config.json in it")
+        saved = json.loads(path.read_text())
+        saved.update(resume=args.resume, out=args.resume, steps=args.steps or saved["steps"])
+        return argparse.Namespace(**saved)
+
+    data, lr, tokens, questions, steps = DEFAULTS[args.model == "tiny"]
+    args.data = args.data or data
+    args.lr = args.lr or lr
+    args.max_new_tokens = args.max_new_tokens or tokens
+    args.questions = args.questions or questions
+    args.steps = args.steps or steps
+    args.eval_every = args.eval_every or args.switch_every or 10
+    args.eval_questions = args.eval_questions or (1000 if args.model == "tiny" else 100)
+    args.normalise = args.normalise or ("constant" if args.advantage == "dr_grpo" else "batch")
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps", "updates",
+                 "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    group_size = {"--answers": args.answers} if args.process != "rema" else {"--plans": args.plans,
+                                                                            "--answers": args.answers}
+    for flag, size in group_size.items():
+        if size < 2 and args.advantage in ("grpo", "rloo", "dr_grpo"):
+            raise UserError(f"{flag} {size} is too small: --advantage {args.advantage} compares the samples of a group, "
+                            "so take at least 2")
+    return args
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# An agent that learns
+
+class Learner:
+    """A Transformer with AdamW on float32 master weights, whatever the type it computes in.
+
+    bfloat16 has 8 significant bits: a weight of 1 moves by 0.004 or not at all, so that updates of 1e-6 are lost.
+    Gradients of all micro-batches are therefore added up, and applied, in float32, and the weights copied back.
+    """
+
+    def __init__(self, model, args):
+        self.model, self.args, self.updates = model, args, 0
+        self.weights = list(model.parameters())
+        self.masters = self.weights
+        if self.weights[0].dtype != torch.float32:
+            self.masters = [weight.detach().float().requires_grad_() for weight in self.weights]
+            for weight, master in zip(self.weights, self.masters):
+                weight.register_post_accumulate_grad_hook(lambda w, m=master: self.collect(w, m))
+        self.optimizer = torch.optim.AdamW(self.masters, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0,
+                                           fused=args.device == "cuda")
+
+    @staticmethod
+    def collect(weight, master):
+        master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
+        weight.grad = None
+
+    def step(self):
+        """Apply the gradient and forget it -> its norm before clipping. Not finite: nothing is applied."""
+        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.args.grad_clip).item()
+        if math.isfinite(norm):
+            for settings in self.optimizer.param_groups:
+                settings["lr"] = self.args.lr * min(1.0, (self.updates + 1) / max(1, self.args.warmup))
+            self.optimizer.step()
+            self.updates += 1
+            if self.masters is not self.weights:
+                with torch.no_grad():
+                    for weight, master in zip(self.weights, self.masters):
+                        weight.copy_(master)
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def state(self):
+        """Tensors from which load_state restores weights and moments bit for bit."""
+        tensors = {f"weight.{i}": master.detach() for i, master in enumerate(self.masters)}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors.update({f"{name}.{i}": value for name, value in moments.items()})
+        return tensors
+
+    def load_state(self, tensors, updates):
+        self.updates = updates
+        moments = {i: {name: tensors[f"{name}.{i}"].clone() for name in ("step", "exp_avg", "exp_avg_sq")}
+                   for i in range(len(self.masters)) if f"step.{i}" in tensors}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        with torch.no_grad():
+            for i, (weight, master) in enumerate(zip(self.weights, self.masters)):
+                master.copy_(tensors[f"weight.{i}"])
+                weight.copy_(master)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The update
+
+def micro_batches(samples, budget):
+    """Cut rema.Samples into lists that cost at most `budget` tokens with padding; those of one prompt stay together.
+
+    Groups of like length go together, so that little is padded. A group that alone is over the budget is cut up (its
+    prompt then runs once for each part); a single sample over the budget goes alone.
+    """
+    by_prompt = {}
+    for sample in samples:
+        by_prompt.setdefault(tuple(sample.prompt), []).append(sample)
+    parts = []
+    for prompt, group in by_prompt.items():
+        group.sort(key=lambda sample: len(sample.tokens))
+        size = max(1, (budget - len(prompt)) // len(group[-1].tokens))
+        parts += [group[i:i + size] for i in range(0, len(group), size)]
+    parts.sort(key=lambda part: len(part[-1].tokens) + len(part[0].prompt))
+
+    batches, cost = [], lambda ps: (len(ps) * max(len(p[0].prompt) for p in ps)
+                                    + sum(map(len, ps)) * max(len(p[-1].tokens) for p in ps))
+    for part in parts:
+        if batches and cost(batches[-1] + [part]) <= budget:
+            batches[-1].append(part)
+        else:
+            batches.append([part])
+    return [[sample for part in batch for sample in part] for batch in batches]
+
+
+def batch_logprobs(model, samples):
+    """Log-prob and entropy of every sampled token (flat, sample after sample), each prompt run once for its samples.
+
+    samples: rema.Samples, those of one prompt side by side. The hidden state at a prompt's last token predicts the first
+    token of each of its samples; their own tokens then see the prompt through its keys and values, with gradients.
+    """
+    device = model.embed_tokens.weight.device
+    prompts = list(dict.fromkeys(tuple(sample.prompt) for sample in samples))
+    index = {prompt: i for i, prompt in enumerate(prompts)}
+    group = torch.tensor([index[tuple(sample.prompt)] for sample in samples], device=device)              # (B,)
+    padded, lengths = pad([list(prompt) for prompt in prompts], device)                                   # (P, Tp)
+    cache = Cache()
+    hidden = model.hidden(padded, cache, lengths)
+    hidden = hidden[torch.arange(len(prompts), device=device), lengths - 1][group][:, None]               # (B, 1, D)
+    tokens, lengths = pad([sample.tokens for sample in samples], device)                                  # (B, T)
+    if tokens.shape[1] > 1:
+        hidden = torch.cat((hidden, model.hidden(tokens[:, :-1], Cache(cache, group))), 1)                # (B, T, D)
+    real = torch.arange(tokens.shape[1], device=device) < lengths[:, None]                                # (B, T)
+    return models.logprobs(model, hidden[real], tokens[real])
+
+
+def update(learner, samples, args, reference=None):
+    """--updates optimizer steps on one batch of samples -> statistics for the log.
+
+    Every token's weight in the loss is fixed for the whole batch first, so micro-batches only bound memory.
+    """
+    weights = rema.token_weights([len(sample.tokens) for sample in samples], args.normalise, args.max_new_tokens)
+    share = {id(sample): weight for sample, weight in zip(samples, weights)}
+    device = learner.weights[0].device
+    batches = []
+    for batch in micro_batches(samples, args.micro_tokens):
+        flat = [torch.tensor(values, device=device) for values in (
+            [logprob for s in batch for logprob in s.logprobs], [s.advantage for s in batch for _ in s.tokens],
+            [share[id(s)] for s in batch for _ in s.tokens])]
+        with torch.no_grad():
+            batches.append((batch, *flat, batch_logprobs(reference, batch)[0] if args.kl else None))
+
+    total, count, norms = {}, sum(len(sample.tokens) for sample in samples), []
+    for i in range(args.updates):
+        for batch, old, advantage, weight, ref in batches:
+            new, entropy = batch_logprobs(learner.model, batch)
+            loss, stats = rema.policy_loss(new, old, advantage, weight, args.clip, args.kl, ref)
+            loss.backward()
+            stats["entropy"] = entropy.mean().item()
+            if i == 0:
+                stats["sampling_logp_difference"] = (new - old).abs().mean().item()
+            for name, value in stats.items():
+                total[name] = total.get(name, 0.0) + value * len(old) / count
+        norms.append(learner.step())
+    for name in total.keys() - {"sampling_logp_difference"}:
+        total[name] /= args.updates
+    total.pop("ratio_max")
+    return {**total, "grad_norm": max(norms, key=lambda norm: norm if math.isfinite(norm) else math.inf),
+            "trained_tokens": count * args.updates}
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The run on disk
+
+def save_state(path, agents, step, best):
+    """One file with all that --resume needs. Draws come from (seed, step, question), so no generator has a state."""
+    tensors = {f"{role}.{name}": tensor for role, learner in agents.items() for name, tensor in learner.state().items()}
+    note = json.dumps({"step": step, "best": best, "updates": {role: a.updates for role, a in agents.items()}})
+    tensors["note"] = torch.frombuffer(bytearray(note.encode()), dtype=torch.uint8)
+    write_tensors(tensors, path)
+
+
+def load_state(path, agents):
+    """-> (step, best held-out accuracy) of the checkpoint; weights and moments go into the agents."""
+    tensors = read_tensors(path)
+    note = json.loads(bytes(tensors["note"].tolist()))
+    for role, learner in agents.items():
+        mine = {name.removeprefix(role + "."): t for name, t in tensors.items() if name.startswith(role + ".")}
+        learner.load_state(mine, note["updates"][role])
+    return note["step"], note["best"]
+
+
+def forget_after(path, step):
+    """Drop the lines of a log that were written after the checkpoint: those steps will run again."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        atomic_write(path, "".join(kept).encode())
+
+
+def append(path, line):
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def say(text):
+    """To the terminal, above the progress bar; to stderr when stdout is a file, which gets only results."""
+    tqdm.write(text, file=sys.stdout if sys.stdout.isatty() else sys.stderr)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The loop
+
+def held_out(agents, tokenizer, rows, args):
+    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log."""
+    result = {}
+    for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
+        episodes = evaluation.evaluate({role: a.model for role, a in agents.items()}, tokenizer, rows, args.process,
+                                       max_new_tokens=args.max_new_tokens, temperature=temperature, batch=args.batch)
+        numbers = evaluation.summary(episodes)
+        result[f"heldout_{name}"], result[f"heldout_{name}_se"] = numbers["accuracy"]
+        result[f"heldout_{name}_boxed"] = numbers["boxed"][0]
+        if args.process == "rema":
+            result[f"heldout_{name}_leaks"] = numbers["plans with the gold answer"][0]
+    return result
+
+
+def repeated_share(tokens):
+    """Share of tokens that are part of a 4-gram seen before in the same sequence: near 0 in prose, near 1 in a loop."""
+    grams = [tuple(tokens[i:i + 4]) for i in range(len(tokens) - 3)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def watch(metrics):
+    """Names of a collapse that the metrics show (empty: none)."""
+    return [name for name, bad in (("entropy is near zero: every sample is the same", metrics.get("entropy", 1) < 0.01),
+                                   ("most turns are cut off", metrics["truncated"] > 0.5),
+                                   ("turns repeat themselves", metrics["repeated"] > 0.5),
+                                   ("turns are empty", metrics["length"] < 2)) if bad]
+
+
+def show(episode):
+    """An episode for people."""
+    say("\n".join(["", f"  problem    {episode.row['problem']}   (answer {episode.row['answer']})"]
+                  + [f"  {turn.role:10} {turn.text.strip() or '(nothing)'}" for turn in episode.turns]
+                  + ["  rewards    " + ", ".join(f"{role} {value:+.2f}" for role, value in episode.rewards.items()), ""]))
+
+
+def one_step(step, agents, tokenizer, rows, args, reference):
+    """Sample, score, learn -> (metrics, episodes)."""
+    roles = rema.learners(step, args.process, args.switch_every)
+    plans, answers = rema.sampling_shape(roles, args.plans, args.answers, args.answers_high)
+    started = time.perf_counter()
+    episodes = rollout({role: a.model for role, a in agents.items()}, tokenizer, rows, args.process, plans=plans,
+                       answers=answers, max_new_tokens=args.max_new_tokens, key=(args.seed, step), batch=args.batch)
+    sampled = time.perf_counter()
+    rema.score(episodes)
+    turns = {id(turn): turn for episode in episodes for turn in episode.turns}.values()
+    tokens = sum(len(turn.tokens) for turn in turns)
+    metrics = {"learner": "+".join(roles), "accuracy": sum(e.correct for e in episodes) / len(episodes)}
+    for role in agents:
+        metrics[f"reward_{role}"] = sum(e.rewards[role] for e in episodes) / len(episodes)
+    learning = [turn for turn in turns if turn.role in roles]
+    metrics.update(length=sum(len(turn.tokens) for turn in learning) / len(learning),
+                   truncated=sum(not turn.stopped for turn in learning) / len(learning),
+                   repeated=sum(repeated_share(turn.tokens) for turn in learning) / len(learning),
+                   episodes=len(episodes), sampled_tokens=tokens)
+    trained = 0
+    for role in roles:
+        samples, dead = rema.samples(episodes, role, args.advantage, keep_dead=args.kl > 0)
+        suffix = f"_{role}" if len(roles) > 1 else ""
+        metrics[f"frac_reward_zero_std{suffix}"] = dead
+        if samples:
+            stats = update(agents[role], samples, args, reference)
+            trained += stats.pop("trained_tokens")
+            metrics.update({name + suffix: value for name, value in stats.items()})
+    ended = time.perf_counter()
+    metrics.update(time_sample=sampled - started, time_train=ended - sampled,
+                   sample_tokens_per_s=tokens / (sampled - started), train_tokens_per_s=trained / (ended - sampled))
+    return metrics, episodes
+
+
+def log_line(step, m):
+    rewards = " ".join(f"{role} {m['reward_' + role]:+.2f}" for role in ("high", "low", "solo") if f"reward_{role}" in m)
+    number = lambda name, form: format(m[name], form) if m.get(name) is not None else "-"        # noqa: E731
+    return (f"step {step:4d} {m['learner']:8} reward {rewards}  acc {m['accuracy']:.2f}  len {m['length']:.0f}  "
+            f"cut {m['truncated']:.2f}  same {number('frac_reward_zero_std', '.2f')}  ent {number('entropy', '.2f')}  "
+            f"kl {number('kl', '.4f')}  grad {number('grad_norm', '.2f')}  clip {number('clip_share', '.3f')}  "
+            f"dlogp {number('sampling_logp_difference', '.0e')}  tok/s {m['sample_tokens_per_s']:.0f} "
+            f"{m['train_tokens_per_s']:.0f}")
+
+
+def run(argv):
+    args = parse(argv)
+    if args.out is None:
+        name = pathlib.Path(args.model).name
+        args.out = str(evaluation.fresh(pathlib.Path("out") / f"{name}-{args.process}-s{args.seed}"))
+    out = pathlib.Path(args.out)
+    if not args.resume and out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} holds another run: name another --out, or continue it with --resume {out}")
+    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+    roles = [role.name for role in rema.PROCESSES[args.process]]
+    loaded = [models.load(args.model, args.device, dtype) for _ in roles]
+    tokenizer = loaded[0][1]
+    agents = {role: Learner(model, args) for role, (model, _) in zip(roles, loaded)}
+    for learner in agents.values():
+        learner.model.checkpointing = args.checkpointing
+    reference = models.load(args.model, args.device, dtype)[0] if args.kl else None
+
+    train_rows, eval_rows = load_rows(args)
+    context = loaded[0][0].config.context
+    fit = evaluation.fitting(train_rows, tokenizer, args.process, context, args.max_new_tokens)
+    if len(fit) < len(train_rows):
+        say(f"{len(train_rows) - len(fit)} of {len(train_rows)} training problems are left out: with --max-new-tokens "
+            f"{args.max_new_tokens} they do not fit the context of {context}")
+    if len(fit) < args.questions:
+        raise UserError(f"{len(fit)} training problems fit, fewer than --questions {args.questions}")
+
+    out.mkdir(parents=True, exist_ok=True)
+    first, best = 1, -1.0
+    if args.resume and (out / "state.safetensors").exists():
+        first, best = load_state(out / "state.safetensors", agents)
+        forget_after(out / "metrics.jsonl", first)
+        forget_after(out / "episodes.jsonl", first)
+        first += 1
+    else:
+        for name in ("metrics.jsonl", "episodes.jsonl"):
+            (out / name).unlink(missing_ok=True)
+        atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
+        before = {"step": 0, **held_out(agents, tokenizer, eval_rows, args)}
+        append(out / "metrics.jsonl", json.dumps(before))
+        say(f"before training: held-out {before['heldout_greedy']:.1f} % greedy, {before['heldout_t1']:.1f} % at "
+            f"temperature 1 ({len(eval_rows)} problems)")
+        say("reward is the number to watch, not the loss: with one update a batch the loss is near 0 by construction")
+
+    interrupted = []
+
+    def stop_soon(*_):
+        interrupted.append(True)
+        say("interrupted: this step ends, then the run is saved")
+    try:
+        previous = signal.signal(signal.SIGINT, stop_soon)
+    except ValueError:                       # not the main thread: then whoever started it deals with Ctrl-C
+        previous = None
+    try:
+        train(first, agents, tokenizer, fit, eval_rows, args, out, best, reference, interrupted)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)
+
+
+def load_rows(args):
+    """-> (training rows, held-out rows): a generator's two splits, two files, or a tenth of a file held out by checksum."""
+    if args.data in evaluation.GENERATED:
+        train_rows = evaluation.load_data(args.data, "train", max(2000, args.steps * args.questions))
+    else:
+        train_rows = evaluation.load_data(args.data, "train", None, args.data_dir)
+    if args.eval_data or args.data in evaluation.GENERATED:
+        return train_rows, evaluation.load_data(args.eval_data or args.data, "heldout", args.eval_questions, args.data_dir)
+    order = torch.randperm(len(train_rows), generator=stream("held out")).tolist()
+    tenth = max(1, len(train_rows) // 10)
+    return [train_rows[i] for i in order[tenth:]], [train_rows[i] for i in order[:tenth][:args.eval_questions]]
+
+
+def pick(rows, step, args):
+    """The rows of a step: the data is shuffled anew for each pass, and the place in it follows from the step alone."""
+    chosen = []
+    for place in range((step - 1) * args.questions, step * args.questions):
+        epoch, i = divmod(place, len(rows))
+        if not chosen or i == 0:
+            order = torch.randperm(len(rows), generator=stream(args.seed, "order", epoch)).tolist()
+        chosen.append(rows[order[i]])
+    return chosen
+
+
+def train(first, agents, tokenizer, rows, eval_rows, args, out, best, reference, interrupted):
+    failures = 0
+    for step in tqdm(range(first, args.steps + 1), initial=first - 1, total=args.steps, desc="train", unit="step"):
+        metrics, episodes = one_step(step - 1, agents, tokenizer, pick(rows, step, args), args, reference)
+        bad = not all(math.isfinite(value) for name, value in metrics.items() if name.startswith("grad_norm"))
+        failures = failures + 1 if bad else 0
+        last = step == args.steps or bool(interrupted) or failures == 3
+        if step % args.eval_every == 0 or last:
+            metrics.update(held_out(agents, tokenizer, eval_rows, args))
+        append(out / "metrics.jsonl", json.dumps({"step": step, **metrics}))
+        with open(out / "episodes.jsonl", "a", encoding="utf-8") as file:
+            for episode in episodes:
+                file.write(f'{{"step": {step}, {evaluation.record(episode)[1:]}\n')
+        say(log_line(step, metrics))
+        for name in watch(metrics):
+            say(f"  warning: {name}")
+        if bad:
+            say("  warning: the gradient is not finite; the step was skipped")
+        if "heldout_greedy" in metrics:
+            say(f"  held-out {metrics['heldout_greedy']:.1f} % greedy, {metrics['heldout_t1']:.1f} % at temperature 1")
+            if metrics["heldout_greedy"] > best:
+                best = metrics["heldout_greedy"]
+                save_agents(agents, tokenizer, out / "best")
+        if step % args.show_every == 0:
+            for episode in (episodes[0], episodes[-1]):
+                show(episode)
+        if step % args.save_every == 0 or last:
+            save_state(out / "state.safetensors", agents, step, best)
+        if last:
+            break
+    save_agents(agents, tokenizer, out)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    plots.curves(lines, out / "curves.png", title=f"{args.model}, {args.process}, seed {args.seed}")
+    if failures == 3:
+        raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {out}")
+    closing_table(lines, args, out, agents, tokenizer, eval_rows)
+
+
+def save_agents(agents, tokenizer, directory):
+    for role, learner in agents.items():
+        models.save(learner.model, tokenizer, directory / role)
+
+
+def gains(lines):
+    """Points of held-out accuracy at temperature 1 that came in the phases of each role -> {role: points}."""
+    measured = [(line["step"], line["heldout_t1"]) for line in lines if "heldout_t1" in line]
+    learner = {line["step"]: line["learner"] for line in lines if "learner" in line}
+    result = {}
+    for (_, before), (step, after) in zip(measured, measured[1:]):
+        result[learner[step]] = result.get(learner[step], 0.0) + after - before
+    return result
+
+
+def closing_table(lines, args, out, agents, tokenizer, eval_rows):
+    measured = [line for line in lines if "heldout_greedy" in line]
+    before, after = measured[0], measured[-1]
+    print(f"\n{args.model}, {args.process}, {len(eval_rows)} held-out problems of {args.eval_data or args.data}, percent")
+    print("                          before          after      gained")
+    for name, label in (("greedy", "greedy"), ("t1", "temperature 1")):
+        was, now = before[f"heldout_{name}"], after[f"heldout_{name}"]
+        print(f"  {label:16} {was:8.1f} +- {before[f'heldout_{name}_se']:3.1f} {now:8.1f} +- "
+              f"{after[f'heldout_{name}_se']:3.1f} {now - was:+9.1f}")
+    for role, points in gains(lines).items():
+        print(f"  gained in the phases of {role}: {points:+.1f} points (temperature 1)")
+    if args.process == "rema":
+        outcomes = evaluation.diagnose({role: a.model for role, a in agents.items()}, tokenizer, eval_rows,
+                                       max_new_tokens=args.max_new_tokens, batch=args.batch)
+        for name in ("swapped", "emptied"):
+            cost = evaluation.accuracy([a - b for a, b in zip(outcomes["kept"], outcomes[name])])
+            print(f"  plans {name}: costs {cost[0]:.1f} +- {cost[1]:.1f} points (greedy)")
+        print(f"  plans with the gold answer: {after['heldout_greedy_leaks']:.1f} %")
+    tokens = sum(line.get("sampled_tokens", 0) for line in lines)
+    print(f"  {sum(line.get('episodes', 0) for line in lines):,} episodes, {tokens:,} sampled tokens")
+    print(f"  {out}: curves.png, metrics.jsonl, episodes.jsonl, config.json, " +
+          ", ".join(f"{role}/" for role in agents) + ", best/")
+
+
+def main(argv=None):
+    """Run with command-line arguments; a user's mistake is one line on stderr and exit status 2."""
+    torch.set_flush_denormal(True)           # a confident tiny model otherwise computes in denormals, 15 times slower
+    try:
+        run(argv)
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
