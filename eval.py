@@ -19,7 +19,7 @@ import model as models
 import rema
 import rewards
 import rollout
-from data import UserError, arithmetic
+from data import UserError, arithmetic, benchmarks
 from data.checkpoint import atomic_write
 
 GENERATED = {"arithmetic": "arithmetic", "words": "words"}
@@ -36,23 +36,21 @@ def load_data(name, split, count, data_dir=None):
     return benchmarks.load(name, data_dir)[:count]
 
 
-def load_agents(name, process, device="cpu", dtype=torch.float32):
+def load_agents(name, roles, device="cpu", dtype=torch.float32):
     """-> ({role name: Transformer}, tokenizer). name: a model, or a run's directory with high/ and low/ (or solo/)."""
-    roles = [role.name for role in rema.PROCESSES[process]]
-    directory = pathlib.Path(name)
-    if any((directory / role / "config.json").exists() for role in ("high", "low", "solo")):
-        for role in roles:
-            if not (directory / role / "config.json").exists():
-                raise UserError(f"{directory} was not trained as {process}: it has no {role}/ (see its config.json)")
-        loaded = {role: models.load(str(directory / role), device, dtype) for role in roles}
-        return {role: pair[0] for role, pair in loaded.items()}, loaded[roles[0]][1]
-    loaded, tokenizer = models.load(name, device, dtype)
-    return {role: loaded for role in roles}, tokenizer
+    names, directory = [role.name for role in roles], pathlib.Path(name)
+    if any((directory / one / "config.json").exists() for one in ("high", "low", "solo")):
+        for one in names:
+            if not (directory / one / "config.json").exists():
+                raise UserError(f"{directory} has no {one}/: choose the --process that it was trained with")
+        loaded = {one: models.load(str(directory / one), device, dtype) for one in names}
+        return {one: pair[0] for one, pair in loaded.items()}, loaded[names[0]][1]
+    model, tokenizer = models.load(name, device, dtype)
+    return {one: model for one in names}, tokenizer
 
 
-def fitting(rows, tokenizer, process, context, max_new_tokens):
+def fitting(rows, tokenizer, roles, context, max_new_tokens):
     """Rows whose prompts, a full plan included, leave room for a full answer in the context."""
-    roles = rema.PROCESSES[process]
     def longest(row):
         return max(len(tokenizer.chat(role.prompt(row["problem"]))) for role in roles) + len(roles) * max_new_tokens
     return [row for row in rows if longest(row) <= context]
@@ -70,13 +68,13 @@ def accuracy(outcomes):
     return 100 * mean, 100 * math.sqrt(variance / n)
 
 
-def evaluate(agents, tokenizer, rows, process, *, max_new_tokens, temperature=0.0, key=("eval",), batch=256, bar=None):
+def evaluate(agents, tokenizer, rows, roles, *, max_new_tokens, temperature=0.0, key=("eval",), batch=256, bar=None):
     """One episode a row, scored. A row that is too long for the context gets an empty episode, which is wrong."""
     context = next(iter(agents.values())).config.context
-    fits = {id(row) for row in fitting(rows, tokenizer, process, context, max_new_tokens)}
-    episodes = rollout.rollout(agents, tokenizer, [row for row in rows if id(row) in fits], process,
+    fits = {id(row) for row in fitting(rows, tokenizer, roles, context, max_new_tokens)}
+    episodes = rollout.rollout(agents, tokenizer, [row for row in rows if id(row) in fits], roles,
                                max_new_tokens=max_new_tokens, temperature=temperature, key=key, batch=batch, bar=bar)
-    turns = [rema.Turn(role.name, [], [], [], False, "") for role in rema.PROCESSES[process]]
+    turns = [rema.Turn(role.name, [], [], [], False, "") for role in roles]
     episodes += [rema.Episode(row, -1 - i, 0, 0, turns) for i, row in enumerate(rows) if id(row) not in fits]
     rema.score(episodes)
     return episodes
@@ -96,17 +94,17 @@ def summary(episodes):
     return result
 
 
-def diagnose(agents, tokenizer, rows, *, max_new_tokens, key=("eval",), batch=256, bar=None):
+def diagnose(agents, tokenizer, rows, roles, *, max_new_tokens, key=("eval",), batch=256, bar=None):
     """Does the plan matter? Greedy answers under each plan kept, swapped for the next problem's, and emptied.
 
     -> {"kept" | "swapped" | "emptied": list of 0/1, one a row}. A lazy high-level agent shows no drop.
     """
-    kept = evaluate(agents, tokenizer, rows, "rema", max_new_tokens=max_new_tokens, key=key, batch=batch, bar=bar)
-    rows, plans = [e.row for e in kept], [e.turns[0].text for e in kept]
+    kept = evaluate(agents, tokenizer, rows, roles, max_new_tokens=max_new_tokens, key=key, batch=batch, bar=bar)
+    rows, plans, low = [e.row for e in kept], [e.turns[0].text for e in kept], roles[1]
     outcomes = {"kept": [int(e.correct) for e in kept]}
     for name, texts in (("swapped", plans[1:] + plans[:1]), ("emptied", [""] * len(plans))):
-        groups = rollout.speak(agents["low"], tokenizer, rema.LOW,
-                               [rema.LOW.prompt(row["problem"], plan) for row, plan in zip(rows, texts)], 1,
+        groups = rollout.speak(agents["low"], tokenizer, low,
+                               [low.prompt(row["problem"], plan) for row, plan in zip(rows, texts)], 1,
                                [(*key, name, row["id"]) for row in rows], max_new_tokens, temperature=0.0, batch=batch,
                                bar=bar)
         outcomes[name] = [int(rewards.is_correct(turns[0].text, row["answer"])) for row, turns in zip(rows, groups)]
@@ -133,6 +131,7 @@ def run(argv):
     add = parser.add_argument
     add("--model", default="tiny", help="a name, a hub name, a directory, or a run's directory (default tiny)")
     add("--process", choices=sorted(rema.PROCESSES), default="rema", help="who speaks (default rema)")
+    add("--example", action="store_true", help="put a worked example before each problem, for models that need one")
     add("--data", default=None, help="arithmetic, words, a benchmark's name or a JSON-lines file with problem and answer "
                                      "(default: arithmetic for tiny, else words)")
     add("--data-dir", default=None, help="a directory that holds NAME.jsonl, instead of a download")
@@ -147,7 +146,8 @@ def run(argv):
     args = parser.parse_args(argv)
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    agents, tokenizer = load_agents(args.model, args.process, device,
+    roles = rema.roles(args.process, args.example)
+    agents, tokenizer = load_agents(args.model, roles, device,
                                     torch.bfloat16 if device == "cuda" else torch.float32)
     tiny = next(iter(agents.values())).config.vocab_size < 2000
     data = args.data or ("arithmetic" if tiny else "words")
@@ -160,8 +160,8 @@ def run(argv):
         raise UserError(f"{out} is not empty: name another --out, or leave it away")
 
     common = dict(max_new_tokens=tokens, key=(args.seed, "eval"), batch=args.batch)
-    with tqdm(total=len(rows) * len(rema.PROCESSES[args.process]), desc="evaluate", unit="turn") as bar:
-        episodes = evaluate(agents, tokenizer, rows, args.process, temperature=args.temperature, bar=bar, **common)
+    with tqdm(total=len(rows) * len(roles), desc="evaluate", unit="turn") as bar:
+        episodes = evaluate(agents, tokenizer, rows, roles, temperature=args.temperature, bar=bar, **common)
     print(f"{args.model}, {args.process}, {data}, temperature {args.temperature:g}")
     skipped = sum(episode.question < 0 for episode in episodes)
     if skipped:
@@ -170,7 +170,7 @@ def run(argv):
         print(f"  {what:28}", f"{value[0]:6.1f} % +- {value[1]:.1f}" if isinstance(value, tuple) else f"{value:8.1f}")
     if args.diagnose and args.process == "rema":
         with tqdm(total=4 * len(rows), desc="diagnose", unit="turn") as bar:
-            outcomes = diagnose(agents, tokenizer, rows, bar=bar, **common)
+            outcomes = diagnose(agents, tokenizer, rows, roles, bar=bar, **common)
         for what, values in outcomes.items():
             drop = accuracy([a - b for a, b in zip(outcomes["kept"], values)])
             print("  greedy, plan %-15s %6.1f %% +- %.1f" % (what, *accuracy(values)),

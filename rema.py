@@ -5,7 +5,7 @@ Everything here is mathematics and text: it can be read, tested and taught witho
 
 Shapes: B rows, T tokens, V vocabulary, G group.
 """
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -22,10 +22,11 @@ class Role:
     name: str
     system: str
     user: str = "{question}"
+    example: tuple[dict, ...] = ()       # a worked example as earlier messages, see `roles`
 
     def prompt(self, question, plan=""):
         """The message list that this role answers, ready for Tokenizer.chat."""
-        return [{"role": "system", "content": self.system},
+        return [{"role": "system", "content": self.system}, *self.example,
                 {"role": "user", "content": self.user.format(question=question, plan=plan)}]
 
 
@@ -43,6 +44,21 @@ HIGH_TURNS = Role("high", "You guide a solver turn by turn. Say what to do next:
 LOW_TURNS = Role("low", f"Reason step by step as you are told. When you are asked to finish: {BOX}")
 
 PROCESSES = {"vrp": (VRP,), "mrp": (MRP,), "rema": (HIGH, LOW)}
+
+# A model of 135M parameters does not find \\boxed{} by being told, but does when it has seen it once: --example.
+QUESTION = "Omar has 3 trays with 4 cups each. He breaks 2 cups. How many cups are left?"
+PLAN = "First multiply trays by cups on each tray. Then subtract the broken cups."
+WORKING = "There are 3 * 4 = 12 cups. He breaks 2, so 12 - 2 = 10 cups are left. The answer is \\boxed{10}."
+
+
+def roles(process, example=False):
+    """The roles of a process ("vrp", "mrp" or "rema") in the order in which they speak; with a worked example if asked."""
+    if not example:
+        return PROCESSES[process]
+    said = {"vrp": (WORKING,), "mrp": (f"{PLAN}\n{WORKING}",), "rema": (PLAN, WORKING)}[process]
+    return tuple(replace(role, example=({"role": "user", "content": role.user.format(question=QUESTION, plan=PLAN)},
+                                        {"role": "assistant", "content": text}))
+                 for role, text in zip(PROCESSES[process], said))
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -210,16 +226,14 @@ def policy_loss(new, old, advantage, weight, clip=0.2, kl=0.0, ref=None):
 # ----------------------------------------------------------------------------------------------------------------
 # Who learns when
 
-def learners(step, process, switch_every):
-    """The roles that are trained at a step, Algorithm 1: high first, in turn every `switch_every` steps; 0: both at once.
+def learners(step, names, switch_every):
+    """The names of the roles that are trained at a step, Algorithm 1: the first (high) first, in turn every `switch_every` steps; 0: both at once.
 
     While one agent is frozen the other one faces a stationary environment: block coordinate ascent.
     """
-    if len(PROCESSES[process]) == 1:
-        return ("solo",)
-    if switch_every == 0:
-        return ("high", "low")
-    return ("high",) if step // switch_every % 2 == 0 else ("low",)
+    if len(names) == 1 or switch_every == 0:
+        return tuple(names)
+    return (names[step // switch_every % 2],)
 
 
 def sampling_shape(roles, plans, answers, answers_high=1):

@@ -159,11 +159,11 @@ def speak(model, tokenizer, role, prompts, samples, keys, max_new_tokens, temper
     return turns
 
 
-def rollout(agents, tokenizer, rows, process, *, plans=1, answers=1, max_new_tokens, temperature=1.0, top_p=1.0,
+def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_tokens, temperature=1.0, top_p=1.0,
             key=(0,), batch=256, bar=None):
-    """Let the agents of a process answer each row's problem -> list of rema.Episode, in the order of rows, plans, answers.
+    """Let the agents answer each row's problem -> list of rema.Episode, in the order of rows, plans, answers.
 
-    agents: role name -> Transformer (two names may share one). rows: dicts with problem, answer and id.
+    roles: from rema.roles. agents: role name -> Transformer (two names may share one). rows: dicts with problem, answer and id.
     temperature: a number, or role name -> number. key: (seed, step, ...): draws depend on it, the role and the row's id.
     batch: rows decoded at a time. A low-level prompt that its plan has made too long for the context is not answered.
     """
@@ -171,7 +171,7 @@ def rollout(agents, tokenizer, rows, process, *, plans=1, answers=1, max_new_tok
         heat = temperature[role.name] if isinstance(temperature, dict) else temperature
         return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, heat, top_p, batch, bar)
 
-    first, *second = rema.PROCESSES[process]
+    first, *second = roles
     keys = [(*key, row["id"]) for row in rows]
     prompts = [first.prompt(row["problem"]) for row in rows]
     if not second:

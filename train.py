@@ -44,6 +44,8 @@ def parse(argv):
     group("--data", help="arithmetic, words, a benchmark's name, or a JSON-lines file (arithmetic for tiny, else words)")
     group("--eval-data", help="held-out problems, likewise (the other split of generated data, a tenth of a file)")
     group("--data-dir", help="a directory that holds NAME.jsonl, so that nothing is downloaded")
+    group("--example", action="store_true", help="put a worked example before each problem: small models need to see the "
+          "format once")
     group = parser.add_argument_group("sampling").add_argument
     group("--questions", type=int, help="problems a step (32 for tiny, else 16)")
     group("--plans", type=int, default=8, help="plans a problem while the high-level agent learns: its group (8)")
@@ -51,6 +53,8 @@ def parse(argv):
     group("--answers-high", type=int, default=1, help="answers a plan while the high-level agent learns; more make its "
           "reward steadier (1)")
     group("--max-new-tokens", type=int, help="for each turn (64 for tiny, else 512)")
+    group("--temperature", type=float, default=1.0, help="of the samples that are learned from, as in the paper; the "
+          "log-probs of the loss use it too (1.0)")
     group("--batch", type=int, default=256, help="rows decoded at a time; fewer need less memory (256)")
     group = parser.add_argument_group("learning").add_argument
     group("--steps", type=int, help="batches of rollouts (60 for tiny, else 100)")
@@ -77,6 +81,8 @@ def parse(argv):
     group = parser.add_argument_group("run").add_argument
     group("--seed", type=int, default=0, help="of all draws (0)")
     group("--device", help="cpu, cuda or mps (cuda where there is one)")
+    group("--dtype", choices=("float32", "bfloat16"), help="the type to compute in; weights are kept and updated in "
+          "float32 (bfloat16 on cuda, else float32)")
     group("--out", help="the run's directory (out/MODEL-PROCESS-sSEED, with -2, -3 ... when that exists)")
     group("--resume", metavar="DIR", help="go on with an interrupted run; all its settings are taken from there, only a "
           "larger --steps may be added")
@@ -90,19 +96,20 @@ def parse(argv):
         return argparse.Namespace(**saved)
 
     data, lr, tokens, questions, steps = DEFAULTS[args.model == "tiny"]
-    args.data = args.data or data
-    args.lr = args.lr or lr
-    args.max_new_tokens = args.max_new_tokens or tokens
-    args.questions = args.questions or questions
-    args.steps = args.steps or steps
-    args.eval_every = args.eval_every or args.switch_every or 10
-    args.eval_questions = args.eval_questions or (1000 if args.model == "tiny" else 100)
-    args.normalise = args.normalise or ("constant" if args.advantage == "dr_grpo" else "batch")
-    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    defaults = dict(data=data, lr=lr, max_new_tokens=tokens, questions=questions, steps=steps, device=device,
+                    eval_every=args.switch_every or 10, eval_questions=1000 if args.model == "tiny" else 100,
+                    normalise="constant" if args.advantage == "dr_grpo" else "batch",
+                    dtype="bfloat16" if device == "cuda" else "float32")
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     for name in ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps", "updates",
                  "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    if args.temperature <= 0:
+        raise UserError(f"--temperature {args.temperature:g}: greedy samples are all the same, so nothing can be compared")
     group_size = {"--answers": args.answers} if args.process != "rema" else {"--plans": args.plans,
                                                                             "--answers": args.answers}
     for flag, size in group_size.items():
@@ -126,7 +133,7 @@ class Learner:
         self.model, self.args, self.updates = model, args, 0
         self.weights = list(model.parameters())
         self.masters = self.weights
-        if self.weights[0].dtype != torch.float32:
+        if self.weights[0].dtype.itemsize < 4:
             self.masters = [weight.detach().float().requires_grad_() for weight in self.weights]
             for weight, master in zip(self.weights, self.masters):
                 weight.register_post_accumulate_grad_hook(lambda w, m=master: self.collect(w, m))
@@ -200,7 +207,7 @@ def micro_batches(samples, budget):
     return [[sample for part in batch for sample in part] for batch in batches]
 
 
-def batch_logprobs(model, samples):
+def batch_logprobs(model, samples, temperature=1.0):
     """Log-prob and entropy of every sampled token (flat, sample after sample), each prompt run once for its samples.
 
     samples: rema.Samples, those of one prompt side by side. The hidden state at a prompt's last token predicts the first
@@ -218,7 +225,7 @@ def batch_logprobs(model, samples):
     if tokens.shape[1] > 1:
         hidden = torch.cat((hidden, model.hidden(tokens[:, :-1], Cache(cache, group))), 1)                # (B, T, D)
     real = torch.arange(tokens.shape[1], device=device) < lengths[:, None]                                # (B, T)
-    return models.logprobs(model, hidden[real], tokens[real])
+    return models.logprobs(model, hidden[real], tokens[real], temperature)
 
 
 def update(learner, samples, args, reference=None):
@@ -229,18 +236,19 @@ def update(learner, samples, args, reference=None):
     weights = rema.token_weights([len(sample.tokens) for sample in samples], args.normalise, args.max_new_tokens)
     share = {id(sample): weight for sample, weight in zip(samples, weights)}
     device = learner.weights[0].device
+    dtype = torch.promote_types(learner.weights[0].dtype, torch.float32)
     batches = []
     for batch in micro_batches(samples, args.micro_tokens):
-        flat = [torch.tensor(values, device=device) for values in (
+        flat = [torch.tensor(values, device=device, dtype=dtype) for values in (
             [logprob for s in batch for logprob in s.logprobs], [s.advantage for s in batch for _ in s.tokens],
             [share[id(s)] for s in batch for _ in s.tokens])]
         with torch.no_grad():
-            batches.append((batch, *flat, batch_logprobs(reference, batch)[0] if args.kl else None))
+            batches.append((batch, *flat, batch_logprobs(reference, batch, args.temperature)[0] if args.kl else None))
 
     total, count, norms = {}, sum(len(sample.tokens) for sample in samples), []
     for i in range(args.updates):
         for batch, old, advantage, weight, ref in batches:
-            new, entropy = batch_logprobs(learner.model, batch)
+            new, entropy = batch_logprobs(learner.model, batch, args.temperature)
             loss, stats = rema.policy_loss(new, old, advantage, weight, args.clip, args.kl, ref)
             loss.backward()
             stats["entropy"] = entropy.mean().item()
@@ -298,16 +306,16 @@ def say(text):
 # ----------------------------------------------------------------------------------------------------------------
 # The loop
 
-def held_out(agents, tokenizer, rows, args):
+def held_out(agents, tokenizer, rows, roles, args):
     """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log."""
     result = {}
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
-        episodes = evaluation.evaluate({role: a.model for role, a in agents.items()}, tokenizer, rows, args.process,
+        episodes = evaluation.evaluate({role: a.model for role, a in agents.items()}, tokenizer, rows, roles,
                                        max_new_tokens=args.max_new_tokens, temperature=temperature, batch=args.batch)
         numbers = evaluation.summary(episodes)
         result[f"heldout_{name}"], result[f"heldout_{name}_se"] = numbers["accuracy"]
         result[f"heldout_{name}_boxed"] = numbers["boxed"][0]
-        if args.process == "rema":
+        if len(roles) == 2:
             result[f"heldout_{name}_leaks"] = numbers["plans with the gold answer"][0]
     return result
 
@@ -333,29 +341,29 @@ def show(episode):
                   + ["  rewards    " + ", ".join(f"{role} {value:+.2f}" for role, value in episode.rewards.items()), ""]))
 
 
-def one_step(step, agents, tokenizer, rows, args, reference):
+def one_step(step, agents, tokenizer, rows, roles, args, reference):
     """Sample, score, learn -> (metrics, episodes)."""
-    roles = rema.learners(step, args.process, args.switch_every)
-    plans, answers = rema.sampling_shape(roles, args.plans, args.answers, args.answers_high)
+    learning = rema.learners(step, list(agents), args.switch_every)
+    plans, answers = rema.sampling_shape(learning, args.plans, args.answers, args.answers_high)
     started = time.perf_counter()
-    episodes = rollout({role: a.model for role, a in agents.items()}, tokenizer, rows, args.process, plans=plans,
-                       answers=answers, max_new_tokens=args.max_new_tokens, key=(args.seed, step), batch=args.batch)
+    episodes = rollout({role: a.model for role, a in agents.items()}, tokenizer, rows, roles, plans=plans, answers=answers,
+                       max_new_tokens=args.max_new_tokens, temperature=args.temperature, key=(args.seed, step), batch=args.batch)
     sampled = time.perf_counter()
     rema.score(episodes)
     turns = {id(turn): turn for episode in episodes for turn in episode.turns}.values()
     tokens = sum(len(turn.tokens) for turn in turns)
-    metrics = {"learner": "+".join(roles), "accuracy": sum(e.correct for e in episodes) / len(episodes)}
+    metrics = {"learner": "+".join(learning), "accuracy": sum(e.correct for e in episodes) / len(episodes)}
     for role in agents:
         metrics[f"reward_{role}"] = sum(e.rewards[role] for e in episodes) / len(episodes)
-    learning = [turn for turn in turns if turn.role in roles]
-    metrics.update(length=sum(len(turn.tokens) for turn in learning) / len(learning),
-                   truncated=sum(not turn.stopped for turn in learning) / len(learning),
-                   repeated=sum(repeated_share(turn.tokens) for turn in learning) / len(learning),
+    theirs = [turn for turn in turns if turn.role in learning]
+    metrics.update(length=sum(len(turn.tokens) for turn in theirs) / len(theirs),
+                   truncated=sum(not turn.stopped for turn in theirs) / len(theirs),
+                   repeated=sum(repeated_share(turn.tokens) for turn in theirs) / len(theirs),
                    episodes=len(episodes), sampled_tokens=tokens)
     trained = 0
-    for role in roles:
+    for role in learning:
         samples, dead = rema.samples(episodes, role, args.advantage, keep_dead=args.kl > 0)
-        suffix = f"_{role}" if len(roles) > 1 else ""
+        suffix = f"_{role}" if len(learning) > 1 else ""
         metrics[f"frac_reward_zero_std{suffix}"] = dead
         if samples:
             stats = update(agents[role], samples, args, reference)
@@ -385,18 +393,17 @@ def run(argv):
     out = pathlib.Path(args.out)
     if not args.resume and out.exists() and any(out.iterdir()):
         raise UserError(f"{out} holds another run: name another --out, or continue it with --resume {out}")
-    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
-    roles = [role.name for role in rema.PROCESSES[args.process]]
+    dtype, roles = getattr(torch, args.dtype), rema.roles(args.process, args.example)
     loaded = [models.load(args.model, args.device, dtype) for _ in roles]
     tokenizer = loaded[0][1]
-    agents = {role: Learner(model, args) for role, (model, _) in zip(roles, loaded)}
+    agents = {role.name: Learner(model, args) for role, (model, _) in zip(roles, loaded)}
     for learner in agents.values():
         learner.model.checkpointing = args.checkpointing
     reference = models.load(args.model, args.device, dtype)[0] if args.kl else None
 
     train_rows, eval_rows = load_rows(args)
     context = loaded[0][0].config.context
-    fit = evaluation.fitting(train_rows, tokenizer, args.process, context, args.max_new_tokens)
+    fit = evaluation.fitting(train_rows, tokenizer, roles, context, args.max_new_tokens)
     if len(fit) < len(train_rows):
         say(f"{len(train_rows) - len(fit)} of {len(train_rows)} training problems are left out: with --max-new-tokens "
             f"{args.max_new_tokens} they do not fit the context of {context}")
@@ -414,7 +421,7 @@ def run(argv):
         for name in ("metrics.jsonl", "episodes.jsonl"):
             (out / name).unlink(missing_ok=True)
         atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
-        before = {"step": 0, **held_out(agents, tokenizer, eval_rows, args)}
+        before = {"step": 0, **held_out(agents, tokenizer, eval_rows, roles, args)}
         append(out / "metrics.jsonl", json.dumps(before))
         say(f"before training: held-out {before['heldout_greedy']:.1f} % greedy, {before['heldout_t1']:.1f} % at "
             f"temperature 1 ({len(eval_rows)} problems)")
@@ -430,7 +437,7 @@ def run(argv):
     except ValueError:                       # not the main thread: then whoever started it deals with Ctrl-C
         previous = None
     try:
-        train(first, agents, tokenizer, fit, eval_rows, args, out, best, reference, interrupted)
+        train(first, agents, tokenizer, fit, eval_rows, roles, args, out, best, reference, interrupted)
     finally:
         if previous is not None:
             signal.signal(signal.SIGINT, previous)
@@ -460,15 +467,16 @@ def pick(rows, step, args):
     return chosen
 
 
-def train(first, agents, tokenizer, rows, eval_rows, args, out, best, reference, interrupted):
+def train(first, agents, tokenizer, rows, eval_rows, roles, args, out, best, reference, interrupted):
     failures = 0
     for step in tqdm(range(first, args.steps + 1), initial=first - 1, total=args.steps, desc="train", unit="step"):
-        metrics, episodes = one_step(step - 1, agents, tokenizer, pick(rows, step, args), args, reference)
-        bad = not all(math.isfinite(value) for name, value in metrics.items() if name.startswith("grad_norm"))
-        failures = failures + 1 if bad else 0
+        metrics, episodes = one_step(step - 1, agents, tokenizer, pick(rows, step, args), roles, args, reference)
+        norms = [value for name, value in metrics.items() if name.startswith("grad_norm")]
+        bad = not all(map(math.isfinite, norms))
+        failures = failures + 1 if bad else 0 if norms else failures
         last = step == args.steps or bool(interrupted) or failures == 3
         if step % args.eval_every == 0 or last:
-            metrics.update(held_out(agents, tokenizer, eval_rows, args))
+            metrics.update(held_out(agents, tokenizer, eval_rows, roles, args))
         append(out / "metrics.jsonl", json.dumps({"step": step, **metrics}))
         with open(out / "episodes.jsonl", "a", encoding="utf-8") as file:
             for episode in episodes:
@@ -495,7 +503,7 @@ def train(first, agents, tokenizer, rows, eval_rows, args, out, best, reference,
     plots.curves(lines, out / "curves.png", title=f"{args.model}, {args.process}, seed {args.seed}")
     if failures == 3:
         raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {out}")
-    closing_table(lines, args, out, agents, tokenizer, eval_rows)
+    closing_table(lines, args, out, agents, tokenizer, eval_rows, roles)
 
 
 def save_agents(agents, tokenizer, directory):
@@ -513,7 +521,7 @@ def gains(lines):
     return result
 
 
-def closing_table(lines, args, out, agents, tokenizer, eval_rows):
+def closing_table(lines, args, out, agents, tokenizer, eval_rows, roles):
     measured = [line for line in lines if "heldout_greedy" in line]
     before, after = measured[0], measured[-1]
     print(f"\n{args.model}, {args.process}, {len(eval_rows)} held-out problems of {args.eval_data or args.data}, percent")
@@ -524,8 +532,8 @@ def closing_table(lines, args, out, agents, tokenizer, eval_rows):
               f"{after[f'heldout_{name}_se']:3.1f} {now - was:+9.1f}")
     for role, points in gains(lines).items():
         print(f"  gained in the phases of {role}: {points:+.1f} points (temperature 1)")
-    if args.process == "rema":
-        outcomes = evaluation.diagnose({role: a.model for role, a in agents.items()}, tokenizer, eval_rows,
+    if len(roles) == 2:
+        outcomes = evaluation.diagnose({role: a.model for role, a in agents.items()}, tokenizer, eval_rows, roles,
                                        max_new_tokens=args.max_new_tokens, batch=args.batch)
         for name in ("swapped", "emptied"):
             cost = evaluation.accuracy([a - b for a, b in zip(outcomes["kept"], outcomes[name])])

@@ -10,9 +10,9 @@ same 500 problems for everybody. Gold answers lose dollar signs and a full stop 
 missing or malformed upstream are mended in `convert`.
 
 Judge tasks (which of two responses is better?) look like any other row: `problem` holds the question and both
-responses, `answer` is "A" or "B", `judge` is True. data/splits.json lists the 485 pairs of RewardBench that are
-held out (both ways round: rewardbench970; all others, both ways round: rewardbench5k), and the 133 of MATH's
-training problems in math-tiny133, each with 8 digits of its text's sha256, as some copies of MATH have no ids.
+responses, `answer` is "A" or "B", `judge` is True. data/splits.json lists the 485 pairs of RewardBench
+that are held out (both ways round: rewardbench970; all others, both ways round: rewardbench5k), and the 133
+training problems of math-tiny133, each with 8 digits of its text's sha256: some copies of MATH have no ids.
 """
 import difflib
 import functools
@@ -87,7 +87,7 @@ def load(name, data_dir=None):
             return read_jsonl(name)
         known = ["arithmetic", "words", *BENCHMARKS]
         nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0)[0]
-        raise UserError(f"no data {name!r}; the nearest is {nearest!r} (known: {', '.join(known)}, any .jsonl)")
+        raise UserError(f"no data {name!r}; nearest is {nearest!r} (known: {', '.join(known)}, a .jsonl)")
     count, url = BENCHMARKS[name][0], address(BENCHMARKS[name][2][0])
     if data_dir:
         rows = read_jsonl(pathlib.Path(data_dir) / f"{name}.jsonl")
@@ -99,8 +99,8 @@ def load(name, data_dir=None):
         return rows
     rows = tiny133(load("math-train")) if name == "math-tiny133" else fetch(name)
     if not published(name, rows):
-        raise UserError(f"{name}: the {len(rows)} rows from {url} are not the {count} published ones, so they are "
-                        f"not used; try again, or put a {name}.jsonl into --data-dir")
+        raise UserError(f"{name}: the {len(rows)} rows from {url} are not the {count} published ones; try "
+                        f"again, or put a {name}.jsonl into --data-dir")
     atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return read_jsonl(path)
 
@@ -127,11 +127,11 @@ def read_jsonl(path, required=("problem", "answer")):
     """The rows of a JSON-lines file (UTF-8, an object a line, blank lines allowed): a list of dicts.
 
     Problem and answer have to be text; a number as an answer becomes text (27.0 is "27"). A row of question,
-    response_a, response_b becomes a judge row, one without an id gets FILE-LINE. UserError: with file and line.
+    response_a, response_b becomes a judge row, one without an id gets FILE-LINE. UserError: file and line.
     """
     path, rows = pathlib.Path(path), []
     try:
-        lines = path.read_bytes().split(b"\n")          # splitlines would also cut at U+2028 inside a text
+        lines = path.read_bytes().splitlines()          # of bytes: those of a text also end at U+2028
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     for number, line in enumerate(lines, 1):
@@ -290,11 +290,11 @@ def splits():
 
 
 def tiny133(rows):
-    """The 133 problems of math-train, by id or, where a copy has no ids, by the sha256 of the text."""
-    known = {short_hash(row["problem"]): row for row in rows} | {row["id"]: row for row in rows}
+    """The 133 problems of math-train, found by the sha256 of their text."""
+    known = {short_hash(row["problem"]): row for row in rows}
     wanted = splits()["math-tiny133"].items()
-    return [{**row, "id": name} for name, digits in wanted if (row := known.get(name) or known.get(digits))]
+    return [{**known[digits], "id": name} for name, digits in wanted if digits in known]
 
 
 def short_hash(text):
-    return hashlib.sha256(text.strip().encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

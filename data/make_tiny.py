@@ -258,9 +258,15 @@ def loss(model, lessons):
 
 
 def train(model, lessons, steps, batch, peak):
-    """AdamW with warm-up and cosine decay on an endless iterator of lessons; short and long rows run apart."""
+    """Muon with warm-up and cosine decay on an endless iterator of lessons; short and long rows run apart.
+
+    The matrices of the blocks get Muon, the embedding and the norms AdamW: half the steps of AdamW alone.
+    """
     recent = collections.deque(maxlen=50)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01)
+    matrices = [weight for weight in model.layers.parameters() if weight.dim() == 2]
+    others = [weight for weight in model.parameters() if not any(weight is matrix for matrix in matrices)]
+    optimizers = [torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+                  torch.optim.AdamW(others, lr=peak / 3, betas=(0.9, 0.95), weight_decay=0.01)]
     bar = tqdm(range(steps), desc="training", unit="step")
     for step in bar:
         rows = sorted((next(lessons) for _ in range(batch)), key=lambda row: len(row[0]))
@@ -271,10 +277,11 @@ def train(model, lessons, steps, batch, peak):
             part.backward()
             total += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = peak * min(1, (step + 1) / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        now = min(1, (step + 1) / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+        for optimizer, rate in zip(optimizers, (peak, peak / 3)):
+            optimizer.param_groups[0]["lr"] = rate * now
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         recent.append(total)
         bar.set_postfix_str(f"loss {sum(recent) / len(recent):.3f}")
 
@@ -301,7 +308,7 @@ def main(argv=None):
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "tiny",
                         help="directory to write (data/tiny)")
     parser.add_argument("--steps", type=int, default=2000, help=f"batches of {BATCH} conversations; the first two fifths at school (2000)")
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (2e-3)")
+    parser.add_argument("--lr", type=float, default=1e-2, help="peak learning rate (1e-2)")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus and the first weights (0)")
     args = parser.parse_args(argv)
 
@@ -315,6 +322,9 @@ def main(argv=None):
                            kv_heads=max(1, width // 64), head_width=32, hidden=3 * width, context=512, eps=1e-5,
                            rope_theta=10000.0, rope_scaling=None, tied=True, qkv_bias=False, qk_norm=False)
     model = models.Transformer(config).init_weights(torch.Generator().manual_seed(args.seed))
+    with torch.no_grad():                       # 0.02 is GPT-2's; so narrow a model learns ten times faster from 0.06
+        for weight in model.layers.parameters():
+            weight.mul_(3 if weight.dim() == 2 else 1)
     print(f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {vocabulary} tokens")
     at_school = args.steps * 2 // 5
     course = itertools.chain(itertools.islice(school(rng), at_school * BATCH), corpus(rng))

@@ -1,12 +1,13 @@
 """A Hugging Face tokenizer directory, read with tiktoken: text to ids, ids to text, conversations to ids.
 
-tokenizer.json describes a pipeline: normalise, cut into pieces by a regular expression, write the bytes of a piece in a
-printable alphabet, merge neighbours by a list of merges. tiktoken is fast at it but knows no list of merges: it joins
-any two neighbours that together are a token, lowest rank first. `_ranks` says when that is the same, and what if not.
+tokenizer.json describes a pipeline: normalise, cut into pieces by a regular expression, write the bytes of
+a piece in a printable alphabet, merge neighbours by a list of merges. tiktoken is fast at it but knows no
+list of merges: it joins any two neighbours that together are a token, lowest rank first. `_ranks` makes
+that the same.
 
-The ids are those of the `tokenizers` library (no special tokens added or parsed). Known differences: characters too
-young for one of the Unicode tables involved, and runs of over LONGEST_RUN characters of one kind, which are cut
-because older tiktokens take quadratic time there or die.
+The ids are those of the `tokenizers` library (no special tokens added or parsed). Known differences: digits
+that Unicode 17 added, and runs of over LONGEST_RUN characters of one kind, which are cut: tiktoken may
+overflow its stack there, or take quadratic time.
 """
 import json
 import pathlib
@@ -23,39 +24,52 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "c
 LONGEST_RUN = 4000
 NEVER = 1 << 60
 
-# The alphabet for bytes, GPT-2's: printable bytes are written as themselves, the others as characters from 256 on.
+# GPT-2's alphabet for bytes: printable bytes are written as themselves, the others as characters from 256 on.
 _printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTES = _printable + sorted(set(range(256)) - set(_printable))
 LETTER = {b: chr(b) if b in _printable else chr(256 + i - len(_printable)) for i, b in enumerate(BYTES)}
 RAW = {ord(letter): chr(b) for b, letter in LETTER.items()}
 
+# Combining marks younger than the Unicode tables with which `tokenizers` normalises: to it they are no marks.
+YOUNG = re.compile("([" + re.sub("([0-9a-f]+)[ \n]?", lambda code: chr(int(code[1], 16)), """7fd 898-89f
+8ca-8d3 9fe c3c d3b-d3c eba 1715 1abf-1ace 1df6-1dfa a82c 10d24-10d27 10eab-10eac 10f46-10f50 10f82-10f85
+11070 1133b 1145e 11839-1183a 1193d-1193e 11943 119e0 11a34 11a47 11a99 11d42 11d44-11d45 11d97 16ff0-16ff1
+1e130-1e136 1e2ae 1e2ec-1e2ef""") + "])")
 
-# ----------------------------------------------------------------------------------------------------------------
+
+# ---------------------------------------------------------------------------------------------------------
 # Chat formats. A chat template is a program. It is not run here, it is recognised: brought to one spelling
-# (`_canonical`), it must hold each of a format's fragments, and what is left without them may hold no word beyond
-# the plumbing and the format's branches for tools. So a template that trims, drops a newline, adds a sentence or asks
-# for another role is refused, while quotes, blanks and names of variables do not matter. (Hashes of the published
-# files would be stricter, but every family was republished several times with changes that only touch tools.)
+# (`_canonical`), it must hold the fragments of a format; what is left of its tags without them must be
+# plumbing that the format is known to use or, in the published templates with branches for tools, hold no
+# word that these do not. So a template that trims, drops a newline, adds a sentence or skips a message is
+# refused; quotes, blanks and names of loop variables do not matter. (Hashes of the published files would be
+# stricter still, but each was republished several times with changes that touch tools only.)
 
-PLUMBING = """for in if else elif endif endfor set is not and defined true false none messages message
-loop_messages loop first index0 0 1 add_generation_prompt content bos_token"""
-TOOLS = """tools tool tojson system user assistant or role last function name arguments tool_calls tool_call length You
-may call one more functions to assist with the query are provided signatures within XML tags For each return a and json
-object args Tools tool_response string im_start im_end n ns namespace multi_step_tool last_query_index index think
-reasoning_content startswith endswith forward_message tool_start tool_start_length start_of_message tool_end start_pos
-tool_end_length end_of_message custom_tools tools_in_user_message builtin_tools date_string strftime_now d b Y t 4
-system_message first_user_message ipython raise_exception parameters indent mapping iterable items arg_name arg_val
-reject equalto join code_interpreter Environment have access following To please respond JSON Respond format its value
-dictionary of argument Do use variables Given proper that best answers given prompt Cannot put when there s no This
-model only supports single calls at once start_header_id end_header_id eom_id python_tag"""
+PLUMBING = """{%for message in messages%} {{_}} {%endfor%} {%if add_generation_prompt%} {%endif%}
+{%if not add_generation_prompt is defined%} {%set add_generation_prompt=false%}"""
+LLAMA3 = """{%set loop_messages=messages%} {%for message in loop_messages%} {%set content=_%} {{content}}
+{%if loop.index0==0%} {%set content=_+content%} {%if loop.first%}"""
+TOOLS = """_ for in if else elif endif endfor set is not and or defined true false none messages message
+loop first last index0 0 1 add_generation_prompt content role system user assistant tools tool tojson
+function name arguments length tool_calls tool_call string json You may call one more functions to assist
+with the query are provided signatures n within XML tags For each return a object args Tools tool_response
+im_start im_end ns namespace multi_step_tool index last_query_index think reasoning_content startswith
+endswith forward_message tool_start tool_start_length tool_end start_of_message start_pos tool_end_length
+end_of_message custom_tools tools_in_user_message builtin_tools ipython date_string strftime_now d b Y t 4
+system_message first_user_message raise_exception parameters indent mapping iterable items arg_name arg_val
+reject equalto join code_interpreter Environment have access following To please respond JSON Respond format
+its value dictionary of argument Do use variables Given proper that best answers given prompt Cannot put
+when there s no This model only supports single calls at once start_header_id end_header_id eot_id eom_id
+python_tag"""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a family writes a conversation: `turn` for each message, then `head`; <|name|> is a special token."""
+    """How a family writes a conversation: `turn` for each message, then `head`; <|...|> is one token."""
     name: str
-    fragments: tuple = ()           # of the template, beside turn and head
-    words: str = ""                 # that the rest of the template may hold
+    fragments: tuple = ()           # of the canonical template, beside turn and head
+    plumbing: str = ""              # tags that may remain without them
+    words: str = ""                 # words that the other tags may hold
     turn: str = "<|im_start|>{role}\n{content}<|im_end|>\n"
     head: str = "<|im_start|>assistant\n"
     system: str | None = None       # the system message of a conversation that brings none
@@ -65,46 +79,53 @@ class Format:
     forget: bool = False            # thoughts of earlier turns are left out: Qwen 3
 
     def matches(self, template):
-        turn = self.turn.replace("{role}", "'+message.role+'").replace("{content}", "'+content+'")
-        turn = turn.replace("+content+", "+content|trim+" if self.llama else "+content+")
-        fragments = (f"'{turn}'".replace("+''", ""), f"'{self.head}'", *self.fragments)
-        rest = template
+        """Whether a canonical template writes this format."""
+        turn = self.turn.replace("{role}", "'+message.role+'")
+        turn = turn.replace("{content}", "'+content|trim+'" if self.llama else "'+content+'")
+        fragments = [f"'{turn}'".replace("+''", ""), f"'{self.head}'", *self.fragments]
+        if template.count(fragments[0]) != 1 or not all(fragment in template for fragment in fragments):
+            return False
         for fragment in sorted(fragments, key=len, reverse=True):
-            rest = rest.replace(fragment, " ")
-        return (all(fragment in template for fragment in fragments)
-                and set(re.findall(r"\w+", rest)) <= {*PLUMBING.split(), *self.words.split()})
+            template = template.replace(fragment, "_")
+        tags = re.findall(r"(?s)\{[{%].*?[}%]\}", template.replace(f"'{self.system}'", "_"))
+        return all(tag in PLUMBING + self.plumbing or
+                   self.words and set(re.findall(r"\w+", tag)) <= set(self.words.split()) for tag in tags)
 
 
 def _formats():
+    """The formats that are known."""
     yield Format("ChatML")
-    given = "'<|im_start|>system\n'+messages[0].content+'<|im_end|>\n'"
+    given = ("'<|im_start|>system\n'+messages[0].content+'<|im_end|>\n'", "messages[0].role=='system'")
     for name, system in [("Qwen 2", "You are a helpful assistant."),
                          ("Qwen 2.5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
                          ("SmolLM2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face")]:
         default = f"'<|im_start|>system\n{system}<|im_end|>\n'"
-        yield Format(name, (default, "messages[0].role!='system'"), system=system)
-        yield Format(name, (default, given, "messages[0].role=='system'", f"'{system}'"), TOOLS, system=system)
+        yield Format(name, (default, "messages[0].role!='system'"), "{%if _%} {%if loop.first and _%}",
+                     system=system)
+        yield Format(name, (default, *given), words=TOOLS, system=system)
     off = ("enable_thinking is defined and enable_thinking is false", "'<think>\n\n</think>\n\n'")
     history = ("loop.index0>ns.last_query_index", "loop.last or(not loop.last and reasoning_content)",
                "'<|im_start|>'+message.role+'\n'+content",
                "'\n<think>\n'+reasoning_content.strip('\n')+'\n</think>\n\n'+content.lstrip('\n')")
     think = "<think>\n\n</think>\n\n"
-    yield Format("Qwen 3", off, think=think)
-    yield Format("Qwen 3", (*off, given, *history), TOOLS + " split strip lstrip rstrip", think=think, forget=True)
-    llama = dict(turn="<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>",
-                 head="<|start_header_id|>assistant<|end_header_id|>\n\n", llama=True)
-    yield Format("Llama 3", ("bos_token",), **llama)
+    yield Format("Qwen 3", off, "{%if _%}", think=think)
+    yield Format("Qwen 3", (*off, *given, *history), words=TOOLS + " split strip lstrip rstrip", think=think,
+                 forget=True)
+    llama = dict(turn="<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>", llama=True,
+                 head="<|start_header_id|>assistant<|end_header_id|>\n\n")
+    yield Format("Llama 3", ("bos_token",), LLAMA3, **llama)
     dated = ("'<|start_header_id|>system<|end_header_id|>\n\n", "Cutting Knowledge Date: December 2023\n",
              "Today Date: ", "26 Jul 2024", "messages[0].content|trim", "'<|eot_id|>'", "bos_token")
-    yield Format("Llama 3.1", dated, TOOLS, **llama, system="",
+    yield Format("Llama 3.1", dated, words=TOOLS, system="", **llama,
                  date="Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n")
 
 
 def _canonical(template):
     """The template's code in one spelling; "" if it also writes text outside of its tags."""
-    for blank, tag in [(r"\n\Z", ""), (r"\s*(\{[{%#])-", r"\1"), (r"-([}%#]\})\s*", r"\1"),      # Jinja's {{- and -}}
-                       (r"([%#]\})\n", r"\1"), (r"[ \t]*(\{[%#])", r"\1"), (r"(?s)\{#.*?#\}", "")]:  # blocks, comments
-        template = re.sub(blank, tag, template)
+    for blanks, tag in [(r"\n\Z", ""), (r"\s*(\{[{%#])-", r"\1"), (r"-([}%#]\})\s*", r"\1"),    # {{- and -}},
+                        (r"([%#]\})\n", r"\1"), (r"[ \t]*(\{[%#])", r"\1"),     # blanks around blocks,
+                        (r"(?s)\{#.*?#\}", "")]:                                 # and comments write nothing
+        template = re.sub(blanks, tag, template)
     if re.sub(r"(?s)\{[{%].*?[}%]\}", "", template):
         return ""
     quoted = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
@@ -116,7 +137,7 @@ def _canonical(template):
     return re.sub(r"\['(\w+)'\]", r".\1", code).replace("'+'", "").replace("message.content", "content")
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------
 # Pieces and merges
 
 def _pattern(steps):
@@ -134,7 +155,7 @@ def _pattern(steps):
         if (steps[0]["behavior"], steps[0]["invert"]) == ("Removed", True):
             return pattern
         if (steps[0]["behavior"], steps[0]["invert"]) == ("Isolated", False):
-            return rf"{pattern}|(?:(?!{pattern})[\s\S])+"       # what lies between the matches is a piece, too
+            return rf"{pattern}|(?:(?!{pattern})[\s\S])+"       # what lies between the matches is a piece
     raise UserError(f"the pre-tokeniser {json.dumps(steps)[:200]} is not supported")
 
 
@@ -156,11 +177,12 @@ def _merge(word, order):
 def _ranks(vocabulary, order, whole):
     """The tokens that tiktoken may know, in order of rank, and whether it then does exactly as the list says.
 
-    A token belongs if merging its own letters by the list gives it back; its rank is the last merge on that way. For
-    where two neighbours spell such a token, their letters were merged as they are in the token alone, so the list joins
-    these two as well: both programs see the same candidates in the same order. With `whole` (ignore_merges, Llama 3)
-    a piece that is a token wins over its merges; tokens that merging does not give then come last, which is exact
-    unless two neighbours that the list leaves apart would spell one.
+    A token belongs if merging its own letters by the list gives it back; its rank is the last merge on that
+    way: where two neighbours spell such a token, their letters were merged as they are in the token alone,
+    so the list joins these two as well, and both programs see the same candidates in the same order. With
+    `whole` (ignore_merges, Llama 3) a piece that is a token wins over its merges; tokens that merging does
+    not give then come last, which is exact unless two neighbours that the list leaves apart would spell
+    one.
     """
     ranked, lost = [], {}
     for token in {a + b for a, b in order} | (set(vocabulary) if whole else set()):
@@ -177,7 +199,7 @@ def _ranks(vocabulary, order, whole):
 
 
 def _bounded(text):
-    """The text, cut where letters and digits, or blanks, or anything else run on for more than LONGEST_RUN."""
+    """The text, cut where letters and digits, or blanks, or other signs run on for more than LONGEST_RUN."""
     if len(text) <= LONGEST_RUN:
         return [text]
     runs = (run.span() for run in re.finditer(r"\s+|[^\W_]+|(?:[^\w\s]|_)+", text))
@@ -185,7 +207,7 @@ def _bounded(text):
     return [text[a:b] for a, b in zip(cuts, cuts[1:])]
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------
 
 class Tokenizer:
     """Text to ids and back, and one checkpoint's chat format.
@@ -196,13 +218,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory):
-        """Read a Hugging Face directory; a UserError in one line if a file is missing, malformed or unsupported."""
+        """Read a Hugging Face directory; a UserError if it is missing, malformed or unsupported."""
         try:
             return cls(pathlib.Path(directory))
         except UserError as error:
             raise UserError(f"{directory}: {error}") from None
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, regex.error) as error:
-            raise UserError(f"{directory}: cannot read the tokenizer ({type(error).__name__}: {error})") from error
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
+                regex.error) as why:
+            raise UserError(f"{directory}: cannot read the tokenizer ({type(why).__name__}: {why})") from why
 
     def __init__(self, directory):
         if not (directory / "tokenizer.json").is_file():
@@ -234,9 +257,9 @@ class Tokenizer:
         self.stop_ids = set(ends)
         self._bos = [self.special_id(bos)] if bos else []
         template = config.get("chat_template")
-        if isinstance(template, list):                                          # several templates, each with a name
+        if isinstance(template, list):                              # several templates, each with a name
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
-        if "chat_template.jinja" in self.files:                                 # where transformers 5 keeps it
+        if "chat_template.jinja" in self.files:                     # where transformers 5 keeps it
             template = self.files["chat_template.jinja"].decode()
         code = _canonical(template or "")
         self._format = next((form for form in _formats() if form.matches(code)), None)
@@ -264,17 +287,17 @@ class Tokenizer:
                        if word not in self.special and letters.issuperset(word)}
         pairs = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
         self._order = {(a, b): i for i, (a, b) in enumerate(pairs) if a + b not in self.special}
-        for pair in self._order:
-            if not all(word in self._words for word in (*pair, "".join(pair))):
-                raise UserError(f"tokenizer.json merges {pair}, which are not all in its vocabulary")
+        for a, b in self._order:
+            if not (a in self._words and b in self._words and a + b in self._words):
+                raise UserError(f"tokenizer.json merges {a!r} and {b!r}: they or their union are not in the vocabulary")
         tokens, self._exact = _ranks(self._words, self._order, self._whole)
         self._ids = [self._words.get(token) for token in tokens]                # rank -> id
         self._pieces = regex.compile(pattern)
         self._encoding = tiktoken.Encoding(
             "tokenizer.json", pat_str=pattern, special_tokens={},
-            mergeable_ranks={token.translate(RAW).encode("latin-1"): rank for rank, token in enumerate(tokens)})
+            mergeable_ranks={token.translate(RAW).encode("latin-1"): i for i, token in enumerate(tokens)})
         self._missing = bytes(b for b in range(256) if LETTER[b] not in self._words)
-        never = {0xC0, 0xC1, *range(0xF5, 256)}                                 # bytes that UTF-8 does not use
+        never = {0xC0, 0xC1, *range(0xF5, 256)}                     # bytes that UTF-8 does not use
         if set(self._missing) - never and (model.get("unk_token") or model.get("byte_fallback")):
             raise UserError("single bytes are missing and an unknown token stands for them: not supported")
 
@@ -284,7 +307,7 @@ class Tokenizer:
         self.vocab_size = max(self._bytes) + 1
         # Special tokens are found as well, so that the longest name wins as in `tokenizers`, but remain text.
         names = sorted([*self.added, *self.special], key=len, reverse=True)
-        self._names = re.compile("(" + "|".join(map(re.escape, names)) + ")") if self.added else None
+        self._names = re.compile("|".join(map(re.escape, names)))
 
     # Text ---------------------------------------------------------------------------------------------------
 
@@ -293,16 +316,20 @@ class Tokenizer:
 
         An added token that is not special (Qwen 3's <think>) is ordinary: its name in a text is its id.
         """
-        text, ids = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), []
-        for part in self._names.split(text) if self._names else [text]:
-            if part in self.added:
-                ids.append(self.added[part])
-            else:
-                for chunk in _bounded(unicodedata.normalize("NFC", part) if self._nfc else part):
-                    ids += self._encode(chunk)
-        return ids
+        text, ids, start = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), [], 0
+        for name in self._names.finditer(text) if self.added else ():
+            if name[0] in self.added:
+                ids += self._encode_plain(text[start:name.start()]) + [self.added[name[0]]]
+                start = name.end()
+        return ids + self._encode_plain(text[start:])
 
-    def _encode(self, text):
+    def _encode_plain(self, text):
+        """Ids of text without added tokens."""
+        if self._nfc and not text.isascii():
+            text = "".join(unicodedata.normalize("NFC", part) for part in YOUNG.split(text))
+        return [id for chunk in _bounded(text) for id in self._encode_chunk(chunk)]
+
+    def _encode_chunk(self, text):
         raw = text.encode()
         if self._exact and len(raw.translate(None, self._missing)) == len(raw):
             return [self._ids[rank] for rank in self._encoding.encode_ordinary(text)]
@@ -332,9 +359,9 @@ class Tokenizer:
 
     # Conversations ------------------------------------------------------------------------------------------
     # They grow by appending; what was sampled is never decoded and encoded again:
-    #     ids = chat(messages)                        up to the assistant's header
-    #     ids += sampled + after(sampled)             what the row sampled, then what the template puts behind it
-    #     ids += turn("user", text) + assistant       the next message, and the assistant's header again
+    #     ids = chat(messages)                      up to the assistant's header
+    #     ids += sampled + after(sampled)           what was sampled, then what the template puts behind it
+    #     ids += turn("user", text) + assistant     the next message, and the assistant's header again
 
     @property
     def format(self):
@@ -344,7 +371,7 @@ class Tokenizer:
         return self._format
 
     def chat(self, messages):
-        """[{"role", "content"}] -> ids, exactly the chat template's, up to where the assistant starts to speak.
+        """[{"role", "content"}] -> the chat template's ids, up to where the assistant starts to speak.
 
         Content is ordinary text (or ids, taken as they are); special tokens come from the format alone.
         """
@@ -362,7 +389,10 @@ class Tokenizer:
         return ids + self.assistant
 
     def turn(self, role, content, before=""):
-        """One more message as ids, with its end token and what the template puts behind it; content: text or ids."""
+        """One more message as ids, with its end token and what follows; content: text or sampled ids.
+
+        `before` is text of the format that precedes the content (Llama 3.1's date).
+        """
         if role not in ("system", "user", "assistant"):
             raise UserError(f"unknown role {role!r} in a conversation: take system, user or assistant")
         header, footer = self.format.turn.split("{content}")
@@ -377,12 +407,12 @@ class Tokenizer:
         return self._render(self.format.head + self.format.think)
 
     def after(self, sampled):
-        """The forced ids behind a sampled turn: the end token, if it did not stop with it, and the template's rest."""
+        """The forced ids behind a sampled turn: the end token unless it is there, and what follows."""
         ids = self._render(self.format.turn.split("{content}")[1])
         return ids[1:] if len(sampled) and sampled[-1] == ids[0] else ids
 
     def _render(self, text, role="", content=""):
-        """Ids of a format: <|name|> is a special token, the text between two of them is encoded in one piece."""
+        """Ids of a format: <|...|> is a special token, text between two of them is encoded in one piece."""
         parts = re.split(r"(<\|\w+\|>)", text)
         return [id for i, part in enumerate(parts) for id in
                 ([self.special_id(part)] if i % 2 else self.encode(part.format(role=role, content=content)))]
@@ -394,8 +424,10 @@ class Tokenizer:
 
 
 def _forget(content, current, last):
-    """Qwen 3 shows an assistant's thoughts after the last question only, and there the last turn has always a block."""
+    """Qwen 3 shows thoughts after the last question only; there the last turn always has a block for them."""
     thought, think, answer = content.rpartition("</think>")
     answer = answer.lstrip("\n") if think else answer
     thought = thought.split("</think>")[0].split("<think>")[-1].strip("\n")
-    return f"<think>\n{thought}\n</think>\n\n" + answer.lstrip("\n") if current and (last or thought) else answer
+    if current and (last or thought):
+        return f"<think>\n{thought}\n</think>\n\n" + answer.lstrip("\n")
+    return answer

@@ -1,4 +1,5 @@
 """Benchmarks: reading JSON lines, and fetching from a server that speaks every upstream's format."""
+import functools
 import hashlib
 import http.server
 import json
@@ -11,6 +12,7 @@ import pytest
 from data import UserError, benchmarks
 from data.benchmarks import BENCHMARKS, boxed, fingerprint, load, published, read_jsonl
 
+shared_rows = functools.cache(load)         # (name, directory): several tests read the same large files
 MATHS = [name for name in BENCHMARKS if not name.startswith(("rewardbench", "judgebench"))]
 
 
@@ -26,8 +28,8 @@ def refused(what, *args):
 
 def test_rows_of_ones_own(tmp_path):
     path = tmp_path / "mine.jsonl"
-    path.write_text('\ufeff{"problem": "1+1\u2028", "answer": 2.0, "mine": [1]}\r\n\n{"id": 7, "problem": "p", "answer": "x"}',
-                    encoding="utf-8")
+    path.write_text('\ufeff{"problem": "1+1\u2028", "answer": 2.0, "mine": [1]}\r\n\n'
+                    '{"id": 7, "problem": "p", "answer": "x"}', encoding="utf-8")
     assert load(path) == load(str(path)) == [
         {"id": "mine-1", "problem": "1+1\u2028", "answer": "2", "mine": [1]},
         {"id": "7", "problem": "p", "answer": "x"}]
@@ -46,14 +48,21 @@ JUDGE = {"question": "q", "response_a": "one", "response_b": "two", "answer": "B
 
 
 @pytest.mark.parametrize("text, what", [
-    ("", "empty"), ("\n \n", "empty"), (GOOD + "{", "line 2: malformed"), (GOOD + "\n\n[1]", "line 4: .*list"),
-    (GOOD + "[" * 100_000, "line 2: malformed"), (GOOD * 2 + '{"problem": "p"}', "line 3: no 'answer'"),
-    ('{"question": "p", "answer": "a"}', "line 1: no 'problem'.*'question'"), ('"text"', "line 1: a JSON str"),
+    ("", "empty"), ("\n \n", "empty"),
+    (GOOD + "{", "line 2: malformed"),
+    (GOOD + "\n\n[1]", "line 4: .*list"),
+    (GOOD + "[" * 100_000, "line 2: malformed"),
+    (GOOD[:20], "line 1: malformed"),
+    (b"\xff" + GOOD.encode(), "line 1: malformed"),
+    ('"text"', "line 1: a JSON str"),
+    (GOOD * 2 + '{"problem": "p"}', "line 3: no 'answer'"),
+    ('{"question": "p", "answer": "a"}', "line 1: no 'problem'.*'question'"),
     ('{"problem": "p", "answer": null}', "line 1: 'answer' is None, not text"),
-    ('{"problem": "p", "answer": true}', "'answer' is True"), ('{"problem": "p", "answer": ["a"]}', "'answer' is"),
-    ('{"problem": 3, "answer": "a"}', "'problem' is 3"), ('{"problem": "p", "answer": " "}', "'answer' is ' '"),
-    (json.dumps({**JUDGE, "answer": "C"}), "line 1: .*'A' or 'B', not 'C'"), (b"\xff" + GOOD.encode(), "line 1: malf"),
-    (GOOD.replace("p", "q" * 9)[:20], "line 1: malformed")])
+    ('{"problem": "p", "answer": true}', "'answer' is True"),
+    ('{"problem": "p", "answer": ["a"]}', "'answer' is"),
+    ('{"problem": "p", "answer": " "}', "'answer' is ' '"),
+    ('{"problem": 3, "answer": "a"}', "'problem' is 3"),
+    (json.dumps({**JUDGE, "answer": "C"}), "line 1: .*'A' or 'B', not 'C'")])
 def test_bad_lines(tmp_path, text, what):
     path = tmp_path / "bad.jsonl"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -76,7 +85,7 @@ def test_judge_rows_look_like_all_others(tmp_path):
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_shared_files_serve_as_they_are(shared_data, name, capsys):
-    rows = load(name, shared_data)
+    rows = shared_rows(name, shared_data)
     assert published(name, rows) and len({row["id"] for row in rows}) == len(rows)
     assert all(isinstance(row[key], str) and row[key] for row in rows for key in ("id", "problem", "answer"))
     assert capsys.readouterr().err == ""
@@ -89,7 +98,7 @@ def test_another_file_in_data_dir_is_used_and_said(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("solution, answer", [
-    (r"so \boxed{1} or \boxed{\frac{1}{2}}.", r"\frac{1}{2}"), (r"$\boxed 2$.", "2"), (r"\boxed{}", ""), ("no box", "no")])
+    (r"so \boxed{1} or \boxed{\frac{1}{2}}.", r"\frac{1}{2}"), (r"$\boxed 2$.", "2"), (r"\boxed{}", "")])
 def test_boxed(solution, answer):
     assert boxed(solution) == answer
 
@@ -111,12 +120,14 @@ class Upstream(http.server.ThreadingHTTPServer):
     def service(self, rows, truncated=()):
         """The hub's rows service, GET /rows?dataset=...&config=...&split=...&offset=...&length=..."""
         def page(query):
-            assert (query["dataset"], query["config"], query["split"]) == ("allenai/reward-bench", "default", "filtered")
+            assert query["dataset"] == "allenai/reward-bench"
+            assert (query["config"], query["split"]) == ("default", "filtered")
             start, length = int(query["offset"]), int(query["length"])
             assert length <= 100
-            return json.dumps({"features": [], "num_rows_total": len(rows), "num_rows_per_page": 100, "partial": False,
-                               "rows": [{"row_idx": place, "row": row, "truncated_cells": list(truncated)}
-                                        for place, row in enumerate(rows)][start:start + length]}).encode()
+            entries = [{"row_idx": place, "row": row, "truncated_cells": list(truncated)}
+                       for place, row in enumerate(rows)][start:start + length]
+            return json.dumps({"features": [], "rows": entries, "num_rows_total": len(rows),
+                               "num_rows_per_page": 100, "partial": False}).encode()
         self.pages["/rows"] = page
 
 
@@ -148,6 +159,8 @@ def server(tmp_path, monkeypatch):
 
 
 QWEN = "/QwenLM/Qwen2.5-Math/main/evaluation/data"
+SIMPLERL = "/hkust-nlp/simpleRL-reason/v0/train/data"
+JUDGEBENCH = "/ScalerLab/JudgeBench/main/data/dataset=judgebench,response_model="
 AOPS = "https://artofproblemsolving.com/wiki/index.php"
 EASY = {  # name: path, upstream's rows as they are written there, what they become
     "math500": ("/datasets/HuggingFaceH4/MATH-500/resolve/main/test.jsonl", [
@@ -156,9 +169,10 @@ EASY = {  # name: path, upstream's rows as they are written there, what they bec
         [{"id": "test/algebra/3.json", "problem": "p", "answer": "1", "level": 2, "subject": "Algebra"}]),
     "gsm8k": ("/openai/grade-school-math/master/grade_school_math/data/test.jsonl", [
         {"question": "p", "answer": "a <<1+1=2>>2\n#### 2,125"}, {"question": "q", "answer": "b\n#### -3"}],
-        [{"id": "gsm8k-test-0", "problem": "p", "answer": "2125"}, {"id": "gsm8k-test-1", "problem": "q", "answer": "-3"}]),
+        [{"id": "gsm8k-test-0", "problem": "p", "answer": "2125"}, {"id": "gsm8k-test-1", "answer": "-3"}]),
     "gsm8k-train": ("/openai/grade-school-math/master/grade_school_math/data/train.jsonl", [
-        {"question": "p", "answer": "a\n#### 72"}], [{"id": "gsm8k-train-0", "problem": "p", "answer": "72"}]),
+        {"question": "p", "answer": "a\n#### 72"}],
+        [{"id": "gsm8k-train-0", "problem": "p", "answer": "72"}]),
     "aime24": (QWEN + "/aime24/test.jsonl", [
         {"id": 60, "problem": "p", "solution": "s", "answer": "033", "year": "2024",
          "url": AOPS + "/2024_AIME_I_Problems/Problem_10"}],
@@ -167,8 +181,10 @@ EASY = {  # name: path, upstream's rows as they are written there, what they bec
         {"id": 0, "problem": "p", "answer": 27.0, "url": AOPS + "/2023_AMC_12A_Problems/Problem_1"}],
         [{"id": "2023_AMC_12A_P1", "problem": "p", "answer": "27"}]),
     "gaokao2023en": (QWEN + "/gaokao2023en/test.jsonl", [
-        {"source": "s", "question": "p", "answer": "$5$ or $9$"}, {"question": "p", "answer": "$145$solution:"},
-        {"question": "p?(A) 1answers: $\\frac{3}{10}$", "answer": ""}, {"question": "p?Answer: A", "answer": ""}],
+        {"source": "s", "question": "p", "answer": "$5$ or $9$"},
+        {"question": "p", "answer": "$145$solution:"},
+        {"question": "p?(A) 1answers: $\\frac{3}{10}$", "answer": ""},
+        {"question": "p?Answer: A", "answer": ""}],
         [{"answer": "5 or 9"}, {"answer": "145"}, {"problem": "p?(A) 1", "answer": "\\frac{3}{10}"},
          {"id": "gaokao2023en-3", "problem": "p?", "answer": "A"}]),
     "minerva": (QWEN + "/minerva_math/test.jsonl", [
@@ -178,14 +194,16 @@ EASY = {  # name: path, upstream's rows as they are written there, what they bec
         {"id": 1606, "question": "p", "solution": ["s", "t"], "final_answer": ["$69$,$84$."], "context": None,
          "image_1": None, "is_multiple_answer": True, "unit": None, "answer_type": "Numerical", "error": None,
          "subfield": "Combinatorics", "subject": "Math", "language": "English"}],
-        [{"id": "olympiadbench-1606", "problem": "p", "answer": "69,84", "subject": "Combinatorics", "solution": "s\nt"}]),
+        [{"id": "olympiadbench-1606", "problem": "p", "answer": "69,84", "subject": "Combinatorics",
+          "solution": "s\nt"}]),
     "math-train": (QWEN + "/math/train.jsonl", [
-        {"problem": "q\n", "level": "Level ?", "type": "Geometry", "solution": r"\$ \boxed{\$ 5}.", "unique_id": "b"},
-        {"problem": "p", "level": "Level 5", "type": "Algebra", "solution": r"\boxed{}", "unique_id": "a"}],
-        [{"id": "a", "problem": "p", "answer": "0", "level": 5}, {"id": "b", "problem": "q", "answer": "\\$ 5"}]),
-    "math-lv35": ("/hkust-nlp/simpleRL-reason/v0/train/data/math_level3to5_data_processed_with_qwen_prompt.json", [
-        {"input": "<|im_start|>", "answer": "1", "gt_answer": "43_5.", "subject": "Algebra", "level": 5, "question": "p",
-         "ground_truth_answer": "1", "target": "1"}],
+        {"unique_id": "b", "problem": "q\n", "level": "Level ?", "solution": r"\$ \boxed{\$ 5}."},
+        {"unique_id": "a", "problem": "p", "level": "Level 5", "type": "Algebra", "solution": r"\boxed{}"}],
+        [{"id": "a", "problem": "p", "answer": "0", "level": 5, "subject": "Algebra"},
+         {"id": "b", "problem": "q", "answer": "\\$ 5"}]),
+    "math-lv35": (SIMPLERL + "/math_level3to5_data_processed_with_qwen_prompt.json", [
+        {"input": "<|im_start|>", "question": "p", "answer": "1", "gt_answer": "43_5.", "target": "1",
+         "ground_truth_answer": "1", "subject": "Algebra", "level": 5}],
         [{"id": "lv35-0", "problem": "p", "answer": "43_5", "level": 5, "subject": "Algebra"}])}
 
 
@@ -211,10 +229,10 @@ def test_formats(server, monkeypatch, tmp_path, name):
 
 
 def test_judgebench(server, monkeypatch):
-    pair = {"pair_id": "e302", "original_id": 1420, "source": "livebench-math", "question": "q", "response_model": "m",
-            "response_A": "one", "response_B": "two", "label": "B>A"}
-    for model, change in (("gpt-4o-2024-05-13", {}), ("claude-3-5-sonnet-20240620", {"pair_id": "f", "label": "A>B"})):
-        server.lines(f"/ScalerLab/JudgeBench/main/data/dataset=judgebench,response_model={model}.jsonl", [pair | change])
+    pair = {"pair_id": "e302", "original_id": 1420, "source": "livebench-math", "question": "q",
+            "response_model": "m", "response_A": "one", "response_B": "two", "label": "B>A"}
+    server.lines(JUDGEBENCH + "gpt-4o-2024-05-13.jsonl", [pair])
+    server.lines(JUDGEBENCH + "claude-3-5-sonnet-20240620.jsonl", [pair | {"pair_id": "f", "label": "A>B"}])
     publish(monkeypatch, "judgebench", benchmarks.fetch("judgebench"))
     first, second = load("judgebench")
     assert (first["id"], first["answer"], second["id"], second["answer"]) == ("e302", "B", "f", "A")
@@ -222,18 +240,21 @@ def test_judgebench(server, monkeypatch):
 
 
 def test_rewardbench(server, monkeypatch):
-    held_out = "alpacaeval-easy/%d" % next(int(pair.split("/")[1]) for pair in benchmarks.splits()["rewardbench970"]
-                                           if pair.startswith("alpacaeval-easy/"))
-    rows = [{"prompt": f"q{number}", "chosen": "good", "chosen_model": "m", "rejected": "bad", "rejected_model": "n",
-             "subset": "alpacaeval-easy", "id": number} for number in (int(held_out.split("/")[1]), *range(9000, 9150))]
+    pairs = benchmarks.splits()["rewardbench970"]
+    held_out = next(pair for pair in pairs if pair.startswith("alpacaeval-easy/"))
+    rows = [{"prompt": f"q{number}", "chosen": "good", "chosen_model": "m", "rejected": "bad",
+             "rejected_model": "n", "subset": "alpacaeval-easy", "id": number}
+            for number in (int(held_out.split("/")[1]), *range(9000, 9150))]
     server.service(rows)
     for name, pairs in (("rewardbench970", 1), ("rewardbench5k", 150)):
         publish(monkeypatch, name, benchmarks.fetch(name))
         found = load(name)
+        assert [row["id"] for row in found] != sorted(row["id"] for row in found) or pairs == 1     # mixed
         assert len(found) == 2 * pairs and len({row["id"] for row in found}) == 2 * pairs
         for row in found:
             assert (row["response_a"] == "good") == (row["answer"] == "A")
-            assert row["id"].startswith(held_out + "/") == (name == "rewardbench970") and row["category"] == "Chat"
+            assert row["id"].startswith(held_out + "/") == (name == "rewardbench970")
+            assert row["category"] == "Chat"
     assert [urllib.parse.parse_qs(path)["offset"] for path in server.requests[:2]] == [["0"], ["100"]]
     server.service(rows, truncated=["chosen"])
     with pytest.raises(UserError, match="rows are missing or cut"):
@@ -243,15 +264,16 @@ def test_rewardbench(server, monkeypatch):
 def test_tiny133_with_and_without_ids(server, monkeypatch, tmp_path):
     rows = [{"problem": f"p{number}\n", "level": "Level 1", "type": "Algebra", "solution": r"\boxed{1}",
              "unique_id": f"train/{number}"} for number in range(5)]
-    tiny = {"train/3": hashlib.sha256(b"p3").hexdigest()[:8], "train/1": hashlib.sha256(b"p1").hexdigest()[:8]}
+    tiny = {f"train/{n}": hashlib.sha256(f"p{n}".encode()).hexdigest()[:8] for n in (3, 1)}
     monkeypatch.setattr(benchmarks, "splits", lambda: {"math-tiny133": tiny})
     for named in (True, False):
         server.lines(QWEN + "/math/train.jsonl", rows if named else [
             {key: value for key, value in row.items() if key != "unique_id"} for row in reversed(rows)])
         found = benchmarks.fetch("math-train")
         publish(monkeypatch, "math-train", found)
-        publish(monkeypatch, "math-tiny133", [{"problem": "p1", "answer": "1"}, {"problem": "p3", "answer": "1"}])
-        assert [(row["id"], row["problem"]) for row in load("math-tiny133")] == [("train/3", "p3"), ("train/1", "p1")]
+        publish(monkeypatch, "math-tiny133", [{"problem": f"p{n}", "answer": "1"} for n in (1, 3)])
+        tiny_rows = [(row["id"], row["problem"]) for row in load("math-tiny133")]
+        assert tiny_rows == [("train/3", "p3"), ("train/1", "p1")]
         for file in (tmp_path / "cache").iterdir():
             file.unlink()
 
@@ -267,12 +289,13 @@ def test_what_is_not_the_published_is_refused(server, monkeypatch, tmp_path):
     assert not (tmp_path / "cache").exists()
     server.lines(path, upstream)
     assert len(load("gsm8k")) == 2
-    (tmp_path / "cache/gsm8k.jsonl").write_text(GOOD)           # a cache that was tampered with is fetched again
+    (tmp_path / "cache/gsm8k.jsonl").write_text(GOOD)           # a damaged cache is fetched again
     assert len(load("gsm8k")) == 2
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b'{"question": "q"', b'{"question": "q"}', b'{"answer": "#### 1"}',
-                                  b"[]", b"\xff", b'{"question": "q", "answer": "no mark"}', b"[" * 100_000])
+@pytest.mark.parametrize("body", [
+    b"", b"<html>", b'{"question": "q"', b'{"question": "q"}', b'{"answer": "#### 1"}', b"[]", b"\xff",
+    b'{"question": "q", "answer": "no mark"}', b"[" * 100_000])
 def test_damaged_upstream(server, body):
     server.pages[EASY["gsm8k"][0]] = body
     assert "--data-dir" in refused("damaged or in a new format", "gsm8k")
@@ -286,26 +309,27 @@ def test_offline(server, monkeypatch):
 
 def upstream_of(name, row):
     """A row of ../shared/data as its upstream would write it, as far as is known."""
-    answer = row.get("answer_raw", row["answer"])
+    problem, answer = row.get("problem_raw", row["problem"]), row.get("answer_raw", row["answer"])
     if name.startswith("gsm8k"):
-        return {"question": row["problem"], "answer": row["solution"]}
-    if name.startswith("math-t"):
-        return {"problem": row["problem"] + "\n", "level": f"Level {row.get('level', '?')}", "type": row["subject"],
+        return {"question": problem, "answer": row["solution"]}
+    if name == "math-train":
+        return {"problem": problem + "\n", "level": f"Level {row.get('level', '?')}",
                 "solution": row["solution"]}
     if name == "math-lv35":
-        return {"question": row["problem"], "gt_answer": answer, "level": row["level"], "subject": row["subject"]}
+        return {"question": problem, "gt_answer": answer}
     if name == "minerva":
-        return {"problem": row["problem"], "solution": row["solution"], "type": row["subject"]}
+        return {"problem": problem, "solution": row["solution"], "type": row["subject"]}
     if name == "olympiadbench":
-        return {"id": int(row["id"].split("-")[1]), "question": row["problem"], "final_answer": [answer], "solution": []}
-    return {"question": row.get("problem_raw", row["problem"]), "answer": answer, "url": row.get("url"),
+        return {"id": int(row["id"].split("-")[1]), "question": problem, "final_answer": [answer],
+                "solution": []}
+    return {"question": problem, "answer": answer, "url": row.get("url"),
             "unique_id": row["id"] if name == "math500" else None}
 
 
 @pytest.mark.parametrize("name", [name for name in MATHS if name != "math-tiny133"])
 def test_committed_hashes_can_be_reached(server, shared_data, name):
-    """Every row of ../shared/data, turned back into its upstream's format, comes through fetching to the hash."""
-    rows = load(name, shared_data)
+    """Every row of ../shared/data, turned back into its upstream's format and fetched, comes to the hash."""
+    rows = shared_rows(name, shared_data)
     upstream = [upstream_of(name, row) for row in rows]
     path = EASY[name][0]
     server.lines(path, upstream[::-1] if name == "math-train" else upstream)
@@ -316,28 +340,30 @@ def test_committed_hashes_can_be_reached(server, shared_data, name):
         assert [row["id"] for row in fetched] == [row["id"] for row in rows]
     else:
         assert [row["problem"] for row in load("math-tiny133")] == [
-            row["problem"].strip() for row in load("math-tiny133", shared_data)]
+            row["problem"].strip() for row in shared_rows("math-tiny133", shared_data)]
 
 
 @pytest.mark.parametrize("name", ["rewardbench970", "rewardbench5k"])
 def test_rewardbench_is_rebuilt(server, shared_data, name):
     pairs = {}
     for split in ("rewardbench970", "rewardbench5k"):
-        for row in load(split, shared_data):
+        for row in shared_rows(split, shared_data):
             good, bad = (row["response_a"], row["response_b"])[::1 if row["answer"] == "A" else -1]
             subset, number = row["pair_id"].split("/")
-            pairs[row["pair_id"]] = {"prompt": row["question"], "chosen": good, "rejected": bad, "subset": subset,
-                                     "id": int(number)}
+            pairs[row["pair_id"]] = {"prompt": row["question"], "chosen": good, "rejected": bad,
+                                     "subset": subset, "id": int(number)}
             assert row["category"] == benchmarks.judge_row("", "", "", "", "", subset)["category"]
     server.service(list(pairs.values()))
     assert len(pairs) == 2985 and len(load(name)) == BENCHMARKS[name][0]
 
 
 def test_judgebench_is_rebuilt(server, shared_data):
-    rows = load("judgebench", shared_data)
+    rows = shared_rows("judgebench", shared_data)
     for model in ("gpt-4o-2024-05-13", "claude-3-5-sonnet-20240620"):
-        server.lines(f"/ScalerLab/JudgeBench/main/data/dataset=judgebench,response_model={model}.jsonl", [
-            {"pair_id": row["id"], "source": row["subset"], "question": row["question"], "response_A": row["response_a"],
-             "response_B": row["response_b"], "label": "A>B" if row["answer"] == "A" else "B>A"}
+        server.lines(f"{JUDGEBENCH}{model}.jsonl", [
+            {"pair_id": row["id"], "source": row["subset"], "question": row["question"],
+             "response_A": row["response_a"], "response_B": row["response_b"],
+             "label": "A>B" if row["answer"] == "A" else "B>A"}
             for row in rows if row["response_model"] == model])
-    assert [(row["id"], row["category"]) for row in load("judgebench")] == [(row["id"], row["category"]) for row in rows]
+    for ours, theirs in zip(load("judgebench"), rows):
+        assert (ours["id"], ours["category"]) == (theirs["id"], theirs["category"])

@@ -109,9 +109,9 @@ def test_score_gives_each_role_its_reward():
 
 
 def test_high_learns_first_and_then_in_turn():
-    who = [rema.learners(step, "rema", 2) for step in range(6)]
+    who = [rema.learners(step, ["high", "low"], 2) for step in range(6)]
     assert who == [("high",)] * 2 + [("low",)] * 2 + [("high",)] * 2
-    assert rema.learners(5, "rema", 0) == ("high", "low") and rema.learners(5, "mrp", 2) == ("solo",)
+    assert rema.learners(5, ["high", "low"], 0) == ("high", "low") and rema.learners(5, ["solo"], 2) == ("solo",)
     assert rema.sampling_shape(("high",), 8, 6) == (8, 1) and rema.sampling_shape(("low",), 8, 6) == (1, 6)
     assert rema.sampling_shape(("high", "low"), 4, 4) == (4, 4) and rema.sampling_shape(("solo",), 8, 6) == (1, 6)
 
@@ -119,3 +119,12 @@ def test_high_learns_first_and_then_in_turn():
 def test_prompts_take_any_text_as_it_is():
     messages = rema.LOW.prompt("what is {plan}?", "{question} \\boxed{")
     assert messages[1]["content"] == "Problem:\nwhat is {plan}?\n\nPlan:\n{question} \\boxed{"
+
+
+def test_a_worked_example_stands_before_the_question():
+    for process in rema.PROCESSES:
+        for plain, shown in zip(rema.roles(process), rema.roles(process, example=True)):
+            assert shown.prompt("q", "p")[::3] == plain.prompt("q", "p") and not plain.example
+            assert [message["role"] for message in shown.prompt("q")] == ["system", "user", "assistant", "user"]
+    assert "\\boxed{10}" in rema.roles("rema", True)[1].example[1]["content"]
+    assert "10" not in rema.roles("rema", True)[0].example[1]["content"]      # a plan never states the answer
