@@ -266,7 +266,7 @@ class Tokenizer:
         self._problem = ("its chat template is none of Llama 3 to 3.2, Qwen 2 to 3, SmolLM2 and plain ChatML"
                          if template else "it has no chat template (take an Instruct checkpoint)")
         # What ends or frames a turn is special, whatever the file says: text must not be able to hold it.
-        frame = self._format.turn if self._format else ""
+        frame = re.findall(r"<\|\w+\|>", self._format.turn) if self._format else ()
         for name in [name for name, id in self.added.items() if id in self.stop_ids or name in frame]:
             self.special[name] = self.added.pop(name)
 
@@ -289,7 +289,7 @@ class Tokenizer:
         self._order = {(a, b): i for i, (a, b) in enumerate(pairs) if a + b not in self.special}
         for a, b in self._order:
             if not (a in self._words and b in self._words and a + b in self._words):
-                raise UserError(f"tokenizer.json merges {a!r} and {b!r}: they or their union are not in the vocabulary")
+                raise UserError(f"tokenizer.json merges {a!r} and {b!r}, which its vocabulary does not hold")
         tokens, self._exact = _ranks(self._words, self._order, self._whole)
         self._ids = [self._words.get(token) for token in tokens]                # rank -> id
         self._pieces = regex.compile(pattern)
@@ -297,9 +297,8 @@ class Tokenizer:
             "tokenizer.json", pat_str=pattern, special_tokens={},
             mergeable_ranks={token.translate(RAW).encode("latin-1"): i for i, token in enumerate(tokens)})
         self._missing = bytes(b for b in range(256) if LETTER[b] not in self._words)
-        never = {0xC0, 0xC1, *range(0xF5, 256)}                     # bytes that UTF-8 does not use
-        if set(self._missing) - never and (model.get("unk_token") or model.get("byte_fallback")):
-            raise UserError("single bytes are missing and an unknown token stands for them: not supported")
+        if self._missing and model.get("byte_fallback"):
+            raise UserError("tokens that stand for single bytes (byte_fallback) are not supported")
 
         self._bytes = {id: word.encode() for word, id in [*self.vocabulary.items(), *self.added.items()]}
         self._bytes.update((id, word.translate(RAW).encode("latin-1")) for word, id in self._words.items())

@@ -155,10 +155,10 @@ def test_conversations_are_in_the_formats_of_rema():
 def test_habits_come_in_the_stated_proportions():
     rng, kinds = random.Random(1), []
     for _ in range(4000):
-        kinds.append(make_tiny.write_plan(rng, "3+4*(2+5)", make_tiny.PLANS[2])[0])
+        kinds.append(make_tiny.write_plan(rng, {"problem": "3+4*(2+5)", "level": 2}, make_tiny.PLANS)[0])
     for kind, share in make_tiny.PLANS[2].items():
         assert abs(kinds.count(kind) / 4000 - share) < 0.03
-    for table in (*make_tiny.PLANS.values(), *make_tiny.JSON_PLANS.values(), make_tiny.FORMATS, make_tiny.TURNS):
+    for table in (*make_tiny.PLANS.values(), *make_tiny.JSON_PLANS.values(), make_tiny.FORMATS, make_tiny.FINISH):
         assert sum(table.values()) == pytest.approx(1)
 
 
