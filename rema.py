@@ -227,7 +227,7 @@ def policy_loss(new, old, advantage, weight, clip=0.2, kl=0.0, ref=None):
 # Who learns when
 
 def learners(step, names, switch_every):
-    """The names of the roles that are trained at a step, Algorithm 1: the first (high) first, in turn every `switch_every` steps; 0: both at once.
+    """The names of the roles that are trained at a step, Algorithm 1: in turn every `switch_every` steps; 0: all at once.
 
     While one agent is frozen the other one faces a stationary environment: block coordinate ascent.
     """

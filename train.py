@@ -37,55 +37,48 @@ DEFAULTS = {True: ("arithmetic", 2e-4, 64, 32, 60), False: ("words", 1e-6, 512, 
 
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    group = parser.add_argument_group("model and problems").add_argument
-    group("--model", default="tiny", help="a name (tiny, llama-1b, qwen3-0.6b ...), a hub name, or a directory (tiny)")
-    group("--process", choices=sorted(rema.PROCESSES), default="rema", help="vrp: one agent; mrp: one agent that plans "
-          "first; rema: a planner and a solver (rema)")
-    group("--data", help="arithmetic, words, a benchmark's name, or a JSON-lines file (arithmetic for tiny, else words)")
-    group("--eval-data", help="held-out problems, likewise (the other split of generated data, a tenth of a file)")
-    group("--data-dir", help="a directory that holds NAME.jsonl, so that nothing is downloaded")
-    group("--example", action="store_true", help="put a worked example before each problem: small models need to see the "
-          "format once")
-    group = parser.add_argument_group("sampling").add_argument
-    group("--questions", type=int, help="problems a step (32 for tiny, else 16)")
-    group("--plans", type=int, default=8, help="plans a problem while the high-level agent learns: its group (8)")
-    group("--answers", type=int, default=8, help="answers a plan while the low-level or the only agent learns (8)")
-    group("--answers-high", type=int, default=1, help="answers a plan while the high-level agent learns; more make its "
-          "reward steadier (1)")
-    group("--max-new-tokens", type=int, help="for each turn (64 for tiny, else 512)")
-    group("--temperature", type=float, default=1.0, help="of the samples that are learned from, as in the paper; the "
-          "log-probs of the loss use it too (1.0)")
-    group("--batch", type=int, default=256, help="rows decoded at a time; fewer need less memory (256)")
-    group = parser.add_argument_group("learning").add_argument
-    group("--steps", type=int, help="batches of rollouts (60 for tiny, else 100)")
-    group("--switch-every", type=int, default=10, help="steps until the other agent learns, as in the paper; 0: both at "
-          "once (10)")
-    group("--updates", type=int, default=1, help="optimizer steps on each batch; more make the ratio matter (1)")
-    group("--advantage", choices=rema.ADVANTAGES, default="grpo", help="what a reward is compared with (grpo)")
-    group("--normalise", choices=("batch", "sequence", "constant"), help="the loss is averaged over the tokens of the "
-          "batch, or of each sequence first, or divided by max-new-tokens (batch; constant for dr_grpo)")
-    group("--lr", type=float, help="peak learning rate of AdamW (2e-4 for tiny, else 1e-6)")
-    group("--warmup", type=int, default=5, help="updates of each agent until the learning rate is reached (5)")
-    group("--clip", type=float, default=0.2, help="the ratio is clipped to 1 +- this (0.2)")
-    group("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
-    group("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
-    group("--micro-tokens", type=int, default=16384, help="tokens, padding included, that go through the model at once "
-          "in training; fewer need less memory and change nothing else (16384)")
-    group("--checkpointing", action="store_true", help="recompute activations in the backward pass: less memory, a third "
-          "slower")
-    group = parser.add_argument_group("watching").add_argument
-    group("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
-    group("--eval-questions", type=int, help="held-out problems (1000 for tiny, else 100)")
-    group("--show-every", type=int, default=20, help="steps between two printed episodes (20)")
-    group("--save-every", type=int, default=10, help="steps between checkpoints for --resume (10)")
-    group = parser.add_argument_group("run").add_argument
-    group("--seed", type=int, default=0, help="of all draws (0)")
-    group("--device", help="cpu, cuda or mps (cuda where there is one)")
-    group("--dtype", choices=("float32", "bfloat16"), help="the type to compute in; weights are kept and updated in "
-          "float32 (bfloat16 on cuda, else float32)")
-    group("--out", help="the run's directory (out/MODEL-PROCESS-sSEED, with -2, -3 ... when that exists)")
-    group("--resume", metavar="DIR", help="go on with an interrupted run; all its settings are taken from there, only a "
-          "larger --steps may be added")
+    flag = parser.add_argument_group("model and problems").add_argument
+    flag("--model", default="tiny", help="a name (tiny, llama-1b, qwen3-0.6b ...), a hub name, or a directory (tiny)")
+    flag("--process", choices=sorted(rema.PROCESSES), default="rema", help="vrp or mrp: one agent, as a control (rema)")
+    flag("--data", help="arithmetic, words, a benchmark or a JSON-lines file (arithmetic for tiny, else words)")
+    flag("--eval-data", help="held-out problems, likewise (generated: the other split; a file: a tenth of it)")
+    flag("--data-dir", help="a directory that holds NAME.jsonl, so that nothing is downloaded")
+    flag("--example", action="store_true", help="show a worked example first: small models need to see the format once")
+    flag = parser.add_argument_group("sampling").add_argument
+    flag("--questions", type=int, help="problems a step (32 for tiny, else 16)")
+    flag("--plans", type=int, default=8, help="plans a problem while the high-level agent learns: its group (8)")
+    flag("--answers", type=int, default=8, help="answers a plan while the low-level or the only agent learns (8)")
+    flag("--answers-high", type=int, default=1, help="answers a plan while the high-level agent learns: less noise (1)")
+    flag("--max-new-tokens", type=int, help="for each turn (64 for tiny, else 512)")
+    flag("--temperature", type=float, default=1.0, help="of the samples and of the loss alike; 1 as in the paper (1.0)")
+    flag("--batch", type=int, default=256, help="rows decoded at a time: fewer need less memory (256)")
+    flag = parser.add_argument_group("learning").add_argument
+    flag("--steps", type=int, help="batches of rollouts (60 for tiny, else 100)")
+    flag("--switch-every", type=int, default=10, help="steps until the other agent learns; 0: both at once (10, the paper's)")
+    flag("--first", choices=("high", "low"), default="high", help="who learns first; Algorithm 1 has low (high)")
+    flag("--updates", type=int, default=1, help="optimizer steps on each batch: more make the ratio matter (1)")
+    flag("--advantage", choices=rema.ADVANTAGES, default="grpo", help="what a reward is compared with (grpo)")
+    flag("--normalise", choices=("batch", "sequence", "constant"), help="what a token's loss is divided by: tokens of the "
+         "batch, of its sequence, or max-new-tokens (batch; constant for dr_grpo)")
+    flag("--lr", type=float, help="peak learning rate of AdamW (2e-4 for tiny, else 1e-6)")
+    flag("--warmup", type=int, default=5, help="updates of each agent until the learning rate is reached (5)")
+    flag("--clip", type=float, default=0.2, help="the ratio is clipped to 1 +- this (0.2, the paper's)")
+    flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
+    flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
+    flag("--micro-tokens", type=int, default=16384, help="tokens that go through the model at once in training, padding "
+         "included: fewer need less memory and change nothing else (16384)")
+    flag("--checkpointing", action="store_true", help="recompute activations in the backward pass: less memory, slower")
+    flag = parser.add_argument_group("watching").add_argument
+    flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
+    flag("--eval-questions", type=int, help="held-out problems (1000 for tiny, else 100)")
+    flag("--show-every", type=int, default=20, help="steps between two printed episodes (20)")
+    flag("--save-every", type=int, default=10, help="steps between checkpoints for --resume (10)")
+    flag = parser.add_argument_group("run").add_argument
+    flag("--seed", type=int, default=0, help="of all draws (0)")
+    flag("--device", help="cpu, cuda or mps (cuda where there is one)")
+    flag("--dtype", choices=("float32", "bfloat16"), help="to compute in; weights are kept in float32 (bfloat16 on cuda)")
+    flag("--out", help="the run's directory (out/MODEL-PROCESS-sSEED, with -2, -3 ... when that exists)")
+    flag("--resume", metavar="DIR", help="go on with a run, with its settings; only a larger --steps may be added")
     args = parser.parse_args(argv)
     if args.resume:
         path = pathlib.Path(args.resume) / "config.json"
@@ -343,7 +336,7 @@ def show(episode):
 
 def one_step(step, agents, tokenizer, rows, roles, args, reference):
     """Sample, score, learn -> (metrics, episodes)."""
-    learning = rema.learners(step, list(agents), args.switch_every)
+    learning = rema.learners(step, sorted(agents, key=lambda role: role != args.first), args.switch_every)
     plans, answers = rema.sampling_shape(learning, args.plans, args.answers, args.answers_high)
     started = time.perf_counter()
     episodes = rollout({role: a.model for role, a in agents.items()}, tokenizer, rows, roles, plans=plans, answers=answers,
@@ -373,16 +366,6 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
     metrics.update(time_sample=sampled - started, time_train=ended - sampled,
                    sample_tokens_per_s=tokens / (sampled - started), train_tokens_per_s=trained / (ended - sampled))
     return metrics, episodes
-
-
-def log_line(step, m):
-    rewards = " ".join(f"{role} {m['reward_' + role]:+.2f}" for role in ("high", "low", "solo") if f"reward_{role}" in m)
-    number = lambda name, form: format(m[name], form) if m.get(name) is not None else "-"        # noqa: E731
-    return (f"step {step:4d} {m['learner']:8} reward {rewards}  acc {m['accuracy']:.2f}  len {m['length']:.0f}  "
-            f"cut {m['truncated']:.2f}  same {number('frac_reward_zero_std', '.2f')}  ent {number('entropy', '.2f')}  "
-            f"kl {number('kl', '.4f')}  grad {number('grad_norm', '.2f')}  clip {number('clip_share', '.3f')}  "
-            f"dlogp {number('sampling_logp_difference', '.0e')}  tok/s {m['sample_tokens_per_s']:.0f} "
-            f"{m['train_tokens_per_s']:.0f}")
 
 
 def run(argv):
@@ -481,7 +464,7 @@ def train(first, agents, tokenizer, rows, eval_rows, roles, args, out, best, ref
         with open(out / "episodes.jsonl", "a", encoding="utf-8") as file:
             for episode in episodes:
                 file.write(f'{{"step": {step}, {evaluation.record(episode)[1:]}\n')
-        say(log_line(step, metrics))
+        say(plots.log_line(step, metrics))
         for name in watch(metrics):
             say(f"  warning: {name}")
         if bad:
@@ -503,7 +486,7 @@ def train(first, agents, tokenizer, rows, eval_rows, roles, args, out, best, ref
     plots.curves(lines, out / "curves.png", title=f"{args.model}, {args.process}, seed {args.seed}")
     if failures == 3:
         raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {out}")
-    closing_table(lines, args, out, agents, tokenizer, eval_rows, roles)
+    closing_table(lines, args, agents, tokenizer, eval_rows, roles)
 
 
 def save_agents(agents, tokenizer, directory):
@@ -511,38 +494,17 @@ def save_agents(agents, tokenizer, directory):
         models.save(learner.model, tokenizer, directory / role)
 
 
-def gains(lines):
-    """Points of held-out accuracy at temperature 1 that came in the phases of each role -> {role: points}."""
-    measured = [(line["step"], line["heldout_t1"]) for line in lines if "heldout_t1" in line]
-    learner = {line["step"]: line["learner"] for line in lines if "learner" in line}
-    result = {}
-    for (_, before), (step, after) in zip(measured, measured[1:]):
-        result[learner[step]] = result.get(learner[step], 0.0) + after - before
-    return result
-
-
-def closing_table(lines, args, out, agents, tokenizer, eval_rows, roles):
-    measured = [line for line in lines if "heldout_greedy" in line]
-    before, after = measured[0], measured[-1]
+def closing_table(lines, args, agents, tokenizer, eval_rows, roles):
+    """What the run has changed, for stdout."""
     print(f"\n{args.model}, {args.process}, {len(eval_rows)} held-out problems of {args.eval_data or args.data}, percent")
-    print("                          before          after      gained")
-    for name, label in (("greedy", "greedy"), ("t1", "temperature 1")):
-        was, now = before[f"heldout_{name}"], after[f"heldout_{name}"]
-        print(f"  {label:16} {was:8.1f} +- {before[f'heldout_{name}_se']:3.1f} {now:8.1f} +- "
-              f"{after[f'heldout_{name}_se']:3.1f} {now - was:+9.1f}")
-    for role, points in gains(lines).items():
-        print(f"  gained in the phases of {role}: {points:+.1f} points (temperature 1)")
+    print(plots.before_and_after(lines))
     if len(roles) == 2:
         outcomes = evaluation.diagnose({role: a.model for role, a in agents.items()}, tokenizer, eval_rows, roles,
                                        max_new_tokens=args.max_new_tokens, batch=args.batch)
         for name in ("swapped", "emptied"):
             cost = evaluation.accuracy([a - b for a, b in zip(outcomes["kept"], outcomes[name])])
             print(f"  plans {name}: costs {cost[0]:.1f} +- {cost[1]:.1f} points (greedy)")
-        print(f"  plans with the gold answer: {after['heldout_greedy_leaks']:.1f} %")
-    tokens = sum(line.get("sampled_tokens", 0) for line in lines)
-    print(f"  {sum(line.get('episodes', 0) for line in lines):,} episodes, {tokens:,} sampled tokens")
-    print(f"  {out}: curves.png, metrics.jsonl, episodes.jsonl, config.json, " +
-          ", ".join(f"{role}/" for role in agents) + ", best/")
+    print(f"{args.out}: curves.png, metrics.jsonl, episodes.jsonl, config.json, {', '.join(agents)}, best")
 
 
 def main(argv=None):

@@ -1,4 +1,4 @@
-"""Figures. matplotlib is imported here and nowhere else, without a display."""
+"""What a run shows of itself: a line a step, a closing table, learning curves. matplotlib is imported nowhere else."""
 import matplotlib
 
 matplotlib.use("Agg")
@@ -54,3 +54,40 @@ def shade(axes, steps):
                 axis.axvspan(steps[start]["step"] - 0.5, line["step"] + 0.5, alpha=0.12, linewidth=0,
                              color=COLOURS[line["learner"]])
             start = i + 1
+
+
+def log_line(step, m):
+    """One step's metrics for the terminal, fields always in the same order; - where a field has no value."""
+    rewards = " ".join(f"{role} {m['reward_' + role]:+.2f}" for role in ("high", "low", "solo") if f"reward_{role}" in m)
+    number = lambda name, form: format(m[name], form) if m.get(name) is not None else "-"        # noqa: E731
+    return (f"step {step:4d} {m['learner']:8} reward {rewards}  acc {m['accuracy']:.2f}  len {m['length']:.0f}  "
+            f"cut {m['truncated']:.2f}  same {number('frac_reward_zero_std', '.2f')}  ent {number('entropy', '.2f')}  "
+            f"kl {number('kl', '.4f')}  grad {number('grad_norm', '.2f')}  clip {number('clip_share', '.3f')}  "
+            f"dlogp {number('sampling_logp_difference', '.0e')}  tok/s {m['sample_tokens_per_s']:.0f} "
+            f"{m['train_tokens_per_s']:.0f}")
+
+
+def gains(lines):
+    """Points of held-out accuracy at temperature 1 that came in the phases of each role -> {role: points}."""
+    learner = {line["step"]: line["learner"] for line in lines if "learner" in line}
+    measured, result = [line for line in lines if "heldout_t1" in line], {}
+    for before, after in zip(measured, measured[1:]):
+        role = learner[after["step"]]
+        result[role] = result.get(role, 0.0) + after["heldout_t1"] - before["heldout_t1"]
+    return result
+
+
+def before_and_after(lines):
+    """The closing table of a run as text. lines: the dictionaries of metrics.jsonl."""
+    measured = [line for line in lines if "heldout_greedy" in line]
+    rows = ["                          before          after      gained"]
+    for name, label in (("greedy", "greedy"), ("t1", "temperature 1")):
+        (was, error), (now, error_now) = ((line[f"heldout_{name}"], line[f"heldout_{name}_se"])
+                                          for line in (measured[0], measured[-1]))
+        rows.append(f"  {label:16} {was:8.1f} +- {error:3.1f} {now:8.1f} +- {error_now:3.1f} {now - was:+9.1f}")
+    rows += [f"  gained in the phases of {role}: {points:+.1f} points (temperature 1)"
+             for role, points in gains(lines).items()]
+    if "heldout_greedy_leaks" in measured[-1]:
+        rows.append(f"  plans with the gold answer: {measured[-1]['heldout_greedy_leaks']:.1f} % (greedy)")
+    return "\n".join(rows + [f"  {sum(line.get('episodes', 0) for line in lines):,} episodes, "
+                             f"{sum(line.get('sampled_tokens', 0) for line in lines):,} sampled tokens"])

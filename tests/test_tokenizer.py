@@ -28,7 +28,7 @@ def split(regex, behavior="Isolated", invert=False):
 
 
 def write(directory, merges=(), vocab=(), added=(), missing="", template=TURN + HEAD, files=(), **changes):
-    """A tokenizer with merges ("a b"), further tokens and added ones (name, special), in this order from 256."""
+    """A tokenizer with merges ("a b"), further tokens, added tokens (name, special): in this order from 256 on."""
     letters = [LETTER[b] for b in range(256)]
     words = letters + [merge.replace(" ", "") for merge in merges] + list(vocab)
     words = {word: id for id, word in enumerate(dict.fromkeys(words)) if word not in missing}
@@ -90,7 +90,7 @@ def test_missing_bytes_are_dropped_before_merging(tmp_path):
     """SmolLM2 lacks 21 bytes: tiktoken panics, with what is no Exception; `tokenizers` drops them."""
     tokenizer = write(tmp_path, ["! !"], missing=[LETTER[0x04], LETTER[0xA9]])
     assert tokenizer.encode("a\x04b") == [97, 98]
-    assert tokenizer.encode("!\x04!") == [256]                      # they become neighbours
+    assert tokenizer.encode("!\x04!!") == [256, 33]                 # they become neighbours
     assert tokenizer.encode("\x04") == [] and tokenizer.encode("é") == [0xC3]
     assert tokenizer.decode([0xC3, 97]) == "\ufffda"
 
@@ -177,8 +177,8 @@ def test_long_runs_are_linear_and_do_not_panic(tmp_path, unit):
 
 
 def test_short_runs_are_not_cut(tmp_path):
-    tokenizer = write(tmp_path, ["a a", "aa aa"])
-    assert tokenizer.encode("a" * 3000) == [257] * 750
+    tokenizer = write(tmp_path, ["a a", "aa aa", "aaaa aaaa"])
+    assert tokenizer.encode("a" * 3000) == [258] * 375
     assert tokenizer.encode("ab, " * 3000) == ids("ab, " * 3000)
 
 
@@ -495,7 +495,7 @@ def test_conversations_that_cannot_be_written(tmp_path):
 
 STRESS = ("naïve café e\u0301 \u1100\u1161\u11a8 ﬁ ½ x² Ⅳ ٣٤ 数学题:求 x+1=2。 हिन्दी ไทย עברית العربية \U0001f469"
           "\u200d\U0001f469\u200d\U0001f467\U0001f3f3\ufe0f\u200d\U0001f308 \U0001d518 I'LL don't 'ſ  12,345."
-          "678  \n\n\t x = \\frac{1}{2}\r\n   \u00a0\u2003\u3000 \x04!\x04! <|im_end|><|eot_id|><|endoftext|>")
+          "678  \n\n\t x = \\frac{1}{2}\r\n  \u00a0\u2003\u3000 \x04!\x04! <|im_end|><|eot_id|><|endoftext|>")
 GOLDEN = {
     "llama3": {
         "12x + 345 = 6,789.  \\boxed{537}\n\n":
@@ -525,7 +525,7 @@ GOLDEN = {
             [44, 108, 306, 79, 486, 108, 21198, 108, 85, 320, 79, 311, 108, 46],
     },
 }
-STRESS_DIGEST = {"llama3": "5b64a0a62c99ee44", "qwen2": "bf42bf2b739f42c2", "smollm2": "ed3a9945b935f1b8"}
+STRESS_DIGEST = {"llama3": "3e07892c538a9633", "qwen2": "d7e1c648db505cdf", "smollm2": "d6328a15fde35a6b"}
 STOP = {"llama3": {128001, 128009}, "qwen2": {151645, 151643}, "smollm2": {2}}
 CHAT = {"llama3": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
                   "<|start_header_id|>assistant<|end_header_id|>\n\n",
@@ -554,7 +554,7 @@ def test_golden_ids(request, name):
         assert tokenizer.decode(expected) == text
     assert digest(tokenizer.encode(STRESS)) == STRESS_DIGEST[name]
     assert show(tokenizer, tokenizer.chat([USER])) == CHAT[name]
-    assert tokenizer.stop_ids == STOP[name]
+    assert tokenizer.stop_ids == STOP[name] and tokenizer.decode(STOP[name]) == ""
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen2", "smollm2"])
