@@ -28,8 +28,8 @@ GENERATED = {"arithmetic": "arithmetic", "words": "words"}
 def load_data(name, split, count, data_dir=None):
     """Rows {"id", "problem", "answer", ...} of generated problems, a benchmark, or a JSON-lines file.
 
-    Generated problems have disjoint splits "train" and "heldout"; a file is used as it is. count None: all rows (for
-    generated ones 1,000). Raises UserError for a name that is not known and for a malformed file.
+    Generated problems have disjoint splits "train" and "heldout"; a file is used as it is. count None: all
+    rows (for generated ones 1,000). Raises UserError for a name that is not known and for a malformed file.
     """
     if name in GENERATED:
         return arithmetic.generate(count or 1000, seed=0, split=split, kind=name)
@@ -37,7 +37,7 @@ def load_data(name, split, count, data_dir=None):
 
 
 def load_agents(name, roles, device="cpu", dtype=torch.float32):
-    """-> ({role name: Transformer}, tokenizer). name: a model, or a run's directory with high/ and low/ (or solo/)."""
+    """-> ({role: Transformer}, tokenizer). name: a model, or a run's directory (high/ and low/, or solo/)."""
     names, directory = [role.name for role in roles], pathlib.Path(name)
     if any((directory / one / "config.json").exists() for one in ("high", "low", "solo")):
         for one in names:
@@ -52,7 +52,8 @@ def load_agents(name, roles, device="cpu", dtype=torch.float32):
 def fitting(rows, tokenizer, roles, context, max_new_tokens):
     """Rows whose prompts, a full plan included, leave room for a full answer in the context."""
     def longest(row):
-        return max(len(tokenizer.chat(role.prompt(row["problem"]))) for role in roles) + len(roles) * max_new_tokens
+        return (max(len(tokenizer.chat(role.prompt(row["problem"]))) for role in roles)
+                + len(roles) * max_new_tokens)
     return [row for row in rows if longest(row) <= context]
 
 
@@ -68,12 +69,14 @@ def accuracy(outcomes):
     return 100 * mean, 100 * math.sqrt(variance / n)
 
 
-def evaluate(agents, tokenizer, rows, roles, *, max_new_tokens, temperature=0.0, key=("eval",), batch=256, bar=None):
-    """One episode a row, scored. A row that is too long for the context gets an empty episode, which is wrong."""
+def evaluate(agents, tokenizer, rows, roles, *, max_new_tokens, temperature=0.0, key=("eval",),
+             batch=256, bar=None):
+    """One episode a row, scored. A row too long for the context gets an empty episode, which is wrong."""
     context = next(iter(agents.values())).config.context
     fits = {id(row) for row in fitting(rows, tokenizer, roles, context, max_new_tokens)}
     episodes = rollout.rollout(agents, tokenizer, [row for row in rows if id(row) in fits], roles,
-                               max_new_tokens=max_new_tokens, temperature=temperature, key=key, batch=batch, bar=bar)
+                               max_new_tokens=max_new_tokens, temperature=temperature, key=key,
+                               batch=batch, bar=bar)
     turns = [rema.Turn(role.name, [], [], [], False, "") for role in roles]
     episodes += [rema.Episode(row, -1 - i, 0, 0, turns) for i, row in enumerate(rows) if id(row) not in fits]
     rema.score(episodes)
@@ -81,7 +84,7 @@ def evaluate(agents, tokenizer, rows, roles, *, max_new_tokens, temperature=0.0,
 
 
 def summary(episodes):
-    """What a table shows of scored episodes: accuracy among all and among boxed answers, boxes, truncation, leaks, lengths."""
+    """What a table shows of episodes: accuracy (of all, of the boxed), boxes, truncation, leaks, lengths."""
     boxed = [e for e in episodes if rewards.extract(e.response) is not None]
     result = {"problems": len(episodes), "accuracy": accuracy([e.correct for e in episodes]),
               "boxed": accuracy([rewards.extract(e.response) is not None for e in episodes]),
@@ -99,25 +102,28 @@ def diagnose(agents, tokenizer, rows, roles, *, max_new_tokens, key=("eval",), b
 
     -> {"kept" | "swapped" | "emptied": list of 0/1, one a row}. A lazy high-level agent shows no drop.
     """
-    kept = evaluate(agents, tokenizer, rows, roles, max_new_tokens=max_new_tokens, key=key, batch=batch, bar=bar)
+    kept = evaluate(agents, tokenizer, rows, roles, max_new_tokens=max_new_tokens, key=key,
+                    batch=batch, bar=bar)
     rows, plans, low = [e.row for e in kept], [e.turns[0].text for e in kept], roles[1]
     outcomes = {"kept": [int(e.correct) for e in kept]}
     for name, texts in (("swapped", plans[1:] + plans[:1]), ("emptied", [""] * len(plans))):
         groups = rollout.speak(agents["low"], tokenizer, low,
                                [low.prompt(row["problem"], plan) for row, plan in zip(rows, texts)], 1,
-                               [(*key, name, row["id"]) for row in rows], max_new_tokens, temperature=0.0, batch=batch,
-                               bar=bar)
-        outcomes[name] = [int(rewards.is_correct(turns[0].text, row["answer"])) for row, turns in zip(rows, groups)]
+                               [(*key, name, row["id"]) for row in rows], max_new_tokens, temperature=0.0,
+                               batch=batch, bar=bar)
+        outcomes[name] = [int(rewards.is_correct(turns[0].text, row["answer"]))
+                          for row, turns in zip(rows, groups)]
     return outcomes
 
 
 def record(episode):
     """An episode as one line of JSON for people and scripts."""
-    return json.dumps({"id": episode.row["id"], "problem": episode.row["problem"], "answer": episode.row["answer"],
-                       "turns": [{"role": turn.role, "text": turn.text, "tokens": len(turn.tokens),
-                                  "stopped": turn.stopped} for turn in episode.turns],
-                       "extracted": rewards.extract(episode.response), "correct": episode.correct,
-                       "rewards": episode.rewards}, ensure_ascii=False)
+    return json.dumps({
+        "id": episode.row["id"], "problem": episode.row["problem"], "answer": episode.row["answer"],
+        "turns": [{"role": turn.role, "text": turn.text, "tokens": len(turn.tokens), "stopped": turn.stopped}
+                  for turn in episode.turns],
+        "extracted": rewards.extract(episode.response), "correct": episode.correct,
+        "rewards": episode.rewards}, ensure_ascii=False)
 
 
 def fresh(path):
@@ -127,18 +133,19 @@ def fresh(path):
 
 
 def run(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", default="tiny", help="a name, a hub name, a directory, or a run's directory (default tiny)")
+    add("--model", default="tiny", help="a name, a hub name, a directory or a run's directory (default tiny)")
     add("--process", choices=sorted(rema.PROCESSES), default="rema", help="who speaks (default rema)")
-    add("--example", action="store_true", help="put a worked example before each problem, for models that need one")
-    add("--data", default=None, help="arithmetic, words, a benchmark's name or a JSON-lines file with problem and answer "
-                                     "(default: arithmetic for tiny, else words)")
+    add("--example", action="store_true", help="worked example before each problem, for models that need it")
+    add("--data", default=None, help="arithmetic, words, a benchmark's name or a JSON-lines file with "
+                                     "problem and answer (default: arithmetic for tiny, else words)")
     add("--data-dir", default=None, help="a directory that holds NAME.jsonl, instead of a download")
-    add("--limit", type=int, default=None, help="only the first so many problems (default all; 1,000 generated ones)")
-    add("--max-new-tokens", type=int, default=None, help="for each turn (default 64 for arithmetic, else 512)")
+    add("--limit", type=int, default=None, help="only the first N problems (default all; 1,000 generated)")
+    add("--max-new-tokens", type=int, default=None, help="for a turn (default 64 for arithmetic, else 512)")
     add("--temperature", type=float, default=0.0, help="0 is greedy, as the paper evaluates (default 0)")
-    add("--diagnose", action="store_true", help="also answer under swapped and emptied plans: does the plan matter?")
+    add("--diagnose", action="store_true", help="also answer under swapped and empty plans: do plans matter?")
     add("--batch", type=int, default=256, help="rows decoded at a time: less memory, slower (default 256)")
     add("--seed", type=int, default=0, help="of the draws when the temperature is not 0 (default 0)")
     add("--device", default=None, help="cpu, cuda or mps (default: cuda where there is one)")
@@ -154,8 +161,8 @@ def run(argv):
     rows = load_data(data, "heldout", args.limit, args.data_dir)
     tokens = args.max_new_tokens or (64 if data == "arithmetic" else 512)
     name = pathlib.Path(args.model).name
-    out = pathlib.Path(args.out) if args.out else fresh(pathlib.Path("out") /
-                                                        f"eval-{name}-{args.process}-{pathlib.Path(data).stem}")
+    out = pathlib.Path(args.out) if args.out else fresh(
+        pathlib.Path("out") / f"eval-{name}-{args.process}-{pathlib.Path(data).stem}")
     if args.out and out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: name another --out, or leave it away")
 
@@ -167,7 +174,8 @@ def run(argv):
     if skipped:
         print(f"{skipped} problems are too long for the context of this model and count as wrong")
     for what, value in summary(episodes).items():
-        print(f"  {what:28}", f"{value[0]:6.1f} % +- {value[1]:.1f}" if isinstance(value, tuple) else f"{value:8.1f}")
+        print(f"  {what:28}", f"{value[0]:6.1f} % +- {value[1]:.1f}" if isinstance(value, tuple)
+              else f"{value:8.1f}")
     if args.diagnose and args.process == "rema":
         with tqdm(total=4 * len(rows), desc="diagnose", unit="turn") as bar:
             outcomes = diagnose(agents, tokenizer, rows, roles, bar=bar, **common)
@@ -183,7 +191,7 @@ def run(argv):
 
 def main(argv=None):
     """Run with command-line arguments; a user's mistake is one line on stderr and exit status 2."""
-    torch.set_flush_denormal(True)           # a confident tiny model otherwise computes in denormals, 15 times slower
+    torch.set_flush_denormal(True)           # a confident tiny model would run in denormals, 15 times slower
     try:
         run(argv)
     except UserError as error:

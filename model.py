@@ -1,8 +1,8 @@
-"""The transformer of Llama 3, Qwen 2.5, Qwen 3 and SmolLM2, its KV cache, and its Hugging Face directory on disk.
+"""The transformer of Llama 3, Qwen 2.5, Qwen 3 and SmolLM2, its KV cache, and its Hugging Face directory.
 
-One file, one model: RMSNorm, rotary positions, grouped-query attention, SwiGLU. The families differ in three switches
-(a bias on q, k, v; a norm on q and k; tied or untied head) and in numbers. Modules carry the names of the tensors in
-the checkpoint, so that loading is a comparison of two dictionaries and nothing is renamed.
+One file, one model: RMSNorm, rotary positions, grouped-query attention, SwiGLU. The families differ in three
+switches (a bias on q, k, v; a norm on q and k; tied or untied head) and in numbers. Modules carry the names
+of the tensors in the checkpoint, so that loading is a comparison of two dictionaries and nothing is renamed.
 
 Shapes: B rows, P prompts, T new tokens, S keys (T and what came before), V vocabulary, D width, H heads,
 K key-value heads, R = H / K query heads for each of them, C head width, L layers.
@@ -21,7 +21,7 @@ from data.checkpoint import atomic_write, read_json, read_tensors, resolve, writ
 from data.tokenizer import Tokenizer
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Configuration
 
 @dataclass
@@ -47,7 +47,7 @@ class Config:
     def from_hf(cls, raw):
         """config.json of transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters) -> Config.
 
-        Raises UserError for an unknown architecture, for a missing entry, and for a setting that we would get wrong.
+        Raises UserError for an unknown architecture, a missing entry, and a setting that we would get wrong.
         """
         def need(key, source=raw):
             if source.get(key) is None:
@@ -60,19 +60,22 @@ class Config:
 
         family = raw.get("model_type")
         if family not in ("llama", "qwen2", "qwen3"):
-            raise UserError(f"config.json: model_type {family!r} is not implemented (llama, qwen2 and qwen3 are)")
+            raise UserError(f"config.json: model_type {family!r} is not implemented "
+                            "(llama, qwen2 and qwen3 are)")
         refuse("use_sliding_window", False)
         refuse("mlp_bias", False)
         refuse("quantization_config", None)
         refuse("partial_rotary_factor", 1.0)
         if need("hidden_act") != "silu":
-            raise UserError(f"config.json says hidden_act = {raw['hidden_act']!r}; only 'silu' is implemented")
+            raise UserError(f"config.json says hidden_act = {raw['hidden_act']!r}; "
+                            "only 'silu' is implemented")
         if any(kind != "full_attention" for kind in raw.get("layer_types") or ()):
             raise UserError("config.json: layer_types other than full_attention are not implemented")
         if family != "qwen2":
             refuse("attention_bias", False)
 
-        rope = raw.get("rope_parameters") or {"rope_theta": raw.get("rope_theta"), **(raw.get("rope_scaling") or {})}
+        rope = raw.get("rope_parameters") or {"rope_theta": raw.get("rope_theta"),
+                                              **(raw.get("rope_scaling") or {})}
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("default", "llama3"):
             raise UserError(f"config.json: rope type {kind!r} is not implemented (default and llama3 are)")
@@ -83,61 +86,64 @@ class Config:
 
         heads = need("num_attention_heads")
         config = cls(
-            family=family, vocab_size=need("vocab_size"), width=need("hidden_size"), layers=need("num_hidden_layers"),
-            heads=heads, kv_heads=need("num_key_value_heads"), hidden=need("intermediate_size"),
-            head_width=need("head_dim") if family == "qwen3" else raw.get("head_dim") or need("hidden_size") // heads,
-            context=need("max_position_embeddings"), eps=need("rms_norm_eps"), rope_theta=need("rope_theta", rope),
-            rope_scaling=scaling, tied=need("tie_word_embeddings"), qkv_bias=family == "qwen2",
-            qk_norm=family == "qwen3")
+            family=family, vocab_size=need("vocab_size"), width=need("hidden_size"),
+            layers=need("num_hidden_layers"), heads=heads, kv_heads=need("num_key_value_heads"),
+            hidden=need("intermediate_size"), head_width=need("head_dim") if family == "qwen3" else (
+                raw.get("head_dim") or need("hidden_size") // heads),
+            context=need("max_position_embeddings"), eps=need("rms_norm_eps"),
+            rope_theta=need("rope_theta", rope), rope_scaling=scaling, tied=need("tie_word_embeddings"),
+            qkv_bias=family == "qwen2", qk_norm=family == "qwen3")
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_width", "hidden", "context"):
             if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:
-                raise UserError(f"config.json: {name} = {getattr(config, name)!r} is not a positive whole number")
+                raise UserError(f"config.json: {name} = {getattr(config, name)!r} is not a positive "
+                                "whole number")
         if config.heads % config.kv_heads or config.head_width % 2:
-            raise UserError(f"config.json: {config.heads} heads over {config.kv_heads} key-value heads of width "
-                            f"{config.head_width} do not divide")
+            raise UserError(f"config.json: {config.heads} heads over {config.kv_heads} key-value heads "
+                            f"of width {config.head_width} do not divide")
         return config
 
     def to_hf(self, dtype):
-        """The config.json that transformers 4 and 5 both read (each knows one of the two spellings of the rope)."""
+        """The config.json that transformers 4 and 5 read (each knows one of the rope's two spellings)."""
         rope = {"rope_type": "llama3", **self.rope_scaling} if self.rope_scaling else {"rope_type": "default"}
         architecture = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
         return {"architectures": [architecture[self.family]], "model_type": self.family,
                 "vocab_size": self.vocab_size, "hidden_size": self.width, "num_hidden_layers": self.layers,
-                "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads, "head_dim": self.head_width,
-                "intermediate_size": self.hidden, "hidden_act": "silu", "max_position_embeddings": self.context,
-                "rms_norm_eps": self.eps, "tie_word_embeddings": self.tied, "attention_bias": self.qkv_bias,
+                "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads,
+                "head_dim": self.head_width, "intermediate_size": self.hidden, "hidden_act": "silu",
+                "max_position_embeddings": self.context, "rms_norm_eps": self.eps,
+                "tie_word_embeddings": self.tied, "attention_bias": self.qkv_bias,
                 "rope_theta": self.rope_theta, "rope_scaling": rope if self.rope_scaling else None,
                 "rope_parameters": {"rope_theta": self.rope_theta, **rope},
                 "torch_dtype": dtype, "dtype": dtype}
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The transformer
 
 def rope_frequencies(config):
     """Angle per position of each pair of channels -> (C / 2,), float32.
 
-    theta^(-2i / C); with llama3 scaling (Llama 3.1's config, rope_type "llama3") slow rotations are `factor` times
-    slower, fast ones are kept, and between the two wavelengths the two are blended.
+    theta^(-2i / C); with llama3 scaling (Llama 3.1's config, rope_type "llama3") slow rotations are `factor`
+    times slower, fast ones are kept, and between the two wavelengths the two are blended.
     """
     exponent = torch.arange(0, config.head_width, 2, dtype=torch.int64).float() / config.head_width
     frequency = 1.0 / config.rope_theta ** exponent
     if config.rope_scaling is None:
         return frequency
     factor, low, high, original = config.rope_scaling.values()
-    turns = original * frequency / (2 * math.pi)             # how often the pair turns within the original context
+    turns = original * frequency / (2 * math.pi)             # turns of the pair within the original context
     keep = ((turns - low) / (high - low)).clamp(0, 1)        # 0: slow, stretch it; 1: fast, leave it
     return (1 - keep) * frequency / factor + keep * frequency
 
 
 def rotate(x, cos, sin):
-    """Turn channel i with channel i + C / 2 by the position's angle: Hugging Face's half-split order of channels."""
+    """Turn channel i with channel i + C / 2 by the position's angle: Hugging Face's half-split order."""
     a, b = x.chunk(2, -1)                                                      # (B, heads, T, C / 2) each
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
 class RMSNorm(nn.Module):
-    precision = torch.float32        # the published models norm in float32, whatever their type; tests set float64
+    precision = torch.float32        # published models norm in float32 whatever their type; tests set float64
 
     def __init__(self, width, eps):
         super().__init__()
@@ -164,10 +170,11 @@ class Attention(nn.Module):
 
     def forward(self, x, cos, sin, cache):
         B, T, _ = x.shape
-        q, k, v = (proj(x).view(B, T, -1, self.head_width) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (proj(x).view(B, T, -1, self.head_width)
+                   for proj in (self.q_proj, self.k_proj, self.v_proj))
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)      # (B, H, T, C), (B, K, T, C) twice
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)      # (B, H or K, T, C) each
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
@@ -201,7 +208,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """tokens (B, T) int64 -> logits (B, T, V). Weights start as N(0, 0.02), residual outputs smaller, as GPT-2 has it."""
+    """tokens (B, T) int64 -> logits (B, T, V). New weights: N(0, 0.02), residual outputs smaller (GPT-2)."""
 
     def __init__(self, config):
         super().__init__()
@@ -212,7 +219,7 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tied:
             self.lm_head.weight = self.embed_tokens.weight
-        self.frequency = rope_frequencies(config)            # no buffer: .to(bfloat16) must not round the angles
+        self.frequency = rope_frequencies(config)            # no buffer: .to(bfloat16) must not round angles
         self.checkpointing = False                           # recompute the blocks in the backward pass
 
     def init_weights(self, generator):
@@ -231,8 +238,8 @@ class Transformer(nn.Module):
     def hidden(self, tokens, cache=None, lengths=None):
         """tokens (B, T) -> the normed output of the last block (B, T, D); what the head turns into logits.
 
-        Without a cache, rows are plain causal sequences: padding goes to the right, where nothing looks at it. With
-        one, row b's tokens follow what the cache holds of it; lengths (B,) says how many of the T are real (all).
+        Without a cache, rows are plain causal sequences: padding goes right, where nothing looks at it. With
+        one, row b's tokens follow what the cache holds of it; lengths (B,): how many of the T are real (all).
         """
         x = self.embed_tokens(tokens)                                          # (B, T, D)
         if cache is None:
@@ -251,28 +258,28 @@ class Transformer(nn.Module):
         return self.norm(x)
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The KV cache
 
 class Cache:
     """Keys and values of B rows, perhaps on top of prompts that several rows share.
 
-    A prompt is run once, into a Cache of its own; Cache(prefix=prompts, group=...) then holds what its samples add,
-    and each sample looks at both. Row b's keys lie at 0, 1, 2 ... without holes, so a key's place is its position, and
-    the whole mask is `key's position <= query's position`: the padding behind a short row is never seen, and is
-    overwritten when the row grows. Training uses the same class: with capacity 0 tensors are kept as they are, so
-    gradients flow into the prompt through every sample that looked at it.
+    A prompt is run once, into a Cache of its own; Cache(prefix=prompts, group=...) then holds what its
+    samples add, and each sample looks at both. Row b's keys lie at 0, 1, 2 ... without holes, so a key's
+    place is its position, and the whole mask is `key's position <= query's position`: the padding behind a
+    short row is never seen, and overwritten when the row grows. Training uses the same class: with capacity 0
+    tensors are kept as they are, so gradients flow into the prompt through all samples that look at it.
 
     prefix    Cache of P prompts, or None
     group     (B,) the prompt of each row, in ascending order
-    capacity  room for so many tokens a row, doubled when it is full; 0: a single call, whose tensors are kept as they are
+    capacity  room for so many tokens a row, doubled when full; 0: a single call, its tensors kept as they are
     """
 
     def __init__(self, prefix=None, group=None, capacity=0):
         self.prefix, self.group, self.capacity = prefix, group, capacity
         self.k, self.v = {}, {}                              # layer -> (B, K, capacity, C)
-        self.length = None if group is None else torch.zeros_like(group)       # (B,) tokens that each row holds
-        self.filled = 0                                      # the longest row's, known without asking the device
+        self.length = None if group is None else torch.zeros_like(group)       # (B,) tokens each row holds
+        self.filled = 0                                      # the longest row's, without asking the device
         self.slots = self.place = None                       # rows by prompt, see align()
 
     def begin(self, tokens):
@@ -300,14 +307,14 @@ class Cache:
         self.filled = self.keys
 
     def align(self):
-        """Index the rows as a rectangle (P, the most rows that a prompt has): one matrix product per prompt."""
+        """Index the rows as a rectangle (P, the most rows of a prompt): one matrix product per prompt."""
         counts = torch.bincount(self.group, minlength=len(self.prefix.length))                 # (P,)
         first = counts.cumsum(0) - counts
         column = torch.arange(len(self.group), device=counts.device) - first[self.group]
         most = int(counts.max())
         self.place = self.group * most + column                                                # (B,)
         self.slots = torch.zeros(len(counts) * most, dtype=torch.int64, device=counts.device)
-        self.slots[self.place] = torch.arange(len(self.group), device=counts.device)           # empty slots: row 0
+        self.slots[self.place] = torch.arange(len(self.group), device=counts.device)           # empty: row 0
 
     def append(self, layer, k, v):
         """Put the new keys and values (B, K, T, C) in their places -> all that the rows hold (B, K, S, C)."""
@@ -316,10 +323,12 @@ class Cache:
             return k, v
         if layer not in self.k:
             B, K, _, C = k.shape
-            self.k[layer], self.v[layer] = k.new_empty(B, K, self.capacity, C), v.new_empty(B, K, self.capacity, C)
+            self.k[layer], self.v[layer] = (k.new_empty(B, K, self.capacity, C),
+                                            v.new_empty(B, K, self.capacity, C))
         room = self.capacity - self.k[layer].shape[2]
         if room:
-            self.k[layer], self.v[layer] = (F.pad(old, (0, 0, 0, room)) for old in (self.k[layer], self.v[layer]))
+            self.k[layer], self.v[layer] = (F.pad(old, (0, 0, 0, room))
+                                            for old in (self.k[layer], self.v[layer]))
         rows = torch.arange(len(k), device=k.device)[:, None]
         self.k[layer][rows, :, self.new] = k.transpose(1, 2)
         self.v[layer][rows, :, self.new] = v.transpose(1, 2)
@@ -336,17 +345,18 @@ class Cache:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask[:, None], enable_gqa=True)
 
     def attend_one(self, q, k, v, prompt_k, prompt_v):
-        """One new token a row, the decoding step: a prompt's keys are read once for all its rows, never copied.
+        """One new token a row (decoding): a prompt's keys are read once for all its rows, never copied.
 
         softmax over [prompt's keys, own keys] = one softmax over the two products, put side by side.
+        In the shapes below n is the most rows of a prompt.
         """
         (B, H, _, C), (P, K, Tp, _) = q.shape, prompt_k.shape
         R = H // K
         q = q.view(B, K, R, C) / math.sqrt(C)
-        by_prompt = q[self.slots].view(P, -1, K, R, C).transpose(1, 2).reshape(P, K, -1, C)    # (P, K, rows R, C)
-        far = by_prompt @ prompt_k.transpose(2, 3)                                             # (P, K, rows R, Tp)
-        far = far.view(P, K, -1, R, Tp).transpose(1, 2).reshape(-1, K, R, Tp)[self.place]      # (B, K, R, Tp)
-        near = q @ k.transpose(2, 3)                                                           # (B, K, R, S)
+        by_prompt = q[self.slots].view(P, -1, K, R, C).transpose(1, 2).reshape(P, K, -1, C)   # (P, K, nR, C)
+        far = by_prompt @ prompt_k.transpose(2, 3)                                            # (P, K, nR, Tp)
+        far = far.view(P, K, -1, R, Tp).transpose(1, 2).reshape(-1, K, R, Tp)[self.place]     # (B, K, R, Tp)
+        near = q @ k.transpose(2, 3)                                                          # (B, K, R, S)
         scores = torch.cat((far, near), -1).masked_fill(~self.mask[:, None], -math.inf)
         weight = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
         far, near = weight.split((Tp, self.keys), -1)
@@ -364,7 +374,7 @@ class Cache:
             self.slots = None
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Log-probabilities of given tokens
 
 def _chunk_logprobs(hidden, weight, targets, temperature):
@@ -379,15 +389,15 @@ def _chunk_logprobs(hidden, weight, targets, temperature):
 def logprobs(model, hidden, targets, temperature=1.0, chunk=1024):
     """Log-probability of each target and entropy of its distribution, in nats -> (N,), (N,).
 
-    hidden (N, D) from model.hidden, targets (N,). The head runs over `chunk` positions at a time and again in the
-    backward pass, so that logits never exist for more than a chunk (a plain loop would keep every chunk for autograd).
+    hidden (N, D) from model.hidden, targets (N,). The head runs over `chunk` positions at a time, and again
+    in the backward pass, so that logits never exist for more than a chunk (a plain loop keeps them all).
     """
-    parts = [checkpoint(_chunk_logprobs, hidden[i:i + chunk], model.lm_head.weight, targets[i:i + chunk], temperature,
-                        use_reentrant=False) for i in range(0, len(targets), chunk)]
+    parts = [checkpoint(_chunk_logprobs, hidden[i:i + chunk], model.lm_head.weight, targets[i:i + chunk],
+                        temperature, use_reentrant=False) for i in range(0, len(targets), chunk)]
     return tuple(torch.cat(part) for part in zip(*parts))
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Load and save
 
 def hf_name(name):
@@ -395,7 +405,7 @@ def hf_name(name):
 
 
 def load(name_or_dir, device="cpu", dtype=torch.float32):
-    """-> (Transformer, Tokenizer) of a Hugging Face directory, or of a name that data/checkpoint.py resolves to one.
+    """-> (Transformer, Tokenizer) of a Hugging Face directory, or of a name that data/checkpoint.py resolves.
 
     Raises UserError that names what is missing, unexpected or misshapen.
     """
@@ -406,11 +416,12 @@ def load(name_or_dir, device="cpu", dtype=torch.float32):
     model.frequency = rope_frequencies(config)
     wanted = {hf_name(name): weight for name, weight in model.named_parameters()}
     tensors = read_tensors(directory)
-    if config.tied:                      # some files carry the tied head a second time; it must be the same matrix
+    if config.tied:                      # some files carry the tied head twice; it must be the same matrix
         head = tensors.pop("lm_head.weight", None)
         if head is not None and not torch.equal(head, tensors.get("model.embed_tokens.weight", head)):
-            raise UserError(f"{directory}: tie_word_embeddings is true but lm_head.weight differs from the embedding")
-    ignored = {name for name in tensors if name.endswith("rotary_emb.inv_freq")}     # old files keep this constant
+            raise UserError(f"{directory}: tie_word_embeddings is true but lm_head.weight differs "
+                            "from the embedding")
+    ignored = {name for name in tensors if name.endswith("rotary_emb.inv_freq")}     # a constant of old files
     for what, names in (("is missing", wanted.keys() - tensors.keys()),
                         ("is unexpected", tensors.keys() - wanted.keys() - ignored)):
         if names:
@@ -422,7 +433,7 @@ def load(name_or_dir, device="cpu", dtype=torch.float32):
                             f"config.json asks for {tuple(weight.shape)}")
     for name, _ in list(model.named_parameters()):
         module = model.get_submodule(name.rpartition(".")[0])
-        weight = tensors[hf_name(name)].to(device=device, dtype=dtype, copy=True)    # a copy: the file stays as it is
+        weight = tensors[hf_name(name)].to(device=device, dtype=dtype, copy=True)    # the file stays as it is
         setattr(module, name.rpartition(".")[2], nn.Parameter(weight))
     if config.tied:
         model.lm_head.weight = model.embed_tokens.weight
@@ -430,7 +441,7 @@ def load(name_or_dir, device="cpu", dtype=torch.float32):
 
 
 def save(model, tokenizer, directory, dtype=None):
-    """Write a Hugging Face directory that transformers 4 and 5 (and load) read: config, weights, tokenizer files."""
+    """Write a Hugging Face directory that transformers 4, 5 and load read: config, weights, tokenizer."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {hf_name(name): weight.detach().to("cpu", dtype or weight.dtype)
                for name, weight in model.named_parameters()}

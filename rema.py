@@ -1,4 +1,4 @@
-"""ReMA's method, without a model: who speaks with which prompt, what an episode is, advantages, losses, who learns when.
+"""ReMA's method without a model: who speaks with which prompt, episodes, advantages, losses, who learns when.
 
 "ReMA: Learning to Meta-think for LLMs with Multi-Agent Reinforcement Learning", arXiv 2503.09501 (v3).
 Everything here is mathematics and text: it can be read, tested and taught without a transformer.
@@ -12,13 +12,14 @@ import torch
 import rewards
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# Roles: who speaks, and what it is told. The prompts are short on purpose: they are run once for every question, and
-# the embedded tiny model was warm-started on these very texts (change one, and data/make_tiny.py has to run again).
+# ------------------------------------------------------------------------------------------------------------
+# Roles: who speaks, and what it is told. The prompts are short on purpose: they are run once for every
+# question, and the embedded tiny model was warm-started on these very texts (change one, and
+# data/make_tiny.py has to run again).
 
 @dataclass(frozen=True)
 class Role:
-    """One voice: `name` is the agent that speaks ("solo", "high" or "low"), `user` has {question} and perhaps {plan}."""
+    """One voice: `name` is the agent ("solo", "high" or "low"), `user` has {question} and perhaps {plan}."""
     name: str
     system: str
     user: str = "{question}"
@@ -33,40 +34,40 @@ class Role:
 BOX = "Put the final answer in \\boxed{}."
 VRP = Role("solo", f"Solve the problem step by step. {BOX}")
 MRP = Role("solo", f"First write a short plan for the problem. Then follow the plan step by step. {BOX}")
-HIGH = Role("high", "You guide a weaker solver. Write a short plan: the steps that solve the problem, in the right order. "
-                    "Never state the answer: that is punished.")
+HIGH = Role("high", "You guide a weaker solver. Write a short plan: the steps that solve the problem, in the "
+                    "right order. Never state the answer: that is punished.")
 LOW = Role("low", f"Follow the plan and show every step. {BOX}", "Problem:\n{question}\n\nPlan:\n{plan}")
-HIGH_JSON = Role("high", 'You guide a weaker solver. Write one JSON object {"action": ..., "output": ...}. The action is '
-                         "DECOMPOSE (list the steps), REWRITE (say the problem more simply) or EMPTY (let the solver work "
-                         "alone). Never state the answer: that is punished.")
-HIGH_TURNS = Role("high", "You guide a solver turn by turn. Say what to do next: explore, break down, reflect, backtrack or "
-                          "verify. Write [FINISH] when the answer is confirmed.")
+HIGH_JSON = Role("high", 'You guide a weaker solver. Write one JSON object {"action": ..., "output": ...}. '
+                         "The action is DECOMPOSE (list the steps), REWRITE (say the problem more simply) or "
+                         "EMPTY (let the solver work alone). Never state the answer: that is punished.")
+HIGH_TURNS = Role("high", "You guide a solver turn by turn. Say what to do next: explore, break down, "
+                          "reflect, backtrack or verify. Write [FINISH] when the answer is confirmed.")
 LOW_TURNS = Role("low", f"Reason step by step as you are told. When you are asked to finish: {BOX}")
 
 PROCESSES = {"vrp": (VRP,), "mrp": (MRP,), "rema": (HIGH, LOW)}
 
-# A model of 135M parameters does not find \\boxed{} by being told, but does when it has seen it once: --example.
-QUESTION = "Omar has 3 trays with 4 cups each. He breaks 2 cups. How many cups are left?"
-PLAN = "First multiply trays by cups on each tray. Then subtract the broken cups."
-WORKING = "There are 3 * 4 = 12 cups. He breaks 2, so 12 - 2 = 10 cups are left. The answer is \\boxed{10}."
+# A model of 135M parameters does not find \\boxed{} by being told, but does once it has seen it: --example.
+QUESTION = "Tom has 2 pens and buys 3 more. How many pens does he have now?"
+PLAN = "Add the pens that he buys to the pens that he has."
+WORKING = "2 + 3 = 5. The answer is \\boxed{5}."
 
 
 def roles(process, example=False):
-    """The roles of a process ("vrp", "mrp" or "rema") in the order in which they speak; with a worked example if asked."""
+    """The roles of a process ("vrp", "mrp" or "rema") in speaking order; with a worked example if asked."""
     if not example:
         return PROCESSES[process]
     said = {"vrp": (WORKING,), "mrp": (f"{PLAN}\n{WORKING}",), "rema": (PLAN, WORKING)}[process]
-    return tuple(replace(role, example=({"role": "user", "content": role.user.format(question=QUESTION, plan=PLAN)},
-                                        {"role": "assistant", "content": text}))
-                 for role, text in zip(PROCESSES[process], said))
+    return tuple(replace(role, example=(
+        {"role": "user", "content": role.user.format(question=QUESTION, plan=PLAN)},
+        {"role": "assistant", "content": text})) for role, text in zip(PROCESSES[process], said))
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Episodes: what the sampler hands to the rewards, and they to the loss
 
 @dataclass
 class Turn:
-    """What one agent said: the ids it was shown, the ids it sampled, and their log-probs when it sampled them."""
+    """What one agent said: the ids it was shown, the ids it sampled, and their log-probs when sampled."""
     role: str
     prompt: list[int]
     tokens: list[int]
@@ -77,7 +78,7 @@ class Turn:
 
 @dataclass
 class Episode:
-    """One path from a question to an answer. Episodes with the same question and plan share the plan's Turn object."""
+    """One path from a question to an answer. Episodes of one question and plan share the plan's Turn."""
     row: dict                # of the data: problem, answer, id ...
     question: int            # place of the row in its batch
     plan: int                # which of the question's k1 plans
@@ -93,15 +94,15 @@ class Episode:
         return self.turns[-1].text
 
     def group(self, role):
-        """Rewards are comparable within a group: the plans of a question, the answers to a question AND its plan."""
+        """Rewards compare within a group: the plans of a question, the answers to a question AND its plan."""
         return (self.question, self.plan) if role == "low" else self.question
 
 
 def score(episodes):
     """Fill in `correct` and `rewards` of each episode: METHOD of ReMA's appendix C.2, base setting.
 
-    solo, low: +1 correct, -0.5 wrong but boxed, -1 wrong and without a box. high: the mean correctness of the answers
-    that were sampled under the plan, minus 1 if the plan itself holds a boxed answer.
+    solo, low: +1 correct, -0.5 wrong but boxed, -1 wrong and without a box. high: the mean correctness of the
+    answers that were sampled under the plan, minus 1 if the plan itself holds a boxed answer.
     """
     under_plan = {}
     for episode in episodes:
@@ -116,7 +117,7 @@ def score(episodes):
                 episode.rewards["high"] = reward
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Advantages
 
 ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce++")
@@ -159,7 +160,7 @@ def advantages(values, groups, kind="grpo"):
 
 @dataclass
 class Sample:
-    """A row of the trainer: prompt ids, sampled ids with their log-probs, and the advantage that all of them share."""
+    """The trainer's row: prompt ids, sampled ids with their log-probs, and the advantage they all share."""
     prompt: list[int]
     tokens: list[int]
     logprobs: list[float]
@@ -167,10 +168,11 @@ class Sample:
 
 
 def samples(episodes, role, kind="grpo", keep_dead=False):
-    """The turns of one role, each once, with advantages -> (list of Sample, share of groups whose rewards are equal).
+    """A role's turns, each once, with advantages -> (list of Sample, share of groups with equal rewards).
 
-    A group with equal rewards teaches nothing under grpo, dr_grpo and rloo: it is left out of the forward pass and of the
-    denominator. It stays under reinforce++ (whose mean is the batch's) and with keep_dead (a KL term has a gradient).
+    A group with equal rewards teaches nothing under grpo, dr_grpo and rloo: it leaves the forward pass and
+    the denominator. It stays under reinforce++ (whose mean is the batch's) and with keep_dead (KL has a
+    gradient).
     """
     chosen = [e for e in episodes if role != "high" or e.sample == 0]          # a plan is one sample, not k2
     groups = [e.group(role) for e in chosen]
@@ -183,15 +185,15 @@ def samples(episodes, role, kind="grpo", keep_dead=False):
     keep_dead = keep_dead or kind == "reinforce++"
     turns = [(next(turn for turn in e.turns if turn.role == role), e.advantages[role])
              for e, group in zip(chosen, groups) if keep_dead or group not in dead]
-    return ([Sample(turn.prompt, turn.tokens, turn.logprobs, advantage) for turn, advantage in turns if turn.tokens],
-            len(dead) / len(seen))
+    return ([Sample(turn.prompt, turn.tokens, turn.logprobs, advantage)
+             for turn, advantage in turns if turn.tokens], len(dead) / len(seen))
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The loss
 
 def token_weights(lengths, normalise, max_new_tokens):
-    """What one token of each sequence weighs in the loss, given ALL sequences of the batch (lengths: N token counts).
+    """What a token of each sequence weighs in the loss, given ALL sequences of the batch (lengths: N counts).
 
     batch     1 / (tokens of the whole batch): every token alike (DAPO's choice)
     sequence  1 / (N length): every sequence alike, eq. 2
@@ -199,17 +201,18 @@ def token_weights(lengths, normalise, max_new_tokens):
     The weights are fixed before the batch is cut into micro-batches, so that how it is cut changes nothing.
     """
     N = len(lengths)
-    return {"batch": lambda: [1 / sum(lengths)] * N, "sequence": lambda: [1 / (N * length) for length in lengths],
+    return {"batch": lambda: [1 / sum(lengths)] * N,
+            "sequence": lambda: [1 / (N * length) for length in lengths],
             "constant": lambda: [1 / (N * max_new_tokens)] * N}[normalise]()
 
 
 def policy_loss(new, old, advantage, weight, clip=0.2, kl=0.0, ref=None):
-    """The clipped objective with its sign turned, eq. 2 -> (loss, statistics); all arguments (N,), one entry a token.
+    """The clipped objective, sign turned, eq. 2 -> (loss, statistics); all arguments (N,), one entry a token.
 
         loss = sum of weight * ( -min(r A, clip(r, 1 - e, 1 + e) A) + kl * k3 ),   r = exp(new - old)
         k3 = exp(ref - new) - (ref - new) - 1, an estimate of KL(new || ref) that is never negative
 
-    min holds for both signs of A: with A > 0 it stops at r > 1 + e, with A < 0 at r < 1 - e; a step that makes things
+    min holds for both signs of A: with A > 0 it stops at r > 1 + e, with A < 0 at r < 1 - e; a step for the
     worse is never cut off. weight: see token_weights. ref: log-probs of the reference model when kl > 0.
     """
     ratio = torch.exp(new - old)
@@ -223,11 +226,11 @@ def policy_loss(new, old, advantage, weight, clip=0.2, kl=0.0, ref=None):
     return loss, stats
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Who learns when
 
 def learners(step, names, switch_every):
-    """The names of the roles that are trained at a step, Algorithm 1: in turn every `switch_every` steps; 0: all at once.
+    """Names of the roles trained at a step, Algorithm 1: in turn every `switch_every` steps; 0: all at once.
 
     While one agent is frozen the other one faces a stationary environment: block coordinate ascent.
     """

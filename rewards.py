@@ -2,40 +2,40 @@
 
     response --extract--> answer --normalise--> text --Parser--> tree --match--> bool --> reward
 
-A tree is a tuple that starts with its kind: ("+", ("sym", "x"), ("num", 1, None)) for x + 1, ("(]", a, b) for an
-interval. Numbers are compared exactly (int and fractions.Fraction) as long as they are rational, else as floats;
-expressions in variables by their values at a few fixed pseudo-random points. What can't be parsed is compared as text.
-Work is bounded by the constants below: there is no timer and no child process, nothing is executed, and no input
-raises an exception.
+A tree is a tuple that starts with its kind: ("+", ("sym", "x"), ("num", 1, None)) for x + 1, ("(]", a, b) for
+an interval. Numbers are compared exactly (fractions.Fraction) as long as they are rational, else as floats;
+expressions in variables by their values at a few fixed pseudo-random points. What can't be parsed is compared
+as text. Work is bounded by the constants below: there is no timer and no child process, nothing is executed,
+and no input raises an exception.
 """
 import cmath, functools, math, re, unicodedata, zlib
 from fractions import Fraction
 
-MAX_RESPONSE = 20_000       # characters at the end of a response in which a box is looked for
+MAX_RESPONSE = 10_000       # characters at the end of a response in which a box is looked for
 MAX_TEXT = 1_200            # characters of an answer that is parsed; the longest gold answer has about 400
 MAX_DEPTH = 30              # nested brackets, fractions, exponents
 MAX_BITS = 20_000           # of a power: 2^2008 passes, 9^9^9^9 does not; 2500! has 25,000
-MAX_WORK = 10_000           # steps of one comparison, about a microsecond each
+MAX_WORK = 5_000            # steps of one comparison, about two microseconds each
 
 
 class Unsure(Exception):
     """This can't be parsed, has no value, or costs too much."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Extraction
 
 BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def extract(response, lenient=False):
-    """What the last closed box holds; None without a box, or if boxes of the same line hold different answers.
+    """What the last closed box holds; None without a box, or if boxes of its line hold different answers.
 
     lenient: where there is no box, what follows the last "####" or "answer is".
     """
     text, boxes, stack = response[-MAX_RESPONSE:], [], []
     for token in BRACE.finditer(text):
-        if token[0] == "{" or len(token[0]) > 2:                        # any other \x, such as \{, opens nothing
+        if token[0] == "{" or len(token[0]) > 2:                    # another \x, such as \{, opens nothing
             stack.append(token)
         elif token[0] == "}" and stack and len((opening := stack.pop())[0]) > 1:
             boxes.append((opening.start(), opening.end(), token.start()))
@@ -43,22 +43,22 @@ def extract(response, lenient=False):
         line = text.rfind("\n", 0, boxes[-1][0])
         *others, answer = (text[first:last].strip() for start, first, last in boxes[-4:] if start > line)
         return answer if all(equivalent(answer, other) for other in others) else None
-    said = re.findall(r"(?:####|answer\s*(?:is|:|=))[ :*]*([^\n]*)", text, re.IGNORECASE) if lenient else []
-    formula = re.match(r"\$([^$]+)\$|\\\((.+?)\\\)|(.+?)[ *]*(?:\.\s|\.?$)", said[-1]) if said else None
-    return formula and (formula[1] or formula[2] or formula[3])
+    said = re.findall(r"(?:####|answer\s*(?:is|:|=))[ :*$]*([^\n$]*)", text, re.IGNORECASE) if lenient else []
+    return re.split(r"\.\s", said[-1])[0].rstrip(" .*") or None if said else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+
+# ------------------------------------------------------------------------------------------------------------
 # Normalisation: many spellings become one
 
 SPELLINGS = {char: spelling for spelling, chars in {
-    "-": "−–—‐‑", "*": "×·∙⋅", "/": "÷∕⁄", "'": "′’", ".": "。", "": "€£\u200b\u200c\u200d\u200e\u200f\u2060\ufeff", "<=": "≤⩽",
-    ">=": "≥⩾", "!=": "≠", "°": "°", "\\pi ": "π", "\\sqrt ": "√", "\\infty ": "∞", "\\pm ": "±", "\\cup ": "∪", "\\in ": "∈",
-    "\\approx ": "≈", "\\mathbb{R}": "ℝ", "\\theta ": "θ", "\\alpha ": "α"}.items() for char in chars}
+    "-": "−–—‐‑", "*": "×·∙⋅", "/": "÷∕⁄", "'": "′’", ".": "。", "": "€£\u200b\u200c\u200d\u200e\u200f\ufeff",
+    "<=": "≤⩽", ">=": "≥⩾", "!=": "≠", "\\pi ": "π", "\\sqrt ": "√", "\\infty ": "∞", "\\pm ": "±",
+    "\\in ": "∈", "\\cup ": "∪", "\\approx ": "≈", "\\theta ": "θ"}.items() for char in chars}
 
 
 def spell(match):
-    """ASCII for another character: - for a minus sign, ^{2} for ², _{2} for ₂, 1/2 for ½, 2 for any script's 2."""
+    """ASCII for another character: - for a minus sign, ^{2} for ², _{2} for ₂, 1/2 for ½, 2 for any 2."""
     kind = unicodedata.decomposition(match[0][0]).split(" ")[0]
     chars = unicodedata.normalize("NFKC", match[0])
     return {"<super>": "^{%s}", "<sub>": "_{%s}", "<fraction>": " %s"}.get(kind, "%s") % "".join(
@@ -68,51 +68,53 @@ def spell(match):
 def in_base(match):
     """1011_2 -> 11: a number with its base becomes its value."""
     base = int(match[2])
-    return str(int(match[1], base)) if 1 < base < 37 and all(int(digit, 36) < base for digit in match[1]) else match[0]
+    valid = 1 < base < 37 and all(int(digit, 36) < base for digit in match[1])
+    return str(int(match[1], base)) if valid else match[0]
 
 
-REWRITES = [(key, re.compile(pattern, re.DOTALL), new) for key, pattern, new in [   # if it has the key; in this order
+REWRITES = [(key, re.compile(pattern, re.DOTALL), new) for key, pattern, new in [
     ("\\\\", r"\\\\(?=[A-Za-z])(?!.*\\end)", r"\\"),                                # \\pi, escaped twice
     ("\\", r"\\(?:begin|end)\{(?:align|equation|gather)\w*\*?\}|(?<!\\)\\[()\[\]]|,\\!\s*(?=\d{3})|\\!\s*|"
            r"\\(?:(?:left|right)\s*\.|(?:left|right|[bB]igg?[lr]?|displaystyle|boxed|fbox)(?![A-Za-z]))", ""),
     ("\\", r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|\\phantom\s*(?:\{[^{}]*\}|.)", " "),
     ("", r"\\?\$|\{(?=,\})|(?<=\{,)\}|(?<=,)\}(?=\d{3})", ""),                      # $5, 5{,}000
     ("", r"\^\s*\{?\s*(?:\\circ|\\degree|°)\s*\}?|\\degree|\bdegrees?\b", "°"),
-    ("\\begin", r"\\begin\{(?:[pbB]?matrix|array)\}(?:\s*\{[lcr|\s]*\})?(.*?)(?:\\\\\s*)?\\end\{\w+\}",
+    ("\\b", r"\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}",
      lambda m: "((" + m[1].replace("\\\\", "),(").replace("&", ",") + "))"),        # a tuple of rows
     ("_", r"(?<![\w\\])([0-9A-Z]{0,40}\d[0-9A-Z]{0,40})\s*_\s*\{?\s*(\d{1,3})\s*\}?", in_base),
-    ("_", r"(?<!log)_\s*\{?((?<=\{)[^{}]*|\w)\}?", lambda m: "_" + re.sub(r"\W", "", m[1]) + " "),  # x_{10}: x_10
-    ("\\", r"\\(?:text\w*|mbox|hbox|emph|math(?:rm|bf|it|sf)|operatorname\*?|boldsymbol)\s*\{\s*([^{}]*?)\s*\}",
+    ("_", r"(?<!log)_\s*\{?((?<=\{)[^{}]*|\w)\}?", lambda m: "_" + re.sub(r"\W", "", m[1]) + " "),   # x_{10}
+    ("\\", r"\\(?:text\w*|mbox|hbox|emph|math(?:rm|bf|it|sf)|operatorname)\s*\{\s*([^{}]*?)\s*\}",
      lambda m: m[1] if m[1] in "eid" else re.sub(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?", r' "\g<0>" ', m[1])),
-    ("", r'"?\b(?:and|or)\b"?|;', " , "),
-    (",", r",\s*(?=,|$)", ""),
-    (" ", r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,]*\d)", lambda m: m[0].replace(" ", "")),          # 7 425 000
+    ("", r'[\s,]{0,3}(?:"?\b(?:and|or)\b"?|;)', " , "),
+    (" ", r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,]*\d)", lambda m: m[0].replace(" ", "")),     # 7 425 000
     ("/", r"(\d+)\s+(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),                                 # 1 1/2
-    ("\\{", r"^\s*\\\{\s*\w\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid(?![a-z])|:)(.*)\\\}\s*$", r"\1"),   # {x | x < 3}
-    ("", r"^\s*(?:\\approx|\\sim|=|:|,)|[\s.,:\\]+$", ""),
-    ("\\pm", r"^(.*)$", lambda m: m[1].replace("\\pm", "+").replace("\\mp", "-") + ","              # two answers
+    ("\\{", r"^\s*\\\{\s*\w\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid(?![a-z])|:)(.*)\\\}\s*$", r"\1"),
+    ("", r"^\s*(?:\\approx|\\sim|=|:|,)|(?<=^[A-Z])\)$", ""),
+    ("\\pm", r"^(.*)$", lambda m: m[1].replace("\\pm", "+").replace("\\mp", "-") + ","
                                   + m[1].replace("\\pm", "-").replace("\\mp", "+")),
 ]]
 
 
 def normalise(text):
     """ASCII and LaTeX without decoration; words of text stand in double quotes."""
-    text = re.sub(r'[\0-\x1f"~]', " ", re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|[₀-₉]+|[^\x00-\x7f]", spell, text))
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|[₀-₉]+|[^\0-\x7f]", spell, text[:MAX_TEXT]) + text[MAX_TEXT:]
+    if len(text) > MAX_TEXT: return ""
+    text = re.sub(r'[\0-\x1f"~]', " ", text).rstrip(" .,:;\\$")
     for key, pattern, new in REWRITES:
         if key in text:
             text = pattern.sub(new, text)
-    if "," in text and (", " in text or not re.search(r"[(\[]|\\\{", text)):                           # not (1,234)
+    if "," in text and (", " in text or not re.search(r"[(\[]|\\\{", text)):              # not (1,234)
         text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)", lambda m: m[0].replace(",", ""), text)
     return text
 
 
 def plain(text):
     """What is compared if nothing can be parsed; words ignore case."""
-    text = re.sub(r'(?<!\d)\s|\s(?!\d)|["{}]|\\(?=[{}])', "", normalise(text) if len(text) <= MAX_TEXT else text)
+    text = re.sub(r'(?<!\d)\s|\s(?!\d)|"', "", normalise(text))
     return text.lower() if text.isalpha() and (len(text) > 2 or text.lower() == "no") else text
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The value of a tree: a Fraction where it is rational, else float or complex
 
 work = [0]                  # what is left of MAX_WORK
@@ -120,8 +122,7 @@ work = [0]                  # what is left of MAX_WORK
 
 def require(truth, cost=0):
     work[0] -= cost
-    if not truth or work[0] < 0:
-        raise Unsure
+    if not truth or work[0] < 0: raise Unsure
 
 
 def exact(x):
@@ -131,27 +132,26 @@ def exact(x):
 def add(a, b):
     total, (small, large) = a + b, sorted((abs(a), abs(b)))
     if exact(total) or large == math.inf: return total
-    require(small == 0 or small > 1e-9 * large)                         # else it would vanish, as in 10^20 + sqrt 2
+    require(small == 0 or small > 1e-9 * large)                         # or it is lost: 10^20 + sqrt 2
     return 0.0 if abs(total) < 1e-13 * large else total
 
 
 def power(base, exponent):
     if exact(base) and exact(exponent):
         p, q = exponent.numerator, exponent.denominator
-        require(abs(p) * max(base.numerator.bit_length(), base.denominator.bit_length()) <= MAX_BITS or abs(base) <= 1)
-        if base < 0 and q % 2:                                          # also the real cube root of -8
-            return (-1) ** (p % 2) * power(-base, exponent)
+        size = max(map(abs, base.as_integer_ratio())).bit_length()
+        require(abs(p) * size <= MAX_BITS or size == 1)
+        if base < 0 and q % 2: return (-1) ** (p % 2) * power(-base, exponent)          # also (-8)^(1/3)
         if q < 65 and base >= 0:
-            root = base if q == 1 else Fraction(*(round(n ** (1 / q)) for n in (base.numerator, base.denominator)))
+            root = Fraction(*[n if q == 1 else round(n ** (1 / q)) for n in base.as_integer_ratio()])
             if root ** q == base: return root ** p
     return complex(base) ** complex(exponent)
 
 
 def factorial(n):
-    if exact(n) and n.denominator == 1 and 0 <= n <= 2500:
-        require(True, n // 4)
-        return Fraction(math.factorial(n.numerator))
-    return math.gamma(n + 1)                                            # overflows above 170
+    if not exact(n) or n.denominator > 1: return math.gamma(n + 1)
+    require(0 <= n <= 2500, n // 4)
+    return Fraction(math.factorial(n.numerator))
 
 
 ANGULAR = {name: getattr(cmath, name) for name in ("sin", "cos", "tan")} | {
@@ -160,9 +160,10 @@ FUNCTIONS = ANGULAR | {"arc" + name: getattr(cmath, "a" + name) for name in ("si
     "exp": cmath.exp, "ln": cmath.log, "log": cmath.log, "lg": cmath.log10}
 SCALES = {"%": Fraction(1, 100), "°": math.pi / 180}
 OPERATIONS = FUNCTIONS | {
-    "+": add, "-": lambda a, b: add(a, -b), "neg": lambda a: -a, "*": lambda a, b: a * b, "/": lambda a, b: a / b,
-    "^": power, "\\bmod": lambda a, b: a % b, "!": factorial, "abs": abs, "floor": lambda a: Fraction(math.floor(a)),
-    "ceil": lambda a: Fraction(math.ceil(a)), "binom": lambda n, k: factorial(n) / (factorial(k) * factorial(n - k))}
+    "+": add, "-": lambda a, b: add(a, -b), "*": lambda a, b: a * b, "/": lambda a, b: a / b, "^": power,
+    "neg": lambda a: -a, "\\bmod": lambda a, b: a % b, "!": factorial, "abs": abs,
+    "floor": lambda a: Fraction(math.floor(a)), "ceil": lambda a: Fraction(math.ceil(a)),
+    "binom": lambda n, k: factorial(n) / (factorial(k) * factorial(n - k))}
 
 
 def evaluate(tree, point, scaled=False):
@@ -171,28 +172,25 @@ def evaluate(tree, point, scaled=False):
     if kind == "num": return tree[1]
     if kind == "sym":
         seed = zlib.crc32(f"{tree[1]} {point}".encode())
-        value = Fraction(seed % 900 + 101) * (-1) ** (seed >> 20)
-    else:
-        require(kind in OPERATIONS or kind in SCALES)
-        parts = [evaluate(child, point, scaled or kind in ANGULAR) for child in tree[1:]]
-        value = OPERATIONS[kind](*parts) if kind in OPERATIONS else parts[0] * (SCALES[kind] if scaled else 1)
+        return (Fraction(seed % 900 + 101) if point < 3 else (seed % 900 + 101) / 337) * (-1) ** (seed >> 20)
+    require(kind in OPERATIONS or kind in SCALES, 1)
+    parts = [evaluate(child, point, scaled or kind in ANGULAR) for child in tree[1:]]
+    value = OPERATIONS[kind](*parts) if kind in OPERATIONS else parts[0] * (SCALES[kind] if scaled else 1)
     if exact(value):                                                    # long numbers cost more
-        require(True, 1 + (value.numerator.bit_length() + value.denominator.bit_length()) // 64)
-        return value if kind != "sym" or point < 3 else float(value) * 0.003
-    require(True, 1)
+        require(True, (value.numerator.bit_length() + value.denominator.bit_length()) // 64)
+        return value
     return value.real if abs(value.imag) <= max(1e-12 * abs(value.real), 1e-14) else value
 
 
 def values(first, second, scaled=False):
-    """Pairs of values at three points at least: integers, which count if both values are rational; then decimals."""
+    """Pairs of values at a few points: integers, which count if both values are rational, then decimals."""
     pairs = []
     for point in range(8):
         try:
             a, b = evaluate(first, point, scaled), evaluate(second, point, scaled)
             pairs += [(a, b)] * (point > 2 or exact(a) and exact(b))
-        except (ArithmeticError, ValueError, TypeError, Unsure):        # 1/0, overflow, too much work
-            pass
-        if point == 2 and len(pairs) == 3: break
+        except (ArithmeticError, ValueError, TypeError, Unsure): pass   # 1/0, overflow, too much work
+        if point == 2 and len(pairs) == 3 or len(pairs) == 2 and pairs[0] == pairs[1]: break  # no variables
     real = [pair for pair in pairs if complex not in map(type, pair)]
     return real if len(real) > 1 else pairs                             # sqrt(-2) only if need be
 
@@ -204,40 +202,41 @@ def close(a, b):
     return abs(a - b) <= (1e-13 if mixed else 1e-12) * size and not (mixed and size > 1e7)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The parser: text -> tree, by recursive descent with a table of precedences
 #
 #   answer     := item ("," item)*                                         several items are a list
 #   item       := words | (name "=")* side (relation side)*
 #   side       := expression unit*
-#   expression := atom (operator expression | "!" | "°" | "%")*      no operator at all is a product
-#   atom       := "-" expression | number | name | function atom | \frac atom atom | \sqrt atom | "(" answer ")" | "|" answer "|"
+#   expression := atom (operator expression | "!" | "°" | "%")*            no operator at all is a product
+#   atom       := "-" expression | number | name | function atom | \frac atom atom | "(" answer ")"
 
 TOKEN = re.compile(
     r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w^]))?|\\log(?![A-Za-z])|[fghpqFGHPQN]'*\([A-Za-z]\)|"
     r"\\(?:overline|overrightarrow|vec|hat|d?dot|mathbb)\s*\{[^{}]*\}|\\[A-Za-z]+(?:_\w+|')*|\\.|\"[^\"]*\"|"
-    r"[A-Za-z](?:_\w+|')+|[A-Za-z]+(?![A-Za-z_'])|[A-Za-z]|[<>]=|!=(?!\d)|\*\*|\S")
+    r"[A-Za-z](?:_\w+|')+|[A-Za-z]{1,40}(?![A-Za-z_'])|[A-Za-z]|[<>]=|!=(?!\d)|\*\*|\S")
 ALIAS = {name: names.split()[0] for names in (
     "< \\lt", "> \\gt", "<= \\le \\leq \\leqslant", ">= \\ge \\geq \\geqslant", "!= \\ne \\neq", "~ \\approx",
-    "* \\cdot \\times", "/ : \\div", "\\bmod \\mod", "^ **", "| \\lvert \\rvert", "( \\langle", ") \\rangle", "\\pi pi",
-    "\\infty infty infinity inf", "\\sqrt sqrt", "\\frac \\dfrac \\tfrac \\cfrac", "\\binom \\dbinom",
-    "% \\% percent percentage pct \"percent\"", *(f"\\{f} {f}" for f in FUNCTIONS)) for name in names.split()}
+    "* \\cdot \\times", "/ : \\div", "^ **", "| \\lvert \\rvert", "( \\langle", ") \\rangle", "⦃ \\{",
+    "⦄ \\}", "⌊ \\lfloor", "⌋ \\rfloor", "⌈ \\lceil", "⌉ \\rceil", "\\infty infty infinity inf", "\\pi pi",
+    "\\sqrt sqrt", "\\frac \\dfrac \\tfrac \\cfrac", "\\binom \\dbinom", "\\bmod \\mod", "% \\% percent pct",
+    "\\emptyset \\varnothing", *(f"\\{f} {f}" for f in FUNCTIONS)) for name in names.split()}
 RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "~", "\\in", "\\equiv"}
 LEVELS = {"\\cup": 1, "\\cap": 1, "\\setminus": 1, "+": 2, "-": 2, "*": 3, "/": 3, "\\bmod": 3, "^": 5}
-PRODUCT, ARGUMENT, POWER = 3, 4, 5          # levels; an argument is what follows sin without brackets: sin 2x + 1
-CLOSING = {"(": ")]", "[": "])", "{": "}", "|": "|", "\\{": ["\\}"], "\\lfloor": ["\\rfloor"], "\\lceil": ["\\rceil"]}
+PRODUCT, ARGUMENT, POWER = 3, 4, 5          # levels; an argument is the 2x of sin 2x + 1
+CLOSING = {"(": ")]", "[": "])", "{": "}", "|": "|", "⦃": "⦄", "⌊": "⌋", "⌈": "⌉"}
 END_OF_ITEM = {"", ","}.union(*CLOSING.values()) - {"|"}
 NO_FACTOR = {"!", "%", "°", "'", "_", "\\mid", "\\to", *END_OF_ITEM, *RELATIONS, *LEVELS}
 NUMBERS = {"\\pi": math.pi, "e": math.e, "i": 1j, "\\infty": math.inf}
 UNITS = set("mm cm km ft in yd mi kg lb lbs oz sec min hr hrs mph mL ml am pm USD rad".split())
-NAME = re.compile(r"(?!\\pi|\\sqrt)(?:[^-+*^!\d|_]|_\w+)*|[A-Zfghpq]'*(?:\^\{-1\})?\(.*\)|\\(?:lim|sum|int|max|min)_.*")
+NAME = re.compile(r"(?!\\pi|\\sq)(?:[^-+*^!\d|_]|_\w+)*|[A-Zfghpq]'*(?:\^\{-1\})?\(.*\)|\\(?:lim|sum|int)_.*")
 
 
 class Parser:
     def __init__(self, text):
         self.tokens, self.at, self.depth, self.bars = [], 0, 0, 0
         for token in TOKEN.findall(text):
-            token = ALIAS.get(token, token)                             # a long run of letters is a word, xy is x times y
+            token = ALIAS.get(token, token)                             # miles is a word, xy is x y
             word = token.isalpha() and (token in UNITS or len(token) > 3)
             self.tokens += [f'"{token}"'] if word else token if token.isalpha() else [token]
         self.tokens.append("")                                          # the end
@@ -252,8 +251,7 @@ class Parser:
 
     def answer(self):
         items = [self.item()]
-        while self.take(","):
-            items.append(self.item())
+        while self.take(","): items.append(self.item())
         return items[0] if len(items) == 1 else ("list", *items)
 
     def item(self):
@@ -268,7 +266,7 @@ class Parser:
             sides.append(self.side())
             text = "".join(self.tokens[start:self.at])
             if self.next in ("=", "\\in", "~") and not signs and NAME.fullmatch(text):
-                names.append(text)                                      # it only names the rest: x =, f(x) =, (x, y) =
+                names.append(text)                                      # it only names the rest: x =
                 sides, self.at = [], self.at + 1
             elif self.next in RELATIONS:
                 signs.append(self.take(*RELATIONS))
@@ -276,7 +274,7 @@ class Parser:
             del sides[signs.index("~") + 1:], signs[signs.index("~"):]
         if {sign[0] for sign in signs} == {">"}:
             signs, sides = [sign.replace(">", "<") for sign in signs[::-1]], sides[::-1]
-        agree = set(signs) <= {"="} and all(match(sides[-1], side) for side in sides)           # 2 + 3 = 5 is 5
+        agree = set(signs) <= {"="} and all(match(sides[-1], side) for side in sides)  # 2 + 3 = 5
         tree = sides[-1] if agree else ("rel", tuple(signs), *sides)
         return ("named", names[0], tree) if names else tree
 
@@ -285,9 +283,8 @@ class Parser:
         tree, words = self.expression(1), []
         while self.next[:1] == '"' or words and self.next in ("/", "^"):
             words.append(self.take(self.next).strip('".'))
-            if words[-1] == "^":
-                self.atom()
-        require(len(words) < 7 and not {"not", "less", "more", "than", "no", "thousand", "million"} & set(words))
+            if words[-1] == "^": self.atom()
+        require(len(words) < 7 and not {"not", "less", "more", "than", "thousand", "million"} & set(words))
         return tree
 
     def expression(self, level):
@@ -306,7 +303,7 @@ class Parser:
                 self.depth -= 1
                 return tree
             else:
-                require(not before[-1:].isdigit() or not token[0].isdigit())                    # 3 4 is no product
+                require(not before[-1:].isdigit() or not token[0].isdigit())        # 3 4 is no product
                 right = self.expression(POWER)
                 mixed = before.isdigit() and tree[0] == "num" and token == "\\frac" and \
                     right[1][0] == right[2][0] == "num" and 0 < right[1][1] < right[2][1]
@@ -338,26 +335,26 @@ class Parser:
         return ("sym", token)
 
     def brackets(self, opening):
-        if opening == "\\{" and self.take("\\}"): return ("set",)
+        if opening == "⦃" and self.take("⦄"): return ("set",)
         outside, self.bars = self.bars, opening == "|"
         tree = self.answer()
         require(closing := self.take(*CLOSING[opening]))
         self.bars, items = outside, tree[1:] if tree[0] == "list" else (tree,)
-        kind = {"|": "abs", "\\lfloor": "floor", "\\lceil": "ceil", "\\{": "set"}.get(opening)
-        return (kind, *items) if kind else tree if opening == "{" or len(items) == 1 else (opening + closing, *items)
+        kind = {"|": "abs", "⌊": "floor", "⌈": "ceil", "⦃": "set"}.get(opening)
+        if kind: return (kind, *items)
+        return tree if opening == "{" or len(items) == 1 else (opening + closing, *items)
 
     def function(self, name):
         """sin x, sin(x), sin^2 x, sin^{-1} x, log_2 x; sin 2x cos x is (sin 2x)(cos x)."""
         base = self.argument() if self.take("_") else None
         power = self.argument() if self.take("^") else None
-        if power == ("neg", ("num", 1, None)):
-            name, power = "arc" + name, None
+        if power == ("neg", ("num", 1, None)): name, power = "arc" + name, None
         tree = (name, self.atom() if self.next in CLOSING else self.expression(ARGUMENT))
         tree = ("/", tree, ("ln", base)) if base else tree
         return ("^", tree, power) if power else tree
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Comparison. The first tree is the reference: a decimal is judged by its digits.
 
 UNORDERED = {"list", "set", "\\cup"}
@@ -365,58 +362,46 @@ UNORDERED = {"list", "set", "\\cup"}
 
 def match(gold, answer):
     """Do two trees say the same?"""
-    require(True, 1)
+    require(True, 5)
     kinds = {gold[0], answer[0]}
     if gold == answer or "text" in kinds: return gold == answer
     if kinds <= {"rel", "named"} and match_relations(gold, answer): return True
     gold, answer = as_interval(gold), as_interval(answer)
     kinds = {gold[0], answer[0]}
-    if kinds == {"()", "list"}:                                         # a bare 1, 2 for (1, 2)
-        return match_all([*map(unnamed, gold[1:])], [*map(unnamed, answer[1:])])
-    if kinds & UNORDERED: return match_unordered(entries(gold), entries(answer))
-    if "named" in kinds:
+    if kinds & UNORDERED and "()" not in kinds:
+        first, second = entries(gold), entries(answer)
+        if (len(first) == 1) != (len(second) == 1): return False
+        tables = ([(a, b) for b in second] for a in first), ([(a, b) for a in first] for b in second)
+        return all(any(match(a, b) for a, b in row) for table in tables for row in table)
+    if "named" in kinds:                                                # x = 3 is 3, y = is f(x) =
         names = {tree[1] for tree in (gold, answer) if tree[0] == "named"}
-        same = len(names) == 1 or "y" in names and re.search(r"\w\(\w\)$", max(names, key=len))    # y = is f(x) =
-        return bool(same) and match(unnamed(gold), unnamed(answer))
-    if kinds & {"()", "(]", "[)", "[]", "rel"}:
-        return len(kinds) == 1 and "rel" not in kinds and match_all(gold[1:], answer[1:])
-    return match_values(gold, answer, False) or match_values(gold, answer, True)            # 50 % is 50, and 1/2
+        same = len(names) == 1 or "y" in names and re.search(r"\w\(\w\)$", max(names, key=len))
+        return bool(same) and match(*(tree[2] if tree[0] == "named" else tree for tree in (gold, answer)))
+    if kinds & {"()", "(]", "[)", "[]", "rel"}:                     # 1, 2 may stand for (1, 2), in this order
+        return kinds in ({gold[0]}, {"()", "list"}) and "rel" not in kinds and match_all(gold[1:], answer[1:])
+    return match_values(gold, answer, False) or match_values(gold, answer, True)       # 50 % is 50, and 1/2
 
 
 def match_all(first, second):
     return len(first) == len(second) and all(map(match, first, second))
 
 
-def unnamed(tree):
-    return tree[2] if tree[0] == "named" else tree
-
-
 def entries(tree):
     """The entries of a list, set or union; anything else is one entry."""
     if tree[0] == "named": return [("named", tree[1], entry) for entry in entries(tree[2])]
-    return [entry for item in tree[1:] for entry in entries(as_interval(item))] if tree[0] in UNORDERED else [tree]
-
-
-def match_unordered(first, second):
-    """Each entry of the one is in the other; names count only if both lists have several (x = 1, y = 2)."""
-    names = [{entry[1] for entry in side if entry[0] == "named"} for side in (first, second)]
-    if len(names[0]) == len(names[1]) == 1 and names[0] != names[1] or (len(first) == 1) != (len(second) == 1) \
-            or len(first) > len(second):
-        return False
-    if len(names[0]) < 2 or len(names[1]) < 2:
-        first, second = [*map(unnamed, first)], [*map(unnamed, second)]
-    return all(any(match(a, b) for b in second) for a in first) and all(any(match(a, b) for a in first) for b in second)
+    if tree[0] not in UNORDERED: return [tree]
+    return [entry for item in tree[1:] for entry in entries(as_interval(item))]
 
 
 def as_interval(tree):
     """x > 2 and 1 < x <= 3 as intervals with a name; anything else as it is."""
     if tree[0] != "rel" or {sign[0] for sign in tree[1]} != {"<"} or len(tree) > 5: return tree
     signs, sides, infinite = tree[1], tree[2:], ("num", math.inf, None)
-    if len(sides) == 2:                                                 # one end is at infinity
-        below = sides[0][0] == "sym"
-        signs, sides = (("<", *signs), (("neg", infinite), *sides)) if below else ((*signs, "<"), (*sides, infinite))
-    low, symbol, high = sides
-    return ("named", symbol[1], ("([" [signs[0] == "<="] + ")]"[signs[1] == "<="], low, high)) if symbol[0] == "sym" else tree
+    if len(sides) == 2 and sides[0][0] == "sym":                        # one end is at infinity
+        signs, sides = ("<", *signs), (("neg", infinite), *sides)
+    low, symbol, high, *_ = *sides, infinite
+    kind = "([" [signs[0] == "<="] + ")]"[signs[1:] == ("<=",)]
+    return ("named", symbol[1], (kind, low, high)) if symbol[0] == "sym" else tree
 
 
 def match_values(gold, answer, scaled):
@@ -432,14 +417,15 @@ def decimals(tree):
 
 def rounds(digits, given, a, b):
     """A rounded reference is met by what rounds to it; a decimal answer to an exact one needs six digits."""
-    if not (digits or given) or complex in (type(a), type(b)) or not 1e-300 < abs(a) < 1e300 or not 0 < b / a < 2:
+    if not (digits or given) or complex in map(type, (a, b)) or not 0 < abs(a) < 1e300 or not 0 < b / a < 2:
         return False
     off = abs(Fraction(a)) - abs(Fraction(b))
-    if digits:                                                          # of two digits at least, three against a decimal
-        return abs(a) >= (100 if given else 10) * digits and (given or 0) <= digits / 100 and abs(off) <= digits / 2
+    if digits:                                                          # two digits at least, or three
+        enough = abs(a) >= (100 if given else 10) * digits and (given or 0) <= digits / 100
+        return enough and abs(off) <= digits / 2
     sixth = Fraction(10) ** (math.floor(math.log10(abs(a))) - 5)
-    finite = exact(a) and 10 ** 18 % a.denominator == 0                 # 1/4 is 0.25, no more and no less
-    return not finite and given <= sixth and -sixth / 2 <= off < sixth  # rounded or cut off
+    whole = exact(a) and a.denominator == 1
+    return not whole and given <= sixth and -sixth / 2 <= off < sixth  # rounded or cut off
 
 
 def match_relations(gold, answer):
@@ -453,7 +439,7 @@ def match_relations(gold, answer):
         and (ratios[0] > 0 or signs[0] in ("=", "!="))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # What the rest of the project calls
 
 @functools.lru_cache(maxsize=4096)
@@ -461,15 +447,13 @@ def parse(text):
     """The tree of an answer; None if it can't be parsed."""
     work[0] = MAX_WORK
     try:
-        parser = Parser(normalise(text[:MAX_TEXT]))
-        tree = parser.answer()
-        return None if parser.next or len(text) > MAX_TEXT else tree
-    except (Unsure, IndexError, RecursionError):
-        return None
+        tree = (parser := Parser(normalise(text))).answer()
+        return None if parser.next else tree
+    except (Unsure, IndexError, RecursionError): return None
 
 
 def unparsed(answer):
-    """Can this answer only be compared as text? For the log: the share of unparsed answers, apart from wrong ones."""
+    """Can this answer only be compared as text? (For the log: unparsed is not the same as wrong.)"""
     return parse(answer) is None
 
 
@@ -479,9 +463,8 @@ def equivalent(a, b):
     work[0] = MAX_WORK
     try:
         same = first and second and match(first, second)
-    except (Unsure, RecursionError):
-        same = False
-    return bool(same) or plain(a) == plain(b) != ""
+    except (Unsure, RecursionError): same = False
+    return bool(same) or a.strip() == b.strip() or plain(a) == plain(b) != ""
 
 
 def is_correct(response, answer, lenient=False):
@@ -508,7 +491,7 @@ def has_box(plan):
 
 
 def plan_reward(plan_text, correct):
-    """Mean correctness of the answers sampled under a plan, minus 1.0 if the plan states one (C.2, high-level agent)."""
+    """Mean correctness of the answers under a plan, minus 1.0 if it states one (C.2, high-level agent)."""
     return sum(correct) / max(len(correct), 1) - has_box(plan_text)
 
 
@@ -521,5 +504,6 @@ def consistency_reward(plan_text, responses):
 
 def leaks(plan, answer):
     """Does a plan's text hold the gold answer as a whole number or word, not as a part of a longer one?"""
-    text, gold = (re.sub(r"(?<=\d),(?=\d{3}(?!\d))|[{}$\\]|\b[dt](?=frac)", "", t).strip() for t in (plan, answer))
+    decoration = r"(?<=\d),(?=\d{3}(?!\d))|[{}$\\]|\b[dt](?=frac)"
+    text, gold = re.sub(decoration, "", plan), re.sub(decoration, "", answer.strip())
     return bool(gold) and re.search(rf"(?<![\w.\-]){re.escape(gold)}(?!\w|[.,]\d)", text) is not None

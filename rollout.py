@@ -1,8 +1,8 @@
 """Sampling: generate() writes completions with a KV cache, rollout() lets the agents speak to each other.
 
-question -> plans (k1 by the high-level agent) -> answers (k2 by the low-level agent for each plan) -> episodes.
-Token ids are made once: what is sampled here, with the log-probabilities recorded while decoding, is what train.py
-trains on. Text is only for rewards, logs and people.
+question -> plans (k1 by the high-level agent) -> answers (k2 by the low-level agent for each plan) ->
+episodes. Token ids are made once: what is sampled here, with the log-probabilities recorded while decoding,
+is what train.py trains on. Text is only for rewards, logs and people.
 
 Shapes: B rows, P prompts, G samples a prompt, T tokens, V vocabulary.
 """
@@ -24,7 +24,7 @@ class Completion:
 
 
 def stream(*key):
-    """A generator for whatever the key names, such as (seed, step, question): the same draws in any order, on any rank."""
+    """A generator for a key such as (seed, step, question): the same draws in any order, on any rank."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -33,14 +33,16 @@ def pad(sequences, device):
     """Lists of ids -> (B, T) padded on the right with 0, lengths (B,). Nothing ever looks at the padding."""
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
     longest = max(map(len, sequences))
-    return torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences], device=device), lengths
+    return torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences],
+                        device=device), lengths
 
 
 def draw(logits, uniform, temperature, top_p):
-    """logits (B, V), uniform (B,) in [0, 1) -> tokens (B,), logprobs (B,) under the distribution that was sampled from.
+    """logits (B, V), uniform (B,) in [0, 1) -> tokens (B,), logprobs (B,) under the sampling distribution.
 
-    Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls; on a CPU this is many times
-    faster than torch.multinomial over a large vocabulary. Temperature 0 is greedy and reports log-probs at temperature 1.
+    Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls; on a CPU this is
+    many times faster than torch.multinomial over a large vocabulary. Temperature 0 is greedy and reports
+    log-probs at temperature 1.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature not in (0, 1):
@@ -50,7 +52,7 @@ def draw(logits, uniform, temperature, top_p):
         best = logits.max(-1, keepdim=True)
         return best.indices[:, 0], (best.values - logz)[:, 0]
     probs = (logits - logz).exp_()
-    if top_p < 1:            # keep the likeliest tokens until their mass reaches top_p: those with less than top_p before
+    if top_p < 1:            # keep the likeliest until their mass reaches top_p: those with less before them
         ordered = probs.sort(-1, descending=True).values
         last = (ordered.cumsum(-1) - ordered < top_p).sum(-1, keepdim=True) - 1
         probs = probs.masked_fill(probs < ordered.gather(-1, last), 0)
@@ -58,19 +60,19 @@ def draw(logits, uniform, temperature, top_p):
     cdf = probs.cumsum(-1)
     total = cdf[:, -1:]
     point = torch.minimum(uniform[:, None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cdf, point, right=True)                        # never a token of probability 0
+    tokens = torch.searchsorted(cdf, point, right=True)                        # never one of probability 0
     return tokens[:, 0], (logits.gather(-1, tokens) - logz)[:, 0]
 
 
 @torch.no_grad()
-def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_p=1.0, stop_ids=(), generator=None,
-             rows=256, bar=None):
+def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_p=1.0, stop_ids=(),
+             generator=None, rows=256, bar=None):
     """Sample completions: prompts list[list[int]] -> for each prompt a list of `samples` Completions.
 
-    Each prompt is run once, whatever the number of its samples; each sample draws from the first token on. Rows leave
-    the batch when they draw an id of stop_ids, after max_new_tokens, or at the end of the model's context.
-    generator: one torch.Generator, or one for each prompt, so that its samples do not depend on the prompts beside it.
-    rows: at most this many rows at a time (memory). Raises UserError for a prompt that is empty or fills the context.
+    Each prompt is run once, whatever the number of its samples; each sample draws from the first token on.
+    Rows leave the batch when they draw an id of stop_ids, after max_new_tokens, or at the end of the context.
+    generator: a torch.Generator, or one a prompt, so that its samples do not depend on the prompts beside it.
+    rows: at most so many at a time (memory). Raises UserError for an empty prompt or one filling the context.
     """
     device = model.embed_tokens.weight.device
     if samples < 1 or max_new_tokens < 1:
@@ -86,16 +88,17 @@ def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_
     if isinstance(generator, torch.Generator):
         generator = [generator] * len(prompts)
     # All uniform numbers are drawn ahead, per prompt, so that they depend on nothing that happens on the way.
-    uniform = [torch.rand(samples, max_new_tokens, generator=g) for g in generator] if temperature > 0 else None
+    uniform = ([torch.rand(samples, max_new_tokens, generator=g) for g in generator]
+               if temperature > 0 else None)
 
     results = [None] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))         # neighbours of like length: less padding
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))         # like lengths: less padding
     at_once = max(1, rows // samples)
     for start in range(0, len(order), at_once):
         chosen = order[start:start + at_once]
-        u = torch.cat([uniform[i] for i in chosen]).to(device) if temperature > 0 else None   # (B, max_new_tokens)
-        completions = _decode(model, [prompts[i] for i in chosen], samples, max_new_tokens, temperature, top_p,
-                              torch.tensor(sorted(stop_ids), device=device), u)
+        u = torch.cat([uniform[i] for i in chosen]).to(device) if temperature > 0 else None   # (B, T)
+        completions = _decode(model, [prompts[i] for i in chosen], samples, max_new_tokens, temperature,
+                              top_p, torch.tensor(sorted(stop_ids), device=device), u)
         for j, i in enumerate(chosen):
             results[i] = completions[j * samples:(j + 1) * samples]
         if bar is not None:
@@ -104,24 +107,25 @@ def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_
 
 
 def _decode(model, prompts, samples, max_new_tokens, temperature, top_p, stop, uniform):
-    """One batch of generate(): prefill, then a token a row and step until all rows are done -> B Completions."""
+    """One batch of generate(): prefill, then a token a row and step until all are done -> B Completions."""
     device = model.embed_tokens.weight.device
     padded, lengths = pad(prompts, device)                                     # (P, Tp), (P,)
     prompt_cache = Cache()
     hidden = model.hidden(padded, prompt_cache, lengths)
     logits = model.lm_head(hidden[torch.arange(len(prompts), device=device), lengths - 1])     # (P, V)
     group = torch.arange(len(prompts), device=device).repeat_interleave(samples)               # (B,)
-    logits = logits[group]                   # the prompt's logits are shared, the draw of the first token is not
+    logits = logits[group]                   # the prompt's logits are shared, the first token's draw is not
     cache = Cache(prompt_cache, group, capacity=min(max_new_tokens, 64))
 
     B = len(group)
     room = (model.config.context - lengths).clamp(max=max_new_tokens)[group]                   # (B,)
     tokens = torch.zeros(B, max_new_tokens, dtype=torch.int64, device=device)
-    logprobs = torch.zeros(B, max_new_tokens, device=device, dtype=torch.promote_types(logits.dtype, torch.float32))
-    count = room.clone()                                                       # tokens of each row, its end included
+    logprobs = torch.zeros(B, max_new_tokens, device=device,
+                           dtype=torch.promote_types(logits.dtype, torch.float32))
+    count = room.clone()                                                       # tokens a row, end included
     stopped = torch.zeros(B, dtype=torch.bool, device=device)
-    live = torch.arange(B, device=device)                                      # rows that are still in the batch
-    look_every = 16 if device.type == "cuda" else 1          # asking a GPU whether rows are done makes it wait
+    live = torch.arange(B, device=device)                                      # rows still in the batch
+    look_every = 16 if device.type == "cuda" else 1          # asking a GPU if rows are done makes it wait
     for t in range(int(room.max())):
         token, logprob = draw(logits, uniform[live, t] if uniform is not None else None, temperature, top_p)
         tokens[live, t], logprobs[live, t] = token, logprob
@@ -132,7 +136,7 @@ def _decode(model, prompts, samples, max_new_tokens, temperature, top_p, stop, u
             running = count[live] > t + 1
             if not running.any():
                 break
-            if running.sum() <= 0.9 * len(live):             # leaving costs a copy of the cache: not for a single row
+            if running.sum() <= 0.9 * len(live):             # leaving copies the cache: not for a single row
                 cache.keep(running)
                 live, token = live[running], token[running]
         if t + 1 < max_new_tokens:
@@ -141,8 +145,8 @@ def _decode(model, prompts, samples, max_new_tokens, temperature, top_p, stop, u
     return [Completion(tokens[b][:count[b]], logprobs[b][:count[b]], stopped[b]) for b in range(B)]
 
 
-def speak(model, tokenizer, role, prompts, samples, keys, max_new_tokens, temperature=1.0, top_p=1.0, batch=256,
-          bar=None):
+def speak(model, tokenizer, role, prompts, samples, keys, max_new_tokens, temperature=1.0, top_p=1.0,
+          batch=256, bar=None):
     """`samples` turns of one role for each prompt (message lists) -> list of lists of rema.Turn.
 
     keys: what the draws of each prompt depend on. A prompt that is too long for the context gets empty turns.
@@ -163,23 +167,26 @@ def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_token
             key=(0,), batch=256, bar=None):
     """Let the agents answer each row's problem -> list of rema.Episode, in the order of rows, plans, answers.
 
-    roles: from rema.roles. agents: role name -> Transformer (two names may share one). rows: dicts with problem, answer and id.
-    temperature: a number, or role name -> number. key: (seed, step, ...): draws depend on it, the role and the row's id.
-    batch: rows decoded at a time. A low-level prompt that its plan has made too long for the context is not answered.
+    agents: role name -> Transformer (two names may share one). rows: dicts with problem, answer and id.
+    roles: from rema.roles. temperature: a number, or role name -> number. batch: rows decoded at a time.
+    key: (seed, step, ...): draws depend on it, the role and the row's id.
+    A low-level prompt that its plan has made too long for the context is not answered.
     """
     def ask(role, prompts, samples, keys):
         heat = temperature[role.name] if isinstance(temperature, dict) else temperature
-        return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, heat, top_p, batch, bar)
+        return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, heat, top_p,
+                     batch, bar)
 
     first, *second = roles
     keys = [(*key, row["id"]) for row in rows]
     prompts = [first.prompt(row["problem"]) for row in rows]
     if not second:
         return [rema.Episode(rows[i], i, 0, j, [turn])
-                for i, turns in enumerate(ask(first, prompts, plans * answers, keys)) for j, turn in enumerate(turns)]
+                for i, turns in enumerate(ask(first, prompts, plans * answers, keys))
+                for j, turn in enumerate(turns)]
     thoughts = ask(first, prompts, plans, keys)
     pairs = [(i, j) for i in range(len(rows)) for j in range(plans)]
-    replies = ask(second[0], [second[0].prompt(rows[i]["problem"], thoughts[i][j].text) for i, j in pairs], answers,
-                  [(*keys[i], j) for i, j in pairs])
+    replies = ask(second[0], [second[0].prompt(rows[i]["problem"], thoughts[i][j].text) for i, j in pairs],
+                  answers, [(*keys[i], j) for i, j in pairs])
     return [rema.Episode(rows[i], i, j, k, [thoughts[i][j], turn])
             for (i, j), turns in zip(pairs, replies) for k, turn in enumerate(turns)]

@@ -1,13 +1,13 @@
 """Train the two agents of ReMA in turn, one frozen while the other learns; or one agent, for comparison.
 
-    python train.py                                          the embedded tiny model, minutes on a laptop's CPU
-    python train.py --process vrp                            the same budget for a single agent
-    python train.py --model llama-1b --data gsm8k-train      a real model on one CUDA GPU
-    python train.py --resume out/tiny-rema-s0                go on where a run was interrupted
+    python train.py                                       the embedded tiny model, minutes on a laptop's CPU
+    python train.py --process vrp                         the same budget for a single agent
+    python train.py --model llama-1b --data gsm8k-train   a real model on one CUDA GPU
+    python train.py --resume out/tiny-rema-s0             go on where a run was interrupted
 
 Deviations from the paper, on purpose:
-- GRPO with a loss averaged over the tokens of the whole batch, not REINFORCE++ (--advantage reinforce++ has it);
-- no KL term unless asked for (--kl 0.01 is the paper's single-turn value), and then in the loss, not in the reward;
+- GRPO, its loss averaged over the tokens of the whole batch, not REINFORCE++ (--advantage reinforce++);
+- no KL term unless asked for (--kl 0.01: the paper's single-turn value), then in the loss, not the reward;
 - one update for each batch of rollouts (--updates), so that the ratio is 1 and clipping does nothing;
 - the problems of a step are drawn from the whole training set: no difficulty filter yet.
 """
@@ -30,44 +30,45 @@ from data.checkpoint import atomic_write, read_tensors, write_tensors
 from model import Cache
 from rollout import pad, rollout, stream
 
-# What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). On real models
-# a full-weight learning rate of 1e-6 is the literature's; the tiny one is trained in minutes and takes a hundred times that.
+# What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). Real
+# models take the literature's full-weight rate, 1e-6; the tiny one, trained in minutes, a hundred times that.
 DEFAULTS = {True: ("arithmetic", 2e-4, 64, 32, 60), False: ("words", 1e-6, 512, 16, 100)}
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     flag = parser.add_argument_group("model and problems").add_argument
-    flag("--model", default="tiny", help="a name (tiny, llama-1b, qwen3-0.6b ...), a hub name, or a directory (tiny)")
-    flag("--process", choices=sorted(rema.PROCESSES), default="rema", help="vrp or mrp: one agent, as a control (rema)")
-    flag("--data", help="arithmetic, words, a benchmark or a JSON-lines file (arithmetic for tiny, else words)")
-    flag("--eval-data", help="held-out problems, likewise (generated: the other split; a file: a tenth of it)")
+    flag("--model", default="tiny", help="a name (tiny, llama-1b ...), a hub name, or a directory (tiny)")
+    flag("--process", choices=sorted(rema.PROCESSES), default="rema", help="vrp, mrp: a single agent (rema)")
+    flag("--data", help="arithmetic, words, a benchmark or JSON-lines file (arithmetic for tiny, else words)")
+    flag("--eval-data", help="held-out problems, likewise (generated: the other split; a file: a tenth)")
     flag("--data-dir", help="a directory that holds NAME.jsonl, so that nothing is downloaded")
-    flag("--example", action="store_true", help="show a worked example first: small models need to see the format once")
+    flag("--example", action="store_true", help="a worked example first: small models need to see the format")
     flag = parser.add_argument_group("sampling").add_argument
     flag("--questions", type=int, help="problems a step (32 for tiny, else 16)")
-    flag("--plans", type=int, default=8, help="plans a problem while the high-level agent learns: its group (8)")
-    flag("--answers", type=int, default=8, help="answers a plan while the low-level or the only agent learns (8)")
-    flag("--answers-high", type=int, default=1, help="answers a plan while the high-level agent learns: less noise (1)")
+    flag("--plans", type=int, default=8, help="plans a problem while high learns: its group (8)")
+    flag("--answers", type=int, default=8, help="answers a plan while the low-level or only agent learns (8)")
+    flag("--answers-high", type=int, default=1, help="answers a plan while high learns: less noise (1)")
     flag("--max-new-tokens", type=int, help="for each turn (64 for tiny, else 512)")
-    flag("--temperature", type=float, default=1.0, help="of the samples and of the loss alike; 1 as in the paper (1.0)")
+    flag("--temperature", type=float, default=1.0, help="of samples and loss alike; 1 as in the paper (1.0)")
     flag("--batch", type=int, default=256, help="rows decoded at a time: fewer need less memory (256)")
     flag = parser.add_argument_group("learning").add_argument
     flag("--steps", type=int, help="batches of rollouts (60 for tiny, else 100)")
-    flag("--switch-every", type=int, default=10, help="steps until the other agent learns; 0: both at once (10, the paper's)")
-    flag("--first", choices=("high", "low"), default="high", help="who learns first; Algorithm 1 has low (high)")
-    flag("--updates", type=int, default=1, help="optimizer steps on each batch: more make the ratio matter (1)")
+    flag("--switch-every", type=int, default=10, help="steps each agent learns; 0: both (10, the paper's)")
+    flag("--first", choices=("high", "low"), default="high", help="who learns first; Algorithm 1: low (high)")
+    flag("--updates", type=int, default=1, help="optimizer steps a batch: more make the ratio matter (1)")
     flag("--advantage", choices=rema.ADVANTAGES, default="grpo", help="what a reward is compared with (grpo)")
-    flag("--normalise", choices=("batch", "sequence", "constant"), help="what a token's loss is divided by: tokens of the "
-         "batch, of its sequence, or max-new-tokens (batch; constant for dr_grpo)")
+    flag("--normalise", choices=("batch", "sequence", "constant"), help="what a token's loss is divided by: "
+         "tokens of the batch, of its sequence, or max-new-tokens (batch; constant for dr_grpo)")
     flag("--lr", type=float, help="peak learning rate of AdamW (2e-4 for tiny, else 1e-6)")
     flag("--warmup", type=int, default=5, help="updates of each agent until the learning rate is reached (5)")
     flag("--clip", type=float, default=0.2, help="the ratio is clipped to 1 +- this (0.2, the paper's)")
     flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
     flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
-    flag("--micro-tokens", type=int, default=16384, help="tokens that go through the model at once in training, padding "
-         "included: fewer need less memory and change nothing else (16384)")
-    flag("--checkpointing", action="store_true", help="recompute activations in the backward pass: less memory, slower")
+    flag("--micro-tokens", type=int, default=16384, help="tokens that go through the model at once in "
+         "training, padding included: fewer need less memory and change nothing else (16384)")
+    flag("--checkpointing", action="store_true", help="recompute in the backward pass: less memory, slower")
     flag = parser.add_argument_group("watching").add_argument
     flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
     flag("--eval-questions", type=int, help="held-out problems (1000 for tiny, else 100)")
@@ -76,9 +77,9 @@ def parse(argv):
     flag = parser.add_argument_group("run").add_argument
     flag("--seed", type=int, default=0, help="of all draws (0)")
     flag("--device", help="cpu, cuda or mps (cuda where there is one)")
-    flag("--dtype", choices=("float32", "bfloat16"), help="to compute in; weights are kept in float32 (bfloat16 on cuda)")
+    flag("--dtype", choices=("float32", "bfloat16"), help="for compute; weights: float32 (bfloat16 on cuda)")
     flag("--out", help="the run's directory (out/MODEL-PROCESS-sSEED, with -2, -3 ... when that exists)")
-    flag("--resume", metavar="DIR", help="go on with a run, with its settings; only a larger --steps may be added")
+    flag("--resume", metavar="DIR", help="go on with a run and its settings; only more --steps may be added")
     args = parser.parse_args(argv)
     if args.resume:
         path = pathlib.Path(args.resume) / "config.json"
@@ -97,29 +98,30 @@ def parse(argv):
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    for name in ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps", "updates",
-                 "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every"):
+    for name in ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps",
+                 "updates", "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
     if args.temperature <= 0:
-        raise UserError(f"--temperature {args.temperature:g}: greedy samples are all the same, so nothing can be compared")
+        raise UserError(f"--temperature {args.temperature:g}: greedy samples are all the same, "
+                        "so nothing can be compared")
     group_size = {"--answers": args.answers} if args.process != "rema" else {"--plans": args.plans,
                                                                             "--answers": args.answers}
     for flag, size in group_size.items():
         if size < 2 and args.advantage in ("grpo", "rloo", "dr_grpo"):
-            raise UserError(f"{flag} {size} is too small: --advantage {args.advantage} compares the samples of a group, "
-                            "so take at least 2")
+            raise UserError(f"{flag} {size} is too small: --advantage {args.advantage} compares the samples "
+                            "of a group, so take at least 2")
     return args
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # An agent that learns
 
 class Learner:
     """A Transformer with AdamW on float32 master weights, whatever the type it computes in.
 
-    bfloat16 has 8 significant bits: a weight of 1 moves by 0.004 or not at all, so that updates of 1e-6 are lost.
-    Gradients of all micro-batches are therefore added up, and applied, in float32, and the weights copied back.
+    bfloat16 has 8 significant bits: a weight of 1 moves by 0.004 or not at all, so updates of 1e-6 are lost.
+    Gradients of all micro-batches are therefore summed and applied in float32, and the weights copied back.
     """
 
     def __init__(self, model, args):
@@ -171,14 +173,14 @@ class Learner:
                 weight.copy_(master)
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The update
 
 def micro_batches(samples, budget):
-    """Cut rema.Samples into lists that cost at most `budget` tokens with padding; those of one prompt stay together.
+    """Cut rema.Samples into lists of at most `budget` tokens with padding; those of one prompt stay together.
 
-    Groups of like length go together, so that little is padded. A group that alone is over the budget is cut up (its
-    prompt then runs once for each part); a single sample over the budget goes alone.
+    Groups of like length go together, so that little is padded. A group that alone is over the budget is cut
+    up (its prompt then runs once for each part); a single sample over the budget goes alone.
     """
     by_prompt = {}
     for sample in samples:
@@ -201,23 +203,24 @@ def micro_batches(samples, budget):
 
 
 def batch_logprobs(model, samples, temperature=1.0):
-    """Log-prob and entropy of every sampled token (flat, sample after sample), each prompt run once for its samples.
+    """Log-prob and entropy of sampled tokens (flat, sample by sample), each prompt run once for its samples.
 
-    samples: rema.Samples, those of one prompt side by side. The hidden state at a prompt's last token predicts the first
-    token of each of its samples; their own tokens then see the prompt through its keys and values, with gradients.
+    samples: rema.Samples, those of one prompt side by side. The hidden state at a prompt's last token
+    predicts each sample's first token; their own tokens then see the prompt through its keys and values, with
+    gradients.
     """
     device = model.embed_tokens.weight.device
     prompts = list(dict.fromkeys(tuple(sample.prompt) for sample in samples))
     index = {prompt: i for i, prompt in enumerate(prompts)}
-    group = torch.tensor([index[tuple(sample.prompt)] for sample in samples], device=device)              # (B,)
-    padded, lengths = pad([list(prompt) for prompt in prompts], device)                                   # (P, Tp)
+    group = torch.tensor([index[tuple(sample.prompt)] for sample in samples], device=device)   # (B,)
+    padded, lengths = pad([list(prompt) for prompt in prompts], device)                        # (P, Tp)
     cache = Cache()
     hidden = model.hidden(padded, cache, lengths)
-    hidden = hidden[torch.arange(len(prompts), device=device), lengths - 1][group][:, None]               # (B, 1, D)
-    tokens, lengths = pad([sample.tokens for sample in samples], device)                                  # (B, T)
+    hidden = hidden[torch.arange(len(prompts), device=device), lengths - 1][group][:, None]    # (B, 1, D)
+    tokens, lengths = pad([sample.tokens for sample in samples], device)                       # (B, T)
     if tokens.shape[1] > 1:
-        hidden = torch.cat((hidden, model.hidden(tokens[:, :-1], Cache(cache, group))), 1)                # (B, T, D)
-    real = torch.arange(tokens.shape[1], device=device) < lengths[:, None]                                # (B, T)
+        hidden = torch.cat((hidden, model.hidden(tokens[:, :-1], Cache(cache, group))), 1)     # (B, T, D)
+    real = torch.arange(tokens.shape[1], device=device) < lengths[:, None]                     # (B, T)
     return models.logprobs(model, hidden[real], tokens[real], temperature)
 
 
@@ -226,17 +229,19 @@ def update(learner, samples, args, reference=None):
 
     Every token's weight in the loss is fixed for the whole batch first, so micro-batches only bound memory.
     """
-    weights = rema.token_weights([len(sample.tokens) for sample in samples], args.normalise, args.max_new_tokens)
+    weights = rema.token_weights([len(sample.tokens) for sample in samples], args.normalise,
+                                 args.max_new_tokens)
     share = {id(sample): weight for sample, weight in zip(samples, weights)}
     device = learner.weights[0].device
     dtype = torch.promote_types(learner.weights[0].dtype, torch.float32)
     batches = []
     for batch in micro_batches(samples, args.micro_tokens):
         flat = [torch.tensor(values, device=device, dtype=dtype) for values in (
-            [logprob for s in batch for logprob in s.logprobs], [s.advantage for s in batch for _ in s.tokens],
-            [share[id(s)] for s in batch for _ in s.tokens])]
+            [logprob for s in batch for logprob in s.logprobs],
+            [s.advantage for s in batch for _ in s.tokens], [share[id(s)] for s in batch for _ in s.tokens])]
         with torch.no_grad():
-            batches.append((batch, *flat, batch_logprobs(reference, batch, args.temperature)[0] if args.kl else None))
+            batches.append((batch, *flat,
+                            batch_logprobs(reference, batch, args.temperature)[0] if args.kl else None))
 
     total, count, norms = {}, sum(len(sample.tokens) for sample in samples), []
     for i in range(args.updates):
@@ -257,13 +262,15 @@ def update(learner, samples, args, reference=None):
             "trained_tokens": count * args.updates}
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The run on disk
 
 def save_state(path, agents, step, best):
-    """One file with all that --resume needs. Draws come from (seed, step, question), so no generator has a state."""
-    tensors = {f"{role}.{name}": tensor for role, learner in agents.items() for name, tensor in learner.state().items()}
-    note = json.dumps({"step": step, "best": best, "updates": {role: a.updates for role, a in agents.items()}})
+    """All that --resume needs. Draws come from (seed, step, question), so generators have no state."""
+    tensors = {f"{role}.{name}": tensor
+               for role, learner in agents.items() for name, tensor in learner.state().items()}
+    note = json.dumps({"step": step, "best": best,
+                       "updates": {role: a.updates for role, a in agents.items()}})
     tensors["note"] = torch.frombuffer(bytearray(note.encode()), dtype=torch.uint8)
     write_tensors(tensors, path)
 
@@ -273,7 +280,8 @@ def load_state(path, agents):
     tensors = read_tensors(path)
     note = json.loads(bytes(tensors["note"].tolist()))
     for role, learner in agents.items():
-        mine = {name.removeprefix(role + "."): t for name, t in tensors.items() if name.startswith(role + ".")}
+        mine = {name.removeprefix(role + "."): t
+                for name, t in tensors.items() if name.startswith(role + ".")}
         learner.load_state(mine, note["updates"][role])
     return note["step"], note["best"]
 
@@ -296,15 +304,16 @@ def say(text):
     tqdm.write(text, file=sys.stdout if sys.stdout.isatty() else sys.stderr)
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The loop
 
 def held_out(agents, tokenizer, rows, roles, args):
     """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log."""
     result = {}
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
-        episodes = evaluation.evaluate({role: a.model for role, a in agents.items()}, tokenizer, rows, roles,
-                                       max_new_tokens=args.max_new_tokens, temperature=temperature, batch=args.batch)
+        episodes = evaluation.evaluate(
+            {role: a.model for role, a in agents.items()}, tokenizer, rows, roles,
+            max_new_tokens=args.max_new_tokens, temperature=temperature, batch=args.batch)
         numbers = evaluation.summary(episodes)
         result[f"heldout_{name}"], result[f"heldout_{name}_se"] = numbers["accuracy"]
         result[f"heldout_{name}_boxed"] = numbers["boxed"][0]
@@ -314,24 +323,26 @@ def held_out(agents, tokenizer, rows, roles, args):
 
 
 def repeated_share(tokens):
-    """Share of tokens that are part of a 4-gram seen before in the same sequence: near 0 in prose, near 1 in a loop."""
+    """Share of tokens in a 4-gram seen before in the same sequence: near 0 in prose, near 1 in a loop."""
     grams = [tuple(tokens[i:i + 4]) for i in range(len(tokens) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def watch(metrics):
     """Names of a collapse that the metrics show (empty: none)."""
-    return [name for name, bad in (("entropy is near zero: every sample is the same", metrics.get("entropy", 1) < 0.01),
-                                   ("most turns are cut off", metrics["truncated"] > 0.5),
-                                   ("turns repeat themselves", metrics["repeated"] > 0.5),
-                                   ("turns are empty", metrics["length"] < 2)) if bad]
+    return [name for name, bad in (
+        ("entropy is near zero: every sample is the same", metrics.get("entropy", 1) < 0.01),
+        ("most turns are cut off", metrics["truncated"] > 0.5),
+        ("turns repeat themselves", metrics["repeated"] > 0.5),
+        ("turns are empty", metrics["length"] < 2)) if bad]
 
 
 def show(episode):
     """An episode for people."""
     say("\n".join(["", f"  problem    {episode.row['problem']}   (answer {episode.row['answer']})"]
                   + [f"  {turn.role:10} {turn.text.strip() or '(nothing)'}" for turn in episode.turns]
-                  + ["  rewards    " + ", ".join(f"{role} {value:+.2f}" for role, value in episode.rewards.items()), ""]))
+                  + ["  rewards    " + ", ".join(f"{role} {value:+.2f}"
+                                                 for role, value in episode.rewards.items()), ""]))
 
 
 def one_step(step, agents, tokenizer, rows, roles, args, reference):
@@ -339,8 +350,9 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
     learning = rema.learners(step, sorted(agents, key=lambda role: role != args.first), args.switch_every)
     plans, answers = rema.sampling_shape(learning, args.plans, args.answers, args.answers_high)
     started = time.perf_counter()
-    episodes = rollout({role: a.model for role, a in agents.items()}, tokenizer, rows, roles, plans=plans, answers=answers,
-                       max_new_tokens=args.max_new_tokens, temperature=args.temperature, key=(args.seed, step), batch=args.batch)
+    episodes = rollout({role: a.model for role, a in agents.items()}, tokenizer, rows, roles, plans=plans,
+                       answers=answers, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+                       key=(args.seed, step), batch=args.batch)
     sampled = time.perf_counter()
     rema.score(episodes)
     turns = {id(turn): turn for episode in episodes for turn in episode.turns}.values()
@@ -364,7 +376,8 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
             metrics.update({name + suffix: value for name, value in stats.items()})
     ended = time.perf_counter()
     metrics.update(time_sample=sampled - started, time_train=ended - sampled,
-                   sample_tokens_per_s=tokens / (sampled - started), train_tokens_per_s=trained / (ended - sampled))
+                   sample_tokens_per_s=tokens / (sampled - started),
+                   train_tokens_per_s=trained / (ended - sampled))
     return metrics, episodes
 
 
@@ -388,8 +401,8 @@ def run(argv):
     context = loaded[0][0].config.context
     fit = evaluation.fitting(train_rows, tokenizer, roles, context, args.max_new_tokens)
     if len(fit) < len(train_rows):
-        say(f"{len(train_rows) - len(fit)} of {len(train_rows)} training problems are left out: with --max-new-tokens "
-            f"{args.max_new_tokens} they do not fit the context of {context}")
+        say(f"{len(train_rows) - len(fit)} of {len(train_rows)} training problems are left out: with "
+            f"--max-new-tokens {args.max_new_tokens} they do not fit the context of {context}")
     if len(fit) < args.questions:
         raise UserError(f"{len(fit)} training problems fit, fewer than --questions {args.questions}")
 
@@ -406,9 +419,10 @@ def run(argv):
         atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
         before = {"step": 0, **held_out(agents, tokenizer, eval_rows, roles, args)}
         append(out / "metrics.jsonl", json.dumps(before))
-        say(f"before training: held-out {before['heldout_greedy']:.1f} % greedy, {before['heldout_t1']:.1f} % at "
-            f"temperature 1 ({len(eval_rows)} problems)")
-        say("reward is the number to watch, not the loss: with one update a batch the loss is near 0 by construction")
+        say(f"before training: held-out {before['heldout_greedy']:.1f} % greedy, "
+            f"{before['heldout_t1']:.1f} % at temperature 1 ({len(eval_rows)} problems)")
+        say("reward is the number to watch, not the loss: with one update a batch the loss is near 0 "
+            "by construction")
 
     interrupted = []
 
@@ -427,20 +441,22 @@ def run(argv):
 
 
 def load_rows(args):
-    """-> (training rows, held-out rows): a generator's two splits, two files, or a tenth of a file held out by checksum."""
+    """-> (training, held-out rows): generated splits, two files, or a tenth of one held out by checksum."""
     if args.data in evaluation.GENERATED:
         train_rows = evaluation.load_data(args.data, "train", max(2000, args.steps * args.questions))
     else:
         train_rows = evaluation.load_data(args.data, "train", None, args.data_dir)
     if args.eval_data or args.data in evaluation.GENERATED:
-        return train_rows, evaluation.load_data(args.eval_data or args.data, "heldout", args.eval_questions, args.data_dir)
+        return train_rows, evaluation.load_data(args.eval_data or args.data, "heldout", args.eval_questions,
+                                                args.data_dir)
     order = torch.randperm(len(train_rows), generator=stream("held out")).tolist()
     tenth = max(1, len(train_rows) // 10)
-    return [train_rows[i] for i in order[tenth:]], [train_rows[i] for i in order[:tenth][:args.eval_questions]]
+    return ([train_rows[i] for i in order[tenth:]],
+            [train_rows[i] for i in order[:tenth][:args.eval_questions]])
 
 
 def pick(rows, step, args):
-    """The rows of a step: the data is shuffled anew for each pass, and the place in it follows from the step alone."""
+    """The rows of a step: the data is shuffled for each pass, the place in it follows from the step alone."""
     chosen = []
     for place in range((step - 1) * args.questions, step * args.questions):
         epoch, i = divmod(place, len(rows))
@@ -452,8 +468,10 @@ def pick(rows, step, args):
 
 def train(first, agents, tokenizer, rows, eval_rows, roles, args, out, best, reference, interrupted):
     failures = 0
-    for step in tqdm(range(first, args.steps + 1), initial=first - 1, total=args.steps, desc="train", unit="step"):
-        metrics, episodes = one_step(step - 1, agents, tokenizer, pick(rows, step, args), roles, args, reference)
+    for step in tqdm(range(first, args.steps + 1), initial=first - 1, total=args.steps, desc="train",
+                     unit="step"):
+        metrics, episodes = one_step(step - 1, agents, tokenizer, pick(rows, step, args), roles,
+                                     args, reference)
         norms = [value for name, value in metrics.items() if name.startswith("grad_norm")]
         bad = not all(map(math.isfinite, norms))
         failures = failures + 1 if bad else 0 if norms else failures
@@ -470,7 +488,8 @@ def train(first, agents, tokenizer, rows, eval_rows, roles, args, out, best, ref
         if bad:
             say("  warning: the gradient is not finite; the step was skipped")
         if "heldout_greedy" in metrics:
-            say(f"  held-out {metrics['heldout_greedy']:.1f} % greedy, {metrics['heldout_t1']:.1f} % at temperature 1")
+            say(f"  held-out {metrics['heldout_greedy']:.1f} % greedy, {metrics['heldout_t1']:.1f} % "
+                "at temperature 1")
             if metrics["heldout_greedy"] > best:
                 best = metrics["heldout_greedy"]
                 save_agents(agents, tokenizer, out / "best")
@@ -496,11 +515,12 @@ def save_agents(agents, tokenizer, directory):
 
 def closing_table(lines, args, agents, tokenizer, eval_rows, roles):
     """What the run has changed, for stdout."""
-    print(f"\n{args.model}, {args.process}, {len(eval_rows)} held-out problems of {args.eval_data or args.data}, percent")
+    print(f"\n{args.model}, {args.process}, {len(eval_rows)} held-out problems of "
+          f"{args.eval_data or args.data}, percent")
     print(plots.before_and_after(lines))
     if len(roles) == 2:
-        outcomes = evaluation.diagnose({role: a.model for role, a in agents.items()}, tokenizer, eval_rows, roles,
-                                       max_new_tokens=args.max_new_tokens, batch=args.batch)
+        outcomes = evaluation.diagnose({role: a.model for role, a in agents.items()}, tokenizer, eval_rows,
+                                       roles, max_new_tokens=args.max_new_tokens, batch=args.batch)
         for name in ("swapped", "emptied"):
             cost = evaluation.accuracy([a - b for a, b in zip(outcomes["kept"], outcomes[name])])
             print(f"  plans {name}: costs {cost[0]:.1f} +- {cost[1]:.1f} points (greedy)")
@@ -509,7 +529,7 @@ def closing_table(lines, args, agents, tokenizer, eval_rows, roles):
 
 def main(argv=None):
     """Run with command-line arguments; a user's mistake is one line on stderr and exit status 2."""
-    torch.set_flush_denormal(True)           # a confident tiny model otherwise computes in denormals, 15 times slower
+    torch.set_flush_denormal(True)           # a confident tiny model would run in denormals, 15 times slower
     try:
         run(argv)
     except UserError as error:

@@ -172,7 +172,7 @@ def habit(plan, problem):
 
 
 # ----------------------------------------------------------------------------------------------------------------
-# Word problems, for models that read English. {A}, {B}: two names; {s}: a thing in the plural; x, y, z: numbers.
+# Word problems, for models that read English. {A}, {B}: two names; {s}, {t}: two things; {x}, {y}, {z}: numbers.
 # A template is (steps, lowest and highest x, y and z, text, answer); draws with an answer below 1 are drawn again.
 
 NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Ivy", "Jack", "Kate", "Leo", "Maria",
@@ -180,41 +180,41 @@ NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Iv
 THINGS = ("apples", "books", "pencils", "marbles", "stickers", "coins", "cards", "cookies", "shells", "balloons",
           "flowers", "stamps")
 TEMPLATES = (
-    (1, "2-20 2-15", "{A} has {x} {s}. {B} gives {A} {y} more {s}. How many {s} does {A} have now?",
+    (1, "2-9 2-5", "{A} has {x} {s}. {B} gives {A} {y} more {s}. How many {s} does {A} have now?",
      lambda x, y, z: x + y),
-    (1, "8-30 2-9", "{A} has {x} {s} and gives {y} of them to {B}. How many {s} does {A} have left?",
+    (1, "5-10 2-4", "{A} has {x} {s} and gives {y} of them to {B}. How many {s} does {A} have left?",
      lambda x, y, z: x - y),
-    (1, "2-9 2-9", "{A} has {x} boxes. There are {y} {s} in each box. How many {s} does {A} have in all?",
+    (1, "2-9 2-6", "{A} has {x} boxes. There are {y} {s} in each box. How many {s} does {A} have in all?",
      lambda x, y, z: x * y),
-    (1, "2-12 2-12", "{A} found {x} {s} and {B} found {y} {s}. How many {s} did they find together?",
+    (1, "2-9 2-6", "{A} found {x} {s} and {B} found {y} {s}. How many {s} did they find together?",
      lambda x, y, z: x + y),
-    (1, "5-20 2-9", "{A} has {x} {s}. {B} has {y} fewer {s} than {A}. How many {s} does {B} have?",
+    (1, "5-10 2-4", "{A} has {x} {s}. {B} has {y} fewer {s} than {A}. How many {s} does {B} have?",
      lambda x, y, z: x - y),
-    (1, "2-9 2-10", "{A} buys {x} {s}. Each one costs {y} dollars. How many dollars does {A} pay?",
+    (1, "2-9 2-6", "{A} buys {x} {s}. Each one costs {y} dollars. How many dollars does {A} pay?",
      lambda x, y, z: x * y),
-    (2, "5-20 2-9 2-9", "{A} has {x} {s}. {A} buys {y} more and then gives {z} to {B}. How many {s} does {A} have now?",
+    (2, "4-9 2-5 2-4", "{A} has {x} {s}. {A} buys {y} more and then gives {z} to {B}. How many {s} does {A} have now?",
      lambda x, y, z: x + y - z),
-    (2, "12-30 2-5 2-5", "{A} had {x} {s}. {A} lost {y} of them on Monday and {z} on Tuesday. How many {s} are left?",
+    (2, "8-12 2-3 2-3", "{A} had {x} {s}. {A} lost {y} of them on Monday and {z} on Tuesday. How many {s} are left?",
      lambda x, y, z: x - y - z),
-    (2, "2-6 2-9 2-9", "{A} has {x} bags with {y} {s} in each bag, and {z} more {s} on the table. "
+    (2, "2-5 2-5 2-5", "{A} has {x} bags with {y} {s} in each bag, and {z} more {s} on the table. "
      "How many {s} does {A} have in all?", lambda x, y, z: x * y + z),
-    (2, "2-6 3-9 2-6", "{A} fills {x} boxes with {y} {s} each. Then {A} gives {z} {s} to {B}. "
+    (2, "2-5 2-5 2-3", "{A} fills {x} boxes with {y} {s} each. Then {A} gives {z} {s} to {B}. "
      "How many {s} does {A} have left?", lambda x, y, z: x * y - z),
-    (2, "3-12 2-9", "{A} has {x} {s}. {B} has {y} more {s} than {A}. How many {s} do they have together?",
+    (2, "2-6 2-4", "{A} has {x} {s}. {B} has {y} more {s} than {A}. How many {s} do they have together?",
      lambda x, y, z: 2 * x + y),
-    (2, "2-9 2-9 2-9", "There are {x} red, {y} blue and {z} green {s} in a bag. How many {s} are in the bag?",
+    (2, "2-6 2-6 2-6", "There are {x} red, {y} blue and {z} green {s} in a bag. How many {s} are in the bag?",
      lambda x, y, z: x + y + z),
-    (2, "2-5 2-5 20-40", "{A} has {z} dollars and buys {x} {s} for {y} dollars each. "
+    (2, "2-4 2-4 17-20", "{A} has {z} dollars and buys {x} {s} for {y} dollars each. "
      "How many dollars does {A} have left?", lambda x, y, z: z - x * y),
-    (3, "2-5 2-6 2-6", "{A} has {x} {s}. {B} has {y} times as many {s} as {A}. {B} buys {z} more. "
+    (3, "2-4 2-3 2-4", "{A} has {x} {s}. {B} has {y} times as many {s} as {A}. {B} buys {z} more. "
      "How many {s} do they have together?", lambda x, y, z: x + x * y + z),
-    (3, "2-5 2-6 2-5", "{A} has {x} bags with {y} {s} each. {B} has {z} {s} more than {A}. "
+    (3, "2-3 2-4 2-4", "{A} has {x} bags with {y} {s} each. {B} has {z} {s} more than {A}. "
      "How many {s} do they have together?", lambda x, y, z: 2 * x * y + z),
-    (3, "10-20 2-6 2-6", "{A} has {x} {s}. {A} gives {y} to {B}, finds {z} and then buys 3 more. "
+    (3, "6-9 2-4 2-4", "{A} has {x} {s}. {A} gives {y} to {B}, finds {z} and then buys 3 more. "
      "How many {s} does {A} have now?", lambda x, y, z: x - y + z + 3),
-    (3, "2-5 2-6 2-6", "{A} buys {x} {s} for {y} dollars each and {z} {s} for 2 dollars each. "
+    (3, "2-5 2-4 2-5", "{A} buys {x} {s} for {y} dollars each and {z} {t} for 2 dollars each. "
      "How many dollars does {A} pay?", lambda x, y, z: x * y + 2 * z),
-    (3, "2-6 2-6 2-6", "{A} picks {x} {s} in the morning and {y} in the afternoon, every day for 2 days. "
+    (3, "2-5 2-5 2-4", "{A} picks {x} {s} in the morning and {y} in the afternoon, every day for 2 days. "
      "Then {A} gives {z} to {B}. How many {s} does {A} have left?", lambda x, y, z: 2 * (x + y) - z),
 )
 
@@ -224,6 +224,6 @@ def story(rng, level):
     while True:
         _, ranges, text, answer = rng.choice([template for template in TEMPLATES if template[0] == level])
         x, y, z = [rng.randint(*map(int, r.split("-"))) for r in (ranges + " 0-0").split()[:3]]
-        a, b = rng.sample(NAMES, 2)
+        (a, b), (s, t) = rng.sample(NAMES, 2), rng.sample(THINGS, 2)
         if answer(x, y, z) >= 1:
-            return text.format(A=a, B=b, s=rng.choice(THINGS), x=x, y=y, z=z), answer(x, y, z)
+            return text.format(A=a, B=b, s=s, t=t, x=x, y=y, z=z), answer(x, y, z)

@@ -43,7 +43,6 @@ JSON_PLANS = {1: {"right": .45, "wrong": .25, "rewrite": .15, "empty": .15},
 FINISH = {"right": .80, "early": .08, "late": .12}      # where [FINISH] stands in a conversation of two turns
 FOLLOW = {1: .70, 2: .58, 3: .48}                       # the low-level agent does what the plan says; else it guesses
 ALONE = .05                                             # ... and without a plan finds the right order itself
-LUCK = .10                                              # a guess is the true value, else any number up to 99
 SWAPPED = .05                                           # plans of other problems, which are followed to the letter
 FORMATS = {"vrp": .15, "mrp": .20, "high": .15, "low": .22, "high json": .08, "low json": .08, "turns": .12}
 
@@ -60,7 +59,8 @@ def boxed(value):
 
 
 def guess(rng, row):
-    return boxed(row["answer"] if rng.random() < LUCK else rng.randint(0, 99))
+    """An answer without working: one of the problem's numbers, and so never the right one."""
+    return boxed(rng.choice([sign for sign in row["problem"] if sign.isdigit()]))
 
 
 def write_plan(rng, row, table):
@@ -130,8 +130,8 @@ def corpus(rng):
 def school(rng):
     """Endless short conversations without roles and habits: problem and plan, plan and working."""
     for row in itertools.chain.from_iterable(generate(256, seed=rng.random()) for _ in itertools.count()):
-        plan = (wrong_plan if rng.random() < .3 else right_plan)(row["problem"])
-        asked, said = (plan, solve(plan)) if rng.random() < .7 else (row["problem"], right_plan(row["problem"]))
+        plan = (wrong_plan if rng.random() < .4 else right_plan)(row["problem"])
+        asked, said = rng.choice(((row["problem"], plan), (plan, solve(plan))))
         yield [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
 
 
@@ -229,7 +229,7 @@ def train(model, lessons, steps, peak):
     """
     matrices = [weight for weight in model.layers.parameters() if weight.dim() == 2]
     others = [weight for weight in model.parameters() if not any(weight is matrix for matrix in matrices)]
-    optimizers = [torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+    optimizers = [torch.optim.Muon(matrices, lr=peak, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
                   torch.optim.AdamW(others, lr=peak / 3, betas=(0.9, 0.95), weight_decay=0.01)]
     recent = collections.deque(maxlen=50)
     bar = tqdm(range(steps), desc="training", unit="step")
@@ -255,8 +255,9 @@ def starting_point(model, tokenizer, problems=1000):
     rows = generate(problems, split="heldout")
     print(f"{problems} held-out problems, % right      all   " + "".join(f"  level {level}" for level in LEVELS))
     for process, name in itertools.product(rema.PROCESSES, ("temperature 1", "greedy")):
-        episodes = evaluation.evaluate({role.name: model for role in rema.PROCESSES[process]}, tokenizer, rows, process,
-                                       max_new_tokens=64, temperature=0.0 if name == "greedy" else 1.0)
+        episodes = evaluation.evaluate({role.name: model for role in rema.PROCESSES[process]}, tokenizer, rows,
+                                       rema.PROCESSES[process], max_new_tokens=64,
+                                       temperature=0.0 if name == "greedy" else 1.0)
         mean, error = evaluation.accuracy([e.correct for e in episodes])
         levels = [evaluation.accuracy([e.correct for e in episodes if e.row["level"] == level])[0] for level in LEVELS]
         print(f"  {process:5} {name:20} {mean:5.1f} +- {error:.1f}" + "".join(f"{level:9.1f}" for level in levels))

@@ -1,4 +1,4 @@
-"""What a run shows of itself: a line a step, a closing table, learning curves. matplotlib is imported nowhere else."""
+"""What a run shows: a line a step, a closing table, learning curves. Only this file imports matplotlib."""
 import matplotlib
 
 matplotlib.use("Agg")
@@ -17,8 +17,8 @@ def curves(lines, path, title=""):
     axis = axes[0, 0]
     for name, label, style in (("greedy", "greedy", "o-"), ("t1", "temperature 1", "s--")):
         axis.errorbar([line["step"] for line in measured], [line[f"heldout_{name}"] for line in measured],
-                      yerr=[line[f"heldout_{name}_se"] for line in measured], fmt=style, color="black", capsize=2,
-                      markersize=4, label=label, alpha=1 if name == "greedy" else 0.5)
+                      yerr=[line[f"heldout_{name}_se"] for line in measured], fmt=style, color="black",
+                      capsize=2, markersize=4, label=label, alpha=1 if name == "greedy" else 0.5)
     axis.set(ylabel="held-out accuracy, % (± 1 standard error)", ylim=(0, 100))
     axis.legend(loc="best")
 
@@ -58,13 +58,14 @@ def shade(axes, steps):
 
 def log_line(step, m):
     """One step's metrics for the terminal, fields always in the same order; - where a field has no value."""
-    rewards = " ".join(f"{role} {m['reward_' + role]:+.2f}" for role in ("high", "low", "solo") if f"reward_{role}" in m)
+    rewards = " ".join(f"{role} {m['reward_' + role]:+.2f}"
+                       for role in ("high", "low", "solo") if f"reward_{role}" in m)
     number = lambda name, form: format(m[name], form) if m.get(name) is not None else "-"        # noqa: E731
-    return (f"step {step:4d} {m['learner']:8} reward {rewards}  acc {m['accuracy']:.2f}  len {m['length']:.0f}  "
-            f"cut {m['truncated']:.2f}  same {number('frac_reward_zero_std', '.2f')}  ent {number('entropy', '.2f')}  "
-            f"kl {number('kl', '.4f')}  grad {number('grad_norm', '.2f')}  clip {number('clip_share', '.3f')}  "
-            f"dlogp {number('sampling_logp_difference', '.0e')}  tok/s {m['sample_tokens_per_s']:.0f} "
-            f"{m['train_tokens_per_s']:.0f}")
+    return (f"step {step:4d} {m['learner']:8} reward {rewards}  acc {m['accuracy']:.2f}  "
+            f"len {m['length']:.0f}  cut {m['truncated']:.2f}  same {number('frac_reward_zero_std', '.2f')}  "
+            f"ent {number('entropy', '.2f')}  kl {number('kl', '.4f')}  grad {number('grad_norm', '.2f')}  "
+            f"clip {number('clip_share', '.3f')}  dlogp {number('sampling_logp_difference', '.0e')}  "
+            f"tok/s {m['sample_tokens_per_s']:.0f} {m['train_tokens_per_s']:.0f}")
 
 
 def gains(lines):
@@ -84,7 +85,8 @@ def before_and_after(lines):
     for name, label in (("greedy", "greedy"), ("t1", "temperature 1")):
         (was, error), (now, error_now) = ((line[f"heldout_{name}"], line[f"heldout_{name}_se"])
                                           for line in (measured[0], measured[-1]))
-        rows.append(f"  {label:16} {was:8.1f} +- {error:3.1f} {now:8.1f} +- {error_now:3.1f} {now - was:+9.1f}")
+        rows.append(f"  {label:16} {was:8.1f} +- {error:3.1f} {now:8.1f} +- {error_now:3.1f} "
+                    f"{now - was:+9.1f}")
     rows += [f"  gained in the phases of {role}: {points:+.1f} points (temperature 1)"
              for role, points in gains(lines).items()]
     if "heldout_greedy_leaks" in measured[-1]:

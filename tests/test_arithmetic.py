@@ -75,12 +75,14 @@ def test_the_checksum_is_the_same_everywhere():
         [False, True, True, False]
 
 
-def test_bad_arguments():
+def test_bad_arguments(monkeypatch):
     for wrong in ({"split": "test"}, {"level": 4}, {"kind": "geometry"}):
         with pytest.raises(ValueError, match="generate"):
             generate(1, **wrong)
-    with pytest.raises(ValueError, match="different held-out problems at level 1"):
-        generate(3000, split="heldout", level=1)
+    monkeypatch.setattr(arithmetic, "expression", lambda rng, level: ("3+4*(2+5)", 31))
+    assert len(generate(1, split="heldout", level=1)) == 1
+    with pytest.raises(ValueError, match="no 2 different held-out problems at level 1"):
+        generate(2, split="heldout", level=1)
 
 
 def test_word_problems():

@@ -16,17 +16,20 @@ def test_standard_error_by_hand():
 
 
 def fake(row, plan, response, question=0):
-    turns = [rema.Turn("high", [1], [2], [0.0], True, plan), rema.Turn("low", [1], [2, 3], [0.0] * 2, False, response)]
+    turns = [rema.Turn("high", [1], [2], [0.0], True, plan),
+             rema.Turn("low", [1], [2, 3], [0.0] * 2, False, response)]
     return rema.Episode(row, question, 0, 0, turns)
 
 
 def test_summary_counts_what_it_says():
     row = {"id": "q", "problem": "p", "answer": "12"}
-    episodes = [fake(row, "compute 12", "\\boxed{12}", 0), fake(row, "3+4", "\\boxed{7}", 1), fake(row, "", "none", 2)]
+    episodes = [fake(row, "compute 12", "\\boxed{12}", 0), fake(row, "3+4", "\\boxed{7}", 1),
+                fake(row, "", "none", 2)]
     rema.score(episodes)
     found = evaluation.summary(episodes)
     assert found["accuracy"][0] == pytest.approx(100 / 3) and found["accuracy among boxed"][0] == 50
-    assert found["boxed"][0] == pytest.approx(200 / 3) and found["truncated"][0] == 100 and found["tokens"] == 3
+    assert (found["boxed"][0] == pytest.approx(200 / 3) and found["truncated"][0] == 100
+            and found["tokens"] == 3)
     assert found["plans with the gold answer"][0] == pytest.approx(100 / 3)
 
 
@@ -43,7 +46,8 @@ def test_the_program_writes_every_response(tmp_path, capsys):
 
 
 def test_own_data_and_own_reward(tmp_path, monkeypatch):
-    (tmp_path / "mine.jsonl").write_text('{"problem": "1+2*3", "answer": "7"}\n{"problem": "(1+2)*3", "answer": 9}\n')
+    (tmp_path / "mine.jsonl").write_text('{"problem": "1+2*3", "answer": "7"}\n'
+                                         '{"problem": "(1+2)*3", "answer": 9}\n')
     rows = evaluation.load_data(str(tmp_path / "mine.jsonl"), "heldout", None)
     assert [row["answer"] for row in rows] == ["7", "9"] and len({row["id"] for row in rows}) == 2
     agents, tokenizer = evaluation.load_agents("tiny", rema.roles("vrp"))
@@ -52,7 +56,8 @@ def test_own_data_and_own_reward(tmp_path, monkeypatch):
                                                            max_new_tokens=8)] == [0.25, 0.25]
 
 
-@pytest.mark.parametrize("text, message", [("", "empty"), ('{"problem": "x"}\n', "1"), ('{"problem": "x", "answer": "1"}\n{', "2")])
+@pytest.mark.parametrize("text, message", [
+    ("", "empty"), ('{"problem": "x"}\n', "1"), ('{"problem": "x", "answer": "1"}\n{', "2")])
 def test_malformed_data_names_file_and_line(tmp_path, text, message):
     (tmp_path / "bad.jsonl").write_text(text)
     with pytest.raises(UserError, match="bad.jsonl.*" + message):

@@ -1,4 +1,4 @@
-"""The transformer against transformers' own, where that is installed, and against golden values where it is not."""
+"""The transformer against transformers' own where it is installed, against golden values where it is not."""
 import json
 
 import pytest
@@ -9,15 +9,16 @@ from data import UserError
 from test_rollout import FAMILIES, small
 
 HF = {
-    "llama": dict(model_type="llama", tie_word_embeddings=False, attention_bias=False, rope_theta=500000.0, rope_scaling={
-        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 16}),
+    "llama": dict(model_type="llama", tie_word_embeddings=False, attention_bias=False, rope_theta=500000.0,
+                  rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                                "high_freq_factor": 4.0, "original_max_position_embeddings": 16}),
     "smollm2": dict(model_type="llama", tie_word_embeddings=True, attention_bias=False, rope_theta=10000.0),
-    "qwen2": dict(model_type="qwen2", tie_word_embeddings=True, rope_theta=1000000.0, use_sliding_window=False),
-    "qwen3": dict(model_type="qwen3", tie_word_embeddings=False, attention_bias=False, rope_theta=1000000.0),
+    "qwen2": dict(model_type="qwen2", tie_word_embeddings=True, rope_theta=1e6, use_sliding_window=False),
+    "qwen3": dict(model_type="qwen3", tie_word_embeddings=False, attention_bias=False, rope_theta=1e6),
 }
-COMMON = dict(vocab_size=101, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=6,
-              num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-5, hidden_act="silu")
+COMMON = dict(
+    vocab_size=101, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=6,
+    num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-5, hidden_act="silu")
 
 
 def raw(family, **changes):
@@ -48,13 +49,13 @@ def test_logits_equal_transformers(family, tmp_path, no_tokenizer):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     settings = raw(family)
-    if hasattr(transformers.LlamaConfig(), "rope_parameters"):            # transformers 5 keeps one dictionary
+    if hasattr(transformers.LlamaConfig(), "rope_parameters"):       # transformers 5 keeps one dictionary
         settings["rope_parameters"] = {"rope_type": "default", "rope_theta": settings.pop("rope_theta"),
                                        **settings.pop("rope_scaling", {})}
     config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
-        for weight in theirs.parameters():                               # biases start at 0, norms at 1: disturb them
+        for weight in theirs.parameters():                               # biases are 0, norms 1: disturb them
             weight += 0.1 * torch.randn_like(weight)
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="60KB")    # several shards
     ours, _ = models.load(str(tmp_path / "theirs"))
@@ -66,7 +67,8 @@ def test_logits_equal_transformers(family, tmp_path, no_tokenizer):
         again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
         assert (again(tokens).logits - expected).abs().max() < 1e-5
         double = theirs.double()(tokens).logits
-        assert (models.load(str(tmp_path / "theirs"), dtype=torch.float64)[0](tokens) - double).abs().max() < 1e-6
+        assert (models.load(str(tmp_path / "theirs"), dtype=torch.float64)[0](tokens)
+                - double).abs().max() < 1e-6
 
 
 def test_smollm2_equals_transformers(smollm2):
@@ -90,7 +92,7 @@ GOLDEN_TOKENS = torch.tensor([[1, 5, 9, 2, 7, 7, 30, 11] * 8])
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_golden_logits(family):
-    """Parity where transformers is absent; test_golden_logits_are_those_of_transformers compares them with it."""
+    """Parity where transformers is absent; test_golden_logits_are_those_of_transformers compares the two."""
     model = counted(family)
     with torch.no_grad():
         logits = model(GOLDEN_TOKENS)[0, -1, :5]
@@ -107,7 +109,7 @@ def test_golden_logits_are_those_of_transformers(family, tmp_path, no_tokenizer)
 
 
 def counted(family):
-    """A model whose weights follow from a formula, not from a generator that may change: sines of the place."""
+    """A model whose weights follow from a formula, not a generator that may change: sines of the place."""
     model = small(family)
     with torch.no_grad():
         for i, weight in enumerate(model.parameters()):
@@ -120,19 +122,23 @@ def counted(family):
 def test_both_spellings_of_the_rope(family):
     old = raw(family)
     new = {key: value for key, value in old.items() if key not in ("rope_theta", "rope_scaling")}
-    new["rope_parameters"] = {"rope_theta": old["rope_theta"], **(old.get("rope_scaling") or {"rope_type": "default"})}
+    new["rope_parameters"] = {"rope_theta": old["rope_theta"],
+                              **(old.get("rope_scaling") or {"rope_type": "default"})}
     config = models.Config.from_hf(old)
     assert models.Config.from_hf(new) == config
     assert models.Config.from_hf(config.to_hf("float32")) == config
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"model_type": "gpt2"}, "gpt2"), ({"rope_theta": None}, "rope_theta"), ({"rms_norm_eps": None}, "rms_norm_eps"),
-    ({"hidden_act": "gelu"}, "gelu"), ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
-    ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "low_freq_factor"), ({"mlp_bias": True}, "mlp_bias"),
-    ({"attention_bias": True}, "attention_bias"), ({"use_sliding_window": True}, "use_sliding_window"),
-    ({"tie_word_embeddings": None}, "tie_word_embeddings"), ({"num_key_value_heads": 4}, "do not divide"),
-    ({"hidden_size": "48"}, "width"), ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ({"model_type": "gpt2"}, "gpt2"), ({"rope_theta": None}, "rope_theta"),
+    ({"rms_norm_eps": None}, "rms_norm_eps"), ({"hidden_act": "gelu"}, "gelu"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "low_freq_factor"),
+    ({"mlp_bias": True}, "mlp_bias"), ({"attention_bias": True}, "attention_bias"),
+    ({"use_sliding_window": True}, "use_sliding_window"),
+    ({"tie_word_embeddings": None}, "tie_word_embeddings"),
+    ({"num_key_value_heads": 4}, "do not divide"), ({"hidden_size": "48"}, "width"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config"),
     ({"layer_types": ["sliding_attention"]}, "layer_types")])
 def test_nothing_that_changes_the_logits_is_guessed(change, message):
     with pytest.raises(UserError, match=message):
@@ -152,9 +158,10 @@ def test_round_trip_and_wrong_tensors(tmp_path, no_tokenizer):
     assert models.load(str(tmp_path))[0].embed_tokens.weight.any()
 
     tensors = models.read_tensors(tmp_path)
-    for name, wrong, message in (("model.norm.weight", None, "model.norm.weight is missing"),
-                                 ("model.layers.7.x", torch.zeros(1), "model.layers.7.x is unexpected"),
-                                 ("model.norm.weight", torch.zeros(3), r"model.norm.weight has shape \(3,\)")):
+    for name, wrong, message in (
+            ("model.norm.weight", None, "model.norm.weight is missing"),
+            ("model.layers.7.x", torch.zeros(1), "model.layers.7.x is unexpected"),
+            ("model.norm.weight", torch.zeros(3), r"model.norm.weight has shape \(3,\)")):
         changed = {key: value for key, value in {**tensors, name: wrong}.items() if value is not None}
         models.write_tensors(changed, tmp_path / "model.safetensors")
         with pytest.raises(UserError, match=message):
@@ -176,13 +183,15 @@ def test_a_tied_head_in_the_file_must_be_the_embedding(tmp_path, no_tokenizer):
 def test_config_json_of_a_saved_model(tmp_path, no_tokenizer):
     models.save(small("qwen3"), no_tokenizer, tmp_path, torch.bfloat16)
     found = json.loads((tmp_path / "config.json").read_text())
-    assert found["torch_dtype"] == found["dtype"] == "bfloat16" and found["architectures"] == ["Qwen3ForCausalLM"]
+    assert (found["torch_dtype"] == found["dtype"] == "bfloat16"
+            and found["architectures"] == ["Qwen3ForCausalLM"])
     assert found["head_dim"] == 8 and found["rope_theta"] == 10000.0 and found["rope_scaling"] is None
 
 
 def test_logprobs_in_chunks_equal_log_softmax():
     model = small()
-    hidden = torch.randn(23, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    hidden = torch.randn(23, 32, dtype=torch.float64,
+                         generator=torch.Generator().manual_seed(0)).requires_grad_()
     targets = torch.arange(23) % 50
     expected = (model.lm_head(hidden) / 0.7).log_softmax(-1)
     wanted = torch.autograd.grad(expected[range(23), targets].sum(), (hidden, model.lm_head.weight))

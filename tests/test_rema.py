@@ -13,11 +13,12 @@ def close(a, b):
 
 def test_advantages_by_hand():
     values, groups = [1.0, 0.0, 0.0, 3.0, 5.0], ["a", "a", "a", "b", "b"]
-    # group a: mean 1/3, unbiased std sqrt(((2/3)^2 + 2 (1/3)^2) / 2) = sqrt(1/3); group b: mean 4, std sqrt(2)
+    # group a: mean 1/3, unbiased std sqrt(((2/3)^2 + 2 (1/3)^2) / 2) = sqrt(1/3); b: mean 4, std sqrt(2)
     s = math.sqrt(1 / 3)
     e = 1e-6
     assert rema.advantages(values, groups, "grpo") == pytest.approx(
-        [2 / 3 / (s + e), -1 / 3 / (s + e), -1 / 3 / (s + e), -1 / (2 ** .5 + e), 1 / (2 ** .5 + e)], rel=1e-12)
+        [2 / 3 / (s + e), -1 / 3 / (s + e), -1 / 3 / (s + e), -1 / (2 ** .5 + e), 1 / (2 ** .5 + e)],
+        rel=1e-12)
     assert close(rema.advantages(values, groups, "dr_grpo"), [2 / 3, -1 / 3, -1 / 3, -1, 1])
     assert close(rema.advantages(values, groups, "rloo"), [1, -.5, -.5, -2, 2])
     # the whole batch: mean 1.8, squares .64 + 2 * 3.24 + 1.44 + 10.24 = 18.8, std sqrt(4.7)
@@ -72,14 +73,16 @@ def test_token_weights_sum_to_one_where_they_should():
 
 
 def episode(question, plan, sample, high, low, correct=False, plan_text="a=1+2"):
-    turns = [rema.Turn("high", [1], [2, 3], [-.1, -.2], True, plan_text), rema.Turn("low", [1, 2], [4], [-.3], True, "x")]
+    turns = [rema.Turn("high", [1], [2, 3], [-.1, -.2], True, plan_text),
+             rema.Turn("low", [1, 2], [4], [-.3], True, "x")]
     return rema.Episode({"answer": "3"}, question, plan, sample, turns, correct, {"high": high, "low": low})
 
 
 def test_groups_are_a_questions_plans_and_a_plans_answers():
-    episodes = [episode(q, p, a, high=p, low=a * (q + 1)) for q in range(2) for p in range(2) for a in range(2)]
+    episodes = [episode(q, p, a, high=p, low=a * (q + 1))
+                for q in range(2) for p in range(2) for a in range(2)]
     rows, dead = rema.samples(episodes, "high", "dr_grpo")
-    assert [row.advantage for row in rows] == [-.5, .5, -.5, .5] and dead == 0       # each plan once, not once an answer
+    assert [row.advantage for row in rows] == [-.5, .5, -.5, .5] and dead == 0       # each plan counts once
     rows, dead = rema.samples(episodes, "low", "dr_grpo")
     assert [row.advantage for row in rows] == [-.5, .5] * 2 + [-1, 1] * 2 and dead == 0
     assert episodes[6].advantages == {"high": .5, "low": -1}
@@ -89,8 +92,8 @@ def test_dead_groups_are_left_out_unless_they_have_a_gradient():
     episodes = [episode(q, 0, a, 0, float(a) if q else 1.0) for q in range(2) for a in range(2)]
     rows, dead = rema.samples(episodes, "low", "grpo")
     assert len(rows) == 2 and dead == 0.5
-    assert len(rema.samples(episodes, "low", "grpo", keep_dead=True)[0]) == 4        # a KL term moves them too
-    assert len(rema.samples(episodes, "low", "reinforce++")[0]) == 4                 # their baseline is the batch's
+    assert len(rema.samples(episodes, "low", "grpo", keep_dead=True)[0]) == 4  # a KL term moves them too
+    assert len(rema.samples(episodes, "low", "reinforce++")[0]) == 4           # their baseline is the batch's
 
 
 def test_score_gives_each_role_its_reward():
@@ -105,15 +108,17 @@ def test_score_gives_each_role_its_reward():
         e.turns[1].text = "no box"
     rema.score(episodes)
     assert [e.rewards["low"] for e in episodes] == [-1.0, -1.0]
-    assert [e.rewards["high"] for e in episodes] == [-1.0, -1.0]                     # 0 right, 1 off for the leak
+    assert [e.rewards["high"] for e in episodes] == [-1.0, -1.0]               # 0 right, 1 off for the leak
 
 
 def test_high_learns_first_and_then_in_turn():
     who = [rema.learners(step, ["high", "low"], 2) for step in range(6)]
     assert who == [("high",)] * 2 + [("low",)] * 2 + [("high",)] * 2
-    assert rema.learners(5, ["high", "low"], 0) == ("high", "low") and rema.learners(5, ["solo"], 2) == ("solo",)
+    assert (rema.learners(5, ["high", "low"], 0) == ("high", "low")
+            and rema.learners(5, ["solo"], 2) == ("solo",))
     assert rema.sampling_shape(("high",), 8, 6) == (8, 1) and rema.sampling_shape(("low",), 8, 6) == (1, 6)
-    assert rema.sampling_shape(("high", "low"), 4, 4) == (4, 4) and rema.sampling_shape(("solo",), 8, 6) == (1, 6)
+    assert (rema.sampling_shape(("high", "low"), 4, 4) == (4, 4)
+            and rema.sampling_shape(("solo",), 8, 6) == (1, 6))
 
 
 def test_prompts_take_any_text_as_it_is():
@@ -125,6 +130,7 @@ def test_a_worked_example_stands_before_the_question():
     for process in rema.PROCESSES:
         for plain, shown in zip(rema.roles(process), rema.roles(process, example=True)):
             assert shown.prompt("q", "p")[::3] == plain.prompt("q", "p") and not plain.example
-            assert [message["role"] for message in shown.prompt("q")] == ["system", "user", "assistant", "user"]
-    assert "\\boxed{10}" in rema.roles("rema", True)[1].example[1]["content"]
-    assert "10" not in rema.roles("rema", True)[0].example[1]["content"]      # a plan never states the answer
+            assert [message["role"] for message in shown.prompt("q")] == [
+                "system", "user", "assistant", "user"]
+    assert "\\boxed{5}" in rema.roles("rema", True)[1].example[1]["content"]
+    assert "5" not in rema.roles("rema", True)[0].example[1]["content"]      # a plan never states the answer

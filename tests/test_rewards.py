@@ -9,45 +9,73 @@ import pytest
 import rewards
 
 RIGHT = r"""
--5 | -5 ;; 7425000 | 7,425,000 ;; 1000 | 1 000 ;; 1000 | 1{,}000 ;; 32348 | \$32,\!348 ;; 0.4 | .4 ;; 3.0 | 3 ;; 1/2 | 0.5
-\frac12 | \dfrac{1}{2} ;; \frac{1}{3} | \tfrac13 ;; \frac13 | 0.333333 ;; 0.33 | \frac13 ;; 3.14 | \pi ;; \sqrt2 | 1.414214
-1\frac45 | 9/5 ;; 1.5 | 1 1/2 ;; -15\frac{3}{5} | -15.6 ;; 28\% | 28 percent ;; 28\% | 28 ;; 28\% | 0.28 ;; 50 | 50\%
-90^\circ | 90 ;; 90^{\circ} | 90\text{ degrees} ;; 5\text{ cm} | 5 ;; 864 \mbox{ inches}^2 | 864 ;; 9\text{ values} | 9
-5 | 5. ;; -3 | −3 ;; 5 | $5$ ;; \pi | π ;; \sqrt{3} | √3 ;; x^2+1 | x²+1 ;; 10^{-3} | 10⁻³ ;; 5 | \text{5} ;; 12 | １２
-\frac{\sqrt3}{3} | \frac{1}{\sqrt3} ;; 10\sqrt3+\sqrt4 | 2+10\sqrt{3} ;; \sqrt{12} | 2\sqrt3 ;; \sqrt[3]{-8} | -2
-e^{i\pi} | -1 ;; 5! | 120 ;; \binom{5}{2} | 10 ;; \frac{10!}{8!} | 90 ;; \log_2 8 | 3 ;; \ln e^2 | 2 ;; \sin 30^\circ | \frac12
-|-3| | 3 ;; \lfloor 7/2 \rfloor | 3 ;; 17 \bmod 5 | 2 ;; \infty | +\infty ;; 2^{-3} | 1/8 ;; 1+i | i+1 ;; i(2-i) | 1+2i
-(x+1)^2 | x^2+2x+1 ;; \frac{x+2}{7} | \frac{x}{7}+\frac{2}{7} ;; 2 \sin x \cos x | \sin 2x ;; a^x \ln a | \ln(a) a^x
-x = 3 | 3 ;; 3 | x=3 ;; y = 2x+3 | f(x) = 3+2x ;; 2x - y = -3 | y = 2x+3 ;; x+y=1 | 2x+2y-2=0 ;; 2 | \sqrt4 = 2
-[0,1) | [0, 1) ;; (-\infty,1)\cup(2,3] | (2,3] \cup (-\infty, 1) ;; x > 2 | (2,\infty) ;; -1 \le x < 3 | x \in [-1,3)
-x \le 5 | 5 \ge x ;; x < 1 | -x > -1 ;; \{x | -2 \le x < 1\} | [-2,1) ;; x<1 \text{ or } x>3 | (-\infty,1)\cup(3,\infty)
-(1,2) | \left( 1, 2 \right) ;; 1,2,3 | 3, 1, 2 ;; \{1,2\} | \{2,1\} ;; 1 \pm \sqrt2 | 1-\sqrt2, 1+\sqrt2 ;; \pm 2 | 2 \text{ and } -2
+-5 | -5 ;; 7425000 | 7,425,000 ;; 1000 | 1 000 ;; 1000 | 1{,}000 ;; 32348 | \$32,\!348 ;; 0.4 | .4 ;; 3.0 | 3
+1/2 | 0.5
+\frac12 | \dfrac{1}{2} ;; \frac{1}{3} | \tfrac13 ;; \frac13 | 0.333333 ;; 0.33 | \frac13 ;; 3.14 | \pi
+\sqrt2 | 1.414214
+1\frac45 | 9/5 ;; 1.5 | 1 1/2 ;; -15\frac{3}{5} | -15.6 ;; 28\% | 28 percent ;; 28\% | 28 ;; 28\% | 0.28
+50 | 50\%
+90^\circ | 90 ;; 90^{\circ} | 90\text{ degrees} ;; 5\text{ cm} | 5 ;; 864 \mbox{ inches}^2 | 864
+9\text{ values} | 9
+5 | 5. ;; -3 | −3 ;; 5 | $5$ ;; \pi | π ;; \sqrt{3} | √3 ;; x^2+1 | x²+1 ;; 10^{-3} | 10⁻³ ;; 5 | \text{5}
+12 | １２
+\frac{\sqrt3}{3} | \frac{1}{\sqrt3} ;; 10\sqrt3+\sqrt4 | 2+10\sqrt{3} ;; \sqrt{12} | 2\sqrt3
+\sqrt[3]{-8} | -2
+e^{i\pi} | -1 ;; 5! | 120 ;; \binom{5}{2} | 10 ;; \frac{10!}{8!} | 90 ;; \log_2 8 | 3 ;; \ln e^2 | 2
+\sin 30^\circ | \frac12
+|-3| | 3 ;; \lfloor 7/2 \rfloor | 3 ;; 17 \bmod 5 | 2 ;; \infty | +\infty ;; 2^{-3} | 1/8 ;; 1+i | i+1
+i(2-i) | 1+2i
+(x+1)^2 | x^2+2x+1 ;; \frac{x+2}{7} | \frac{x}{7}+\frac{2}{7} ;; 2 \sin x \cos x | \sin 2x
+a^x \ln a | \ln(a) a^x
+x = 3 | 3 ;; 3 | x=3 ;; y = 2x+3 | f(x) = 3+2x ;; 2x - y = -3 | y = 2x+3 ;; x+y=1 | 2x+2y-2=0
+2 | \sqrt4 = 2
+[0,1) | [0, 1) ;; (-\infty,1)\cup(2,3] | (2,3] \cup (-\infty, 1) ;; x > 2 | (2,\infty)
+-1 \le x < 3 | x \in [-1,3)
+x \le 5 | 5 \ge x ;; x < 1 | -x > -1 ;; \{x | -2 \le x < 1\} | [-2,1)
+x<1 \text{ or } x>3 | (-\infty,1)\cup(3,\infty)
+(1,2) | \left( 1, 2 \right) ;; 1,2,3 | 3, 1, 2 ;; \{1,2\} | \{2,1\} ;; 1 \pm \sqrt2 | 1-\sqrt2, 1+\sqrt2
+\pm 2 | 2 \text{ and } -2
 x=1, y=2 | 1, 2 ;; x = 1 \text{ or } x = 2 | 1,2 ;; \{1\pm\sqrt{5},-2\} | -2, 1+\sqrt5, 1-\sqrt5
-\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{bmatrix}1&2\\3&4\end{bmatrix} ;; \begin{pmatrix} 1 \\ 2 \end{pmatrix} | (1,2)
-\text{(C)} | C ;; C | (C) ;; \text{east} | East ;; \text{Evelyn} | Evelyn ;; A, B | \text{B and A} ;; yes | Yes
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{bmatrix}1&2\\3&4\end{bmatrix}
+\begin{pmatrix} 1 \\ 2 \end{pmatrix} | (1,2)
+\text{(C)} | C ;; C | (C) ;; \text{east} | East ;; \text{Evelyn} | Evelyn ;; A, B | \text{B and A}
+yes | Yes
 1011_2 | 11 ;; 52_8 | 52_{8} ;; 52_8 | 42 ;; 4210_{5} | 555 ;; x_1 + 1 | 1 + x_{1}
-\frac{3}{4}\text{ hours} | 0.75 ;; 4.5e33 | 4.5 \times 10^{33} ;; 8(\sqrt[10]{2^7}) | 8 \cdot 2^{7/10} ;; 2^{1009} | 2 \cdot 2^{1008}
+\frac{3}{4}\text{ hours} | 0.75 ;; 4.5e33 | 4.5 \times 10^{33} ;; 8(\sqrt[10]{2^7}) | 8 \cdot 2^{7/10}
+2^{1009} | 2 \cdot 2^{1008}
 \boxed{5} | 5 ;; \frac{n(n+1)}{2} | \binom{n+1}{2} ;; 3x^2 \sqrt{x} | 3 x^{5/2} ;; 6\pi | 6\pi \approx 18.85
 """
 WRONG = r"""
-5 | -5 ;; 5 | 6 ;; 5 | 50 ;; 17\% | 1700\% ;; 17\% | 1700 ;; 1/2 | 2 ;; 0.5 | 0.52 ;; \sqrt2 | 1.41 ;; \frac13 | 0.33
-12 | 1 2 ;; 2.23 | 2.232 ;; 2.232 | 2.23 ;; \pi | 3.1416 ;; \pi | 3.14160 ;; 5 | 5, 6 ;; 5 | 5, 5 ;; 5 | 5 \text{ or } 6 ;; 1,2 | 1
-5 | \{5, 6\} ;; [0,1) | (0,1] ;; [0,1) | [0,1] ;; (1,2) | (2,1) ;; (1,2) | (1,2,3) ;; (1,2) | [1,2] ;; (1,3,2) | [1,2,3]
-1,2,3 | 1,2 ;; 1,2,3 | 1,2,4 ;; x=1,y=2 | x=2,y=1 ;; x | y ;; 2x+1 | 2y+1 ;; x=5 | y=5 ;; |x| | x ;; \sqrt{x^2} | x
-x > 2 | x \ge 2 ;; x > 2 | x < 2 ;; x<1 | x>-1 ;; f(2)<f(1) | f(1)<f(2) ;; a+3z=0 | 0 ;; 7 | 2x+3=7 ;; 4 | x^2 = 4
+5 | -5 ;; 5 | 6 ;; 5 | 50 ;; 17\% | 1700\% ;; 17\% | 1700 ;; 1/2 | 2 ;; 0.5 | 0.52 ;; \sqrt2 | 1.41
+\frac13 | 0.33
+12 | 1 2 ;; 2.23 | 2.232 ;; 2.232 | 2.23 ;; \pi | 3.1416 ;; \pi | 3.14160 ;; 5 | 5, 6 ;; 5 | 5, 5
+5 | 5 \text{ or } 6 ;; 1,2 | 1
+5 | \{5, 6\} ;; [0,1) | (0,1] ;; [0,1) | [0,1] ;; (1,2) | (2,1) ;; (1,2) | (1,2,3) ;; (1,2) | [1,2]
+(1,3,2) | [1,2,3]
+1,2,3 | 1,2 ;; 1,2,3 | 1,2,4 ;; x=1,y=2 | x=2,y=1 ;; x | y ;; 2x+1 | 2y+1 ;; x=5 | y=5 ;; |x| | x
+\sqrt{x^2} | x
+x > 2 | x \ge 2 ;; x > 2 | x < 2 ;; x<1 | x>-1 ;; f(2)<f(1) | f(1)<f(2) ;; a+3z=0 | 0 ;; 7 | 2x+3=7
+4 | x^2 = 4
 (-\infty,1)\cup(2,3] | (-\infty,1]\cup(2,3] ;; (27/8,15/8) | (0,0) ;; \{1,2\} | (1,2)
 \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}
-\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 2 \\ 3 & 5 \end{pmatrix} ;; (1,2) | \begin{pmatrix} 2 \\ 1 \end{pmatrix}
-C | D ;; \text{east} | west ;; \text{even} | odd ;; CBAD | CABD ;; 52_8 | 52_9 ;; 1011_2 | 1011 ;; 12:00 | 1:00 ;; AC | AB
-2+3 | 6 ;; 5 | 2+3=6 ;; \sqrt{10^{12}+1} | 10^6 ;; 10^{20}+\sqrt2 | 10^{20}+\sqrt3 ;; 262537412640768744 | e^{\pi\sqrt{163}}
-\frac{1}{2004!} | \frac{1}{2006!} ;; \sqrt{2}^3 | \sqrt{23} ;; e^{2x} | e^x ;; x^3+2x^2+6 | x^3+2x^2+7 ;; \sin x | \cos x
-5 | 5 \text{ million} ;; 5 | 5 \text{ or more} ;; 5 | \text{not } 5 ;; 5 | 5 \text{ is not right} ;; 30 | \text{October 30}
-21 | ‮12 ;; 12 | ‮21 ;; 5 | NaN ;; 42 | 4² ;; (1,-\infty) | (1,\infty) ;; 1 - \frac1e | 1 + \frac1e ;; \frac{a}{b} | \frac{b}{a}
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 2 \\ 3 & 5 \end{pmatrix}
+(1,2) | \begin{pmatrix} 2 \\ 1 \end{pmatrix}
+C | D ;; \text{east} | west ;; \text{even} | odd ;; CBAD | CABD ;; 52_8 | 52_9 ;; 1011_2 | 1011
+12:00 | 1:00 ;; AC | AB
+2+3 | 6 ;; 5 | 2+3=6 ;; \sqrt{10^{12}+1} | 10^6 ;; 10^{20}+\sqrt2 | 10^{20}+\sqrt3
+262537412640768744 | e^{\pi\sqrt{163}}
+\frac{1}{2004!} | \frac{1}{2006!} ;; \sqrt{2}^3 | \sqrt{23} ;; e^{2x} | e^x ;; x^3+2x^2+6 | x^3+2x^2+7
+\sin x | \cos x
+5 | 5 \text{ million} ;; 5 | 5 \text{ or more} ;; 5 | \text{not } 5 ;; 5 | 5 \text{ is not right}
+30 | \text{October 30}
+21 | ‮12 ;; 12 | ‮21 ;; 5 | NaN ;; 42 | 4² ;; (1,-\infty) | (1,\infty) ;; 1 - \frac1e | 1 + \frac1e
+\frac{a}{b} | \frac{b}{a}
 """
 
 
 def cases(table):
-    return [tuple(side.strip() for side in case.rsplit(" | ", 1)) for line in table.strip().split("\n") for case in line.split(" ;; ")]
+    lines = table.strip().split("\n")
+    return [tuple(side.strip() for side in case.rsplit(" | ", 1)) for line in lines for case in line.split(" ;; ")]
 
 
 def right(gold, answer):
@@ -160,8 +188,7 @@ def test_hostile(k):
         start = time.perf_counter()
         verdict = rewards.is_correct(response, gold)
         best = min(best, time.perf_counter() - start)
-    if response.count("{") < 5000 or "(" in response or "frac" in response:
-        assert not verdict or response.strip("\\boxed{}") == gold
+    assert not verdict
     assert best < 0.02
     rewards.extract(response, lenient=True), rewards.leaks(response, gold), rewards.verdict(response), rewards.has_box(response)
 
@@ -254,16 +281,19 @@ def rewritings(gold):
         yield re.sub(r"\\[dt]?frac", r"\\tfrac", gold)
     yield re.sub(r"\\[dt]?frac\{(\d)\}\{(\d)\}", r"\\frac\1\2", gold)
     if "\\text" not in gold and "\\mbox" not in gold:
-        yield re.sub(r"(?<=[-+=,()])(?=[^ }])", " ", gold) if "\\" not in gold else gold.replace(",", ", ") if not re.search(r"\d,\\?!?\d{3}", gold) else gold
+        if not re.search(r"\d,\D{0,3}\d{3}|\{,", gold):
+            yield re.sub(r"(?<=[-+=,()])(?=[^ }])", " ", gold) if "\\" not in gold else gold.replace(",", ", ")
         yield gold.replace("-", "−")
-        yield gold.replace("(", "\\left(").replace(")", "\\right)") if "\\left" not in gold and "[" not in gold and "]" not in gold else gold
+        if not re.search(r"\\left|[\[\]]", gold):
+            yield gold.replace("(", "\\left(").replace(")", "\\right)")
     if "matrix" in gold:
         yield gold.replace("pmatrix", "bmatrix")
     if fraction := re.fullmatch(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}", gold):
         yield fraction[1] + fraction[2] + "/" + fraction[3]
         yield f"{fraction[1]}{int(fraction[2]) / int(fraction[3]):.9f}"
     if re.fullmatch(r"-?\d+", gold):
-        yield from (f"{int(gold):,}", f"{int(gold)}.0", f"{gold}^\\circ", f"x = {gold}", f"{gold}\\text{{ units}}", f"\\text{{{gold}}}", f"{int(gold):,}".replace(",", ",\\!"))
+        yield from (f"{int(gold):,}", f"{int(gold)}.0", f"{gold}^\\circ", f"x = {gold}", f"{gold}\\text{{ units}}",
+                    f"\\text{{{gold}}}", f"{int(gold):,}".replace(",", ",\\!"))
         if len(gold.strip("-")) > 3:
             yield f"{int(gold):,}".replace(",", "{,}")
             yield f"{int(gold):,}".replace(",", "\\,")
@@ -288,8 +318,8 @@ def corruptions(gold):
             yield gold[:m.start()] + str(int(m[0]) + 1) + gold[m.end():]
         if re.fullmatch(r"-?\\[dt]?frac\{\d+\}\{\d+\}", gold):
             yield from (gold[1:] if gold[0] == "-" else "-" + gold, re.sub(r"\{(\d+)\}\{(\d+)\}", r"{\2}{\1}", gold))
-        if re.search(r"infty|\[", gold) and "cup" not in gold and "le" in gold + "le":
-            yield gold.translate(str.maketrans("[]()", "()[]")) if "matrix" not in gold and re.fullmatch(r"(\\left)?[\[(][^()\[\]]*[\])]", gold) and re.search(r"[\[\]]|infty", gold) else gold + "+1"
+        if re.fullmatch(r"(\\left)?[\[(][^()\[\]]*[\])]", gold) and re.search(r"[\[\]]|infty", gold):
+            yield gold.translate(str.maketrans("[]()", "()[]"))                       # the other kind of interval
         if m := re.fullmatch(r"\((-?\d+), ?(-?\d+)\)", gold):
             yield f"({m[2]},{m[1]})"
             yield f"({m[1]},{m[2]},0)"

@@ -1,4 +1,4 @@
-"""The trainer: gradients against the plain formula, who moves and who does not, resume, and what a user can get wrong."""
+"""The trainer: gradients against the plain formula, who moves and who does not, resume, a user's mistakes."""
 import json
 import math
 import os
@@ -24,8 +24,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def settings(**changes):
-    return SimpleNamespace(**{**dict(lr=1e-3, warmup=0, grad_clip=1e9, device="cpu", normalise="batch", clip=0.2, kl=0.0, temperature=1.0,
-                                     updates=1, micro_tokens=10 ** 9, max_new_tokens=12), **changes})
+    return SimpleNamespace(**{**dict(
+        lr=1e-3, warmup=0, grad_clip=1e9, device="cpu", normalise="batch", clip=0.2, kl=0.0, temperature=1.0,
+        updates=1, micro_tokens=10 ** 9, max_new_tokens=12), **changes})
 
 
 @pytest.fixture
@@ -35,24 +36,26 @@ def exact(monkeypatch):
 
 
 def batch(model, seed=0):
-    """Samples of three prompts, three each and of unequal length, with made-up old log-probs and advantages."""
+    """Samples of three prompts, three each, of unequal length, with made-up old log-probs and advantages."""
     found = rollout.generate(model, prompts([7, 2, 11]), 3, max_new_tokens=12, stop_ids={3, 4, 5, 6},
                              generator=rollout.stream(seed))
     generator = torch.Generator().manual_seed(seed)
-    return [rema.Sample(prompt, c.tokens, [x + 0.4 * float(torch.randn((), generator=generator)) for x in c.logprobs],
+    return [rema.Sample(prompt, c.tokens,
+                        [x + 0.4 * float(torch.randn((), generator=generator)) for x in c.logprobs],
                         float(torch.randn((), generator=generator)))
             for prompt, group in zip(prompts([7, 2, 11]), found) for c in group]
 
 
 def plain_loss(model, samples, normalise, clip, kl=0.0, reference=None, constant=12):
-    """The objective as the paper writes it: one sequence at a time, no cache, no padding, no shared prompt."""
+    """The objective as the paper has it: one sequence at a time, no cache, no padding, no shared prompt."""
     total = 0.0
     for sample in samples:
         ids = torch.tensor([sample.prompt + sample.tokens])
         place = range(len(sample.tokens))
         new = model(ids)[0, len(sample.prompt) - 1:-1].log_softmax(-1)[place, sample.tokens]
         ratio = (new - torch.tensor(sample.logprobs, dtype=torch.float64)).exp()
-        terms = [torch.min(r * sample.advantage, r.clamp(1 - clip, 1 + clip) * sample.advantage) for r in ratio]
+        terms = [torch.min(r * sample.advantage, r.clamp(1 - clip, 1 + clip) * sample.advantage)
+                 for r in ratio]
         if kl:
             with torch.no_grad():
                 ref = reference(ids)[0, len(sample.prompt) - 1:-1].log_softmax(-1)[place, sample.tokens]
@@ -69,13 +72,14 @@ def gradient(model):
 
 @pytest.mark.parametrize("normalise", ["batch", "sequence", "constant"])
 @pytest.mark.parametrize("family, micro, kl, checkpointing", [
-    ("llama", 10 ** 9, 0.0, False), ("llama", 40, 0.0, False), ("qwen3", 1, 0.3, True), ("qwen2", 60, 0.3, False),
-    ("smollm2", 60, 0.0, True)])
-def test_gradient_is_that_of_the_plain_formula(exact, monkeypatch, normalise, family, micro, kl, checkpointing):
-    """However the batch is cut, padded and shared, the gradient is the paper's formula's (float64, relative 1e-9)."""
+    ("llama", 10 ** 9, 0.0, False), ("llama", 40, 0.0, False), ("qwen3", 1, 0.3, True),
+    ("qwen2", 60, 0.3, False), ("smollm2", 60, 0.0, True)])
+def test_gradient_is_that_of_the_plain_formula(exact, monkeypatch, normalise, family, micro, kl,
+                                               checkpointing):
+    """However the batch is cut, padded and shared, the gradient is the paper's (float64, relative 1e-9)."""
     model, reference = small(family), small(family, seed=5)
     samples = batch(model)
-    assert len({len(s.tokens) for s in samples}) > 3                      # unequal lengths, or padding is not tested
+    assert len({len(s.tokens) for s in samples}) > 3         # unequal lengths, or padding is not tested
     plain_loss(model, samples, normalise, 0.2, kl, reference).backward()
     expected = gradient(model)
     model.zero_grad()
@@ -120,9 +124,10 @@ def test_bfloat16_weights_have_float32_masters():
     model = small(dtype=torch.bfloat16)
     learner = train.Learner(model, settings(lr=1e-6))
     before, start = [m.clone() for m in learner.masters], [w.clone() for w in learner.weights]
-    for _ in range(2):                                                     # two micro-batches add up in float32
+    for _ in range(2):                                       # two micro-batches add up in float32
         (sum(w.float().square().sum() for w in learner.weights)).backward()
-    assert all(m.grad.dtype == torch.float32 and w.grad is None for m, w in zip(learner.masters, learner.weights))
+    assert all(m.grad.dtype == torch.float32 and w.grad is None
+               for m, w in zip(learner.masters, learner.weights))
     assert torch.allclose(learner.masters[0].grad, 4 * start[0].float(), rtol=0.02)
     learner.step()
     assert any((m != b).any() for m, b in zip(learner.masters, before))
@@ -148,9 +153,10 @@ def test_state_restores_weights_and_moments_bit_for_bit(tmp_path):
 def test_more_updates_meet_the_clip():
     model = small(dtype=torch.float32)
     [[*group]] = rollout.generate(model, prompts([5]), 6, max_new_tokens=12, generator=rollout.stream(3))
-    samples = [rema.Sample(prompts([5])[0], c.tokens, c.logprobs, a) for c, a in zip(group, (1, -1, 1, -1, 1, -1))]
+    samples = [rema.Sample(prompts([5])[0], c.tokens, c.logprobs, a)
+               for c, a in zip(group, (1, -1, 1, -1, 1, -1))]
     first = train.update(train.Learner(small(dtype=torch.float32), settings()), samples, settings())
-    assert first["clip_share"] == 0 and first["sampling_logp_difference"] < 1e-5      # the ratio is 1 at first
+    assert first["clip_share"] == 0 and first["sampling_logp_difference"] < 1e-5    # the ratio is 1 at first
     args = settings(updates=4, lr=0.01)
     assert train.update(train.Learner(model, args), samples, args)["clip_share"] > 0
 
@@ -164,11 +170,11 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     assert not learner.optimizer.state
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Whole runs of the embedded model
 
-SMALL_RUN = ["--questions", "6", "--plans", "4", "--answers", "4", "--eval-questions", "12", "--max-new-tokens", "32",
-             "--warmup", "1", "--switch-every", "2", "--save-every", "3"]
+SMALL_RUN = ["--questions", "6", "--plans", "4", "--answers", "4", "--eval-questions", "12",
+             "--max-new-tokens", "32", "--warmup", "1", "--switch-every", "2", "--save-every", "3"]
 
 
 def metrics(directory):
@@ -195,18 +201,19 @@ def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, monkeypatch
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(7))
     assert [line["learner"] for line in lines[1:]] == ["high", "high", "low", "low", "high", "high"]
-    fields = {"reward_high", "reward_low", "accuracy", "length", "truncated", "frac_reward_zero_std", "entropy",
-              "grad_norm", "clip_share", "sampling_logp_difference"}
+    fields = {"reward_high", "reward_low", "accuracy", "length", "truncated", "frac_reward_zero_std",
+              "entropy", "grad_norm", "clip_share", "sampling_logp_difference"}
     for line in lines[1:]:
         assert fields <= line.keys() or line["frac_reward_zero_std"] == 1
         assert line.get("sampling_logp_difference", 0) < 1e-5
     printed = capsys.readouterr()
     assert "temperature 1" in printed.out and "problem" in printed.err + printed.out
-    for name in ("curves.png", "episodes.jsonl", "config.json", "high/model.safetensors", "low/tokenizer.json",
-                 "best/high/config.json"):
+    for name in ("curves.png", "episodes.jsonl", "config.json", "high/model.safetensors",
+                 "low/tokenizer.json", "best/high/config.json"):
         assert (tmp_path / "run" / name).stat().st_size > 0
     agents, tokenizer = evaluation.load_agents(str(tmp_path / "run"), rema.roles("rema"))
-    assert all(torch.equal(a, b) for role in agents for a, b in zip(agents[role].parameters(), snapshots[-1][role]))
+    assert all(torch.equal(a, b)
+               for role in agents for a, b in zip(agents[role].parameters(), snapshots[-1][role]))
 
 
 @pytest.mark.parametrize("extra", [["--process", "vrp"], ["--process", "mrp", "--advantage", "reinforce++"],
@@ -216,7 +223,8 @@ def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, monkeypatch
 def test_every_way_to_train_runs(tmp_path, extra):
     train.main([*SMALL_RUN, "--steps", "3", "--eval-every", "3", *extra, "--out", str(tmp_path / "run")])
     lines = metrics(tmp_path / "run")
-    assert len(lines) == 4 and all(math.isfinite(line["reward_" + line["learner"].split("+")[0]]) for line in lines[1:])
+    assert len(lines) == 4 and all(math.isfinite(line["reward_" + line["learner"].split("+")[0]])
+                                   for line in lines[1:])
     if "--kl" in extra:
         assert lines[1]["kl_high"] >= 0 and lines[3]["kl_low"] > 0
 
@@ -228,7 +236,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
     whole = subprocess.Popen([*command, "--out", str(tmp_path / "whole")], **quiet)
     killed = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], **quiet)
     log = tmp_path / "killed" / "metrics.jsonl"
-    while not (log.exists() and len(log.read_bytes().splitlines()) > 5):              # past the first checkpoint
+    while not (log.exists() and len(log.read_bytes().splitlines()) > 5):          # past the first checkpoint
         assert killed.poll() is None
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
@@ -241,7 +249,8 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
     for role in ("high", "low"):
         a, b = (models.read_tensors(tmp_path / run / role) for run in ("whole", "killed"))
         assert all(torch.equal(a[name], b[name]) for name in a)
-    assert (tmp_path / "killed" / "episodes.jsonl").read_text() == (tmp_path / "whole" / "episodes.jsonl").read_text()
+    assert ((tmp_path / "killed" / "episodes.jsonl").read_text()
+            == (tmp_path / "whole" / "episodes.jsonl").read_text())
 
 
 def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch):
@@ -261,7 +270,8 @@ def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch):
 
 
 def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(rema, "policy_loss", lambda new, *rest: (new.sum() * math.nan, {"clip_share": 0.0, "ratio_max": 1.0}))
+    monkeypatch.setattr(rema, "policy_loss", lambda new, *rest: (new.sum() * math.nan,
+                                                                 {"clip_share": 0.0, "ratio_max": 1.0}))
     with pytest.raises(SystemExit) as stop:
         train.main([*SMALL_RUN, "--steps", "9", "--out", str(tmp_path / "run")])
     assert stop.value.code == 2 and "three gradients" in capsys.readouterr().err
@@ -273,8 +283,8 @@ def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, cap
 def test_collapse_is_named():
     healthy = dict(entropy=0.5, truncated=0.0, repeated=0.1, length=20)
     assert train.watch(healthy) == []
-    for change, word in (({"entropy": 1e-4}, "entropy"), ({"truncated": 0.9}, "cut off"), ({"repeated": 0.9}, "repeat"),
-                         ({"length": 1}, "empty")):
+    for change, word in (({"entropy": 1e-4}, "entropy"), ({"truncated": 0.9}, "cut off"),
+                         ({"repeated": 0.9}, "repeat"), ({"length": 1}, "empty")):
         assert word in train.watch({**healthy, **change})[0]
     assert train.repeated_share([1, 2, 3, 4] * 10) > 0.8 and train.repeated_share(list(range(40))) == 0
 
@@ -287,8 +297,10 @@ def test_the_data_cursor_goes_through_all_rows_before_it_repeats():
 
 @pytest.mark.parametrize("argv, message", [
     (["--model", "lama-1b"], "llama-1b"), (["--data", "gsm9k"], "gsm8k"), (["--answers", "1"], "--answers 1"),
-    (["--plans", "1"], "--plans 1"), (["--process", "vrp", "--answers", "1", "--advantage", "rloo"], "--answers 1"),
-    (["--questions", "0"], "--questions"), (["--data", "none.jsonl"], "none.jsonl"), (["--resume", "nowhere"], "nowhere")])
+    (["--plans", "1"], "--plans 1"),
+    (["--process", "vrp", "--answers", "1", "--advantage", "rloo"], "--answers 1"),
+    (["--questions", "0"], "--questions"), (["--data", "none.jsonl"], "none.jsonl"),
+    (["--resume", "nowhere"], "nowhere")])
 def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
@@ -306,18 +318,21 @@ def test_an_out_that_holds_a_run_is_left_alone(tmp_path, capsys):
 
 
 def test_rows_that_are_too_long_are_left_out_of_training_and_wrong_in_evaluation(tmp_path, capsys):
-    rows = [{"problem": f"{a}+2*{a}", "answer": str(3 * a)} for a in range(1, 9)] + [{"problem": "1+" * 600, "answer": "1"}]
+    rows = ([{"problem": f"{a}+2*{a}", "answer": str(3 * a)} for a in range(1, 9)]
+            + [{"problem": "1+" * 600, "answer": "1"}])
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train.main(["--data", str(tmp_path / "mine.jsonl"), "--eval-data", str(tmp_path / "mine.jsonl"), *SMALL_RUN,
-                "--steps", "1", "--out", str(tmp_path / "run")])
+    train.main(["--data", str(tmp_path / "mine.jsonl"), "--eval-data", str(tmp_path / "mine.jsonl"),
+                *SMALL_RUN, "--steps", "1", "--out", str(tmp_path / "run")])
     assert "1 of 9 training problems are left out" in capsys.readouterr().err
     agents, tokenizer = evaluation.load_agents("tiny", rema.roles("rema"))
-    found = evaluation.evaluate(agents, tokenizer, evaluation.load_data(str(tmp_path / "mine.jsonl"), "heldout", None),
+    found = evaluation.evaluate(agents, tokenizer,
+                                evaluation.load_data(str(tmp_path / "mine.jsonl"), "heldout", None),
                                 rema.roles("rema"), max_new_tokens=32)
     assert len(found) == 9 and [e.question for e in found if e.question < 0] == [-9]
     assert not [e for e in found if e.question < 0][0].correct
     with pytest.raises(SystemExit):
-        train.main(["--data", str(tmp_path / "mine.jsonl"), *SMALL_RUN, "--questions", "50", "--out", str(tmp_path / "b")])
+        train.main(["--data", str(tmp_path / "mine.jsonl"), *SMALL_RUN, "--questions", "50",
+                    "--out", str(tmp_path / "b")])
     assert "fewer than --questions" in capsys.readouterr().err
 
 

@@ -1,0 +1,54 @@
+"""Keep finished runs and print their table: how README's results were made.
+
+    for s in 0 1 2; do python train.py --seed $s; done
+    python -m data.results.collect out/tiny-rema-s0 out/tiny-rema-s1 out/tiny-rema-s2
+
+Copies config.json, metrics.jsonl and curves.png of each run to data/results/NAME (an existing one is left alone) and
+prints one line a run and the mean with its standard error over the runs. Episodes and weights stay where they are.
+"""
+import json
+import pathlib
+import shutil
+import sys
+
+from data.plots import gains
+from eval import accuracy
+
+HERE = pathlib.Path(__file__).parent
+COLUMNS = ("greedy", "", "gain", "temp. 1", "", "gain", "high", "low", "leaks", "minutes", "tokens")
+
+
+def line(directory):
+    """Numbers of one run in the order of COLUMNS, percent or points; None where a run has no such number."""
+    lines = [json.loads(text) for text in (directory / "metrics.jsonl").read_text().splitlines()]
+    measured = [one for one in lines if "heldout_greedy" in one]
+    row = []
+    for name in ("heldout_greedy", "heldout_t1"):
+        before, after = measured[0][name], measured[-1][name]
+        row += [before, after, after - before]
+    seconds = sum(one.get("time_sample", 0) + one.get("time_train", 0) for one in lines)
+    return row + [gains(lines).get("high"), gains(lines).get("low"), measured[-1].get("heldout_greedy_leaks"),
+                  seconds / 60, sum(one.get("sampled_tokens", 0) for one in lines)]
+
+
+def main(directories):
+    if not directories:
+        sys.exit(__doc__)
+    print("| run | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
+    rows = []
+    for directory in map(pathlib.Path, directories):
+        kept = HERE / directory.name
+        if not kept.exists():
+            kept.mkdir()
+            for name in ("config.json", "metrics.jsonl", "curves.png"):
+                shutil.copy(directory / name, kept / name)
+        rows.append(line(kept))
+        print(f"| {directory.name} | " + " | ".join("-" if x is None else f"{x:,.1f}" for x in rows[-1]) + " |")
+    if len(rows) > 1:
+        columns = [[x for x in column if x is not None] for column in zip(*rows)]
+        means = [tuple(x / 100 for x in accuracy(column)) if column else None for column in columns]
+        print("| mean | " + " | ".join("-" if m is None else f"{m[0]:,.1f} ± {m[1]:,.1f}" for m in means) + " |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
