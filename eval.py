@@ -36,6 +36,21 @@ def load_data(name, split, count, data_dir=None):
     return benchmarks.load(name, data_dir)[:count]
 
 
+def split_data(args):
+    """-> (training, held-out rows): generated splits, two files, or a shuffled tenth of one file held out."""
+    if args.data in GENERATED:
+        train_rows = load_data(args.data, "train", max(2000, args.steps * args.questions))
+    else:
+        train_rows = load_data(args.data, "train", None, args.data_dir)
+    if args.eval_data or args.data in GENERATED:
+        held = load_data(args.eval_data or args.data, "heldout", args.eval_questions, args.data_dir)
+        return train_rows, held
+    order = torch.randperm(len(train_rows), generator=rollout.stream("held out")).tolist()
+    tenth = max(1, len(train_rows) // 10)
+    return ([train_rows[i] for i in order[tenth:]],
+            [train_rows[i] for i in order[:tenth][:args.eval_questions]])
+
+
 def load_agents(name, roles, device="cpu", dtype=torch.float32):
     """-> ({role: Transformer}, tokenizer). name: a model, or a run's directory (high/ and low/, or solo/)."""
     names, directory = [role.name for role in roles], pathlib.Path(name)
@@ -97,6 +112,20 @@ def summary(episodes):
     return result
 
 
+def held_out(agents, tokenizer, rows, roles, max_new_tokens, batch):
+    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log."""
+    result = {}
+    for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
+        numbers = summary(evaluate(agents, tokenizer, rows, roles, max_new_tokens=max_new_tokens,
+                                   temperature=temperature, batch=batch))
+        result[f"heldout_{name}"], result[f"heldout_{name}_se"] = numbers["accuracy"]
+        result[f"heldout_{name}_boxed"] = numbers["boxed"][0]
+        result[f"heldout_{name}_among_boxed"] = numbers["accuracy among boxed"][0]
+        if len(roles) == 2:
+            result[f"heldout_{name}_leaks"] = numbers["plans with the gold answer"][0]
+    return result
+
+
 def diagnose(agents, tokenizer, rows, roles, *, max_new_tokens, key=("eval",), batch=256, bar=None):
     """Does the plan matter? Greedy answers under each plan kept, swapped for the next problem's, and emptied.
 
@@ -114,6 +143,16 @@ def diagnose(agents, tokenizer, rows, roles, *, max_new_tokens, key=("eval",), b
         outcomes[name] = [int(rewards.is_correct(turns[0].text, row["answer"]))
                           for row, turns in zip(rows, groups)]
     return outcomes
+
+
+def diagnosis(outcomes):
+    """The table of diagnose() as text: what swapped and emptied plans cost, paired problem by problem."""
+    lines = []
+    for name, values in outcomes.items():
+        cost = accuracy([a - b for a, b in zip(outcomes["kept"], values)])
+        lines.append("  greedy, plan %-15s %6.1f %% +- %.1f" % (name, *accuracy(values))
+                     + ("" if name == "kept" else "   costs %.1f points +- %.1f" % cost))
+    return "\n".join(lines)
 
 
 def record(episode):
@@ -179,10 +218,7 @@ def run(argv):
     if args.diagnose and args.process == "rema":
         with tqdm(total=4 * len(rows), desc="diagnose", unit="turn") as bar:
             outcomes = diagnose(agents, tokenizer, rows, roles, bar=bar, **common)
-        for what, values in outcomes.items():
-            drop = accuracy([a - b for a, b in zip(outcomes["kept"], values)])
-            print("  greedy, plan %-15s %6.1f %% +- %.1f" % (what, *accuracy(values)),
-                  "" if what == "kept" else f"  costs {drop[0]:.1f} points +- {drop[1]:.1f}")
+        print(diagnosis(outcomes))
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
     atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes).encode())

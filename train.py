@@ -26,12 +26,12 @@ import eval as evaluation
 import model as models
 import rema
 from data import UserError, plots
-from data.checkpoint import atomic_write, read_tensors, write_tensors
+from data.checkpoint import append, atomic_write, forget_after, load_state, read_json, save_state
 from model import Cache
 from rollout import pad, rollout, stream
 
 # What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). Real
-# models take the literature's full-weight rate, 1e-6; the tiny one, trained in minutes, a hundred times that.
+# models take the literature's full-weight rate, 1e-6; the tiny one is far from what it was trained to be.
 DEFAULTS = {True: ("arithmetic", 2e-4, 64, 32, 60), False: ("words", 1e-6, 512, 16, 100)}
 
 
@@ -82,10 +82,7 @@ def parse(argv):
     flag("--resume", metavar="DIR", help="go on with a run and its settings; only more --steps may be added")
     args = parser.parse_args(argv)
     if args.resume:
-        path = pathlib.Path(args.resume) / "config.json"
-        if not path.exists():
-            raise UserError(f"{args.resume} holds no run: there is no config.json in it")
-        saved = json.loads(path.read_text())
+        saved = read_json(pathlib.Path(args.resume) / "config.json")
         saved.update(resume=args.resume, out=args.resume, steps=args.steps or saved["steps"])
         return argparse.Namespace(**saved)
 
@@ -105,10 +102,8 @@ def parse(argv):
     if args.temperature <= 0:
         raise UserError(f"--temperature {args.temperature:g}: greedy samples are all the same, "
                         "so nothing can be compared")
-    group_size = {"--answers": args.answers} if args.process != "rema" else {"--plans": args.plans,
-                                                                            "--answers": args.answers}
-    for flag, size in group_size.items():
-        if size < 2 and args.advantage in ("grpo", "rloo", "dr_grpo"):
+    for flag, size in (("--plans", args.plans), ("--answers", args.answers))[args.process != "rema":]:
+        if size < 2 and args.advantage != "reinforce++":
             raise UserError(f"{flag} {size} is too small: --advantage {args.advantage} compares the samples "
                             "of a group, so take at least 2")
     return args
@@ -263,40 +258,10 @@ def update(learner, samples, args, reference=None):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# The run on disk
+# The loop
 
-def save_state(path, agents, step, best):
-    """All that --resume needs. Draws come from (seed, step, question), so generators have no state."""
-    tensors = {f"{role}.{name}": tensor
-               for role, learner in agents.items() for name, tensor in learner.state().items()}
-    note = json.dumps({"step": step, "best": best,
-                       "updates": {role: a.updates for role, a in agents.items()}})
-    tensors["note"] = torch.frombuffer(bytearray(note.encode()), dtype=torch.uint8)
-    write_tensors(tensors, path)
-
-
-def load_state(path, agents):
-    """-> (step, best held-out accuracy) of the checkpoint; weights and moments go into the agents."""
-    tensors = read_tensors(path)
-    note = json.loads(bytes(tensors["note"].tolist()))
-    for role, learner in agents.items():
-        mine = {name.removeprefix(role + "."): t
-                for name, t in tensors.items() if name.startswith(role + ".")}
-        learner.load_state(mine, note["updates"][role])
-    return note["step"], note["best"]
-
-
-def forget_after(path, step):
-    """Drop the lines of a log that were written after the checkpoint: those steps will run again."""
-    if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        atomic_write(path, "".join(kept).encode())
-
-
-def append(path, line):
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+def models_of(agents):
+    return {role: learner.model for role, learner in agents.items()}
 
 
 def say(text):
@@ -304,53 +269,12 @@ def say(text):
     tqdm.write(text, file=sys.stdout if sys.stdout.isatty() else sys.stderr)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# The loop
-
-def held_out(agents, tokenizer, rows, roles, args):
-    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log."""
-    result = {}
-    for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
-        episodes = evaluation.evaluate(
-            {role: a.model for role, a in agents.items()}, tokenizer, rows, roles,
-            max_new_tokens=args.max_new_tokens, temperature=temperature, batch=args.batch)
-        numbers = evaluation.summary(episodes)
-        result[f"heldout_{name}"], result[f"heldout_{name}_se"] = numbers["accuracy"]
-        result[f"heldout_{name}_boxed"] = numbers["boxed"][0]
-        if len(roles) == 2:
-            result[f"heldout_{name}_leaks"] = numbers["plans with the gold answer"][0]
-    return result
-
-
-def repeated_share(tokens):
-    """Share of tokens in a 4-gram seen before in the same sequence: near 0 in prose, near 1 in a loop."""
-    grams = [tuple(tokens[i:i + 4]) for i in range(len(tokens) - 3)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def watch(metrics):
-    """Names of a collapse that the metrics show (empty: none)."""
-    return [name for name, bad in (
-        ("entropy is near zero: every sample is the same", metrics.get("entropy", 1) < 0.01),
-        ("most turns are cut off", metrics["truncated"] > 0.5),
-        ("turns repeat themselves", metrics["repeated"] > 0.5),
-        ("turns are empty", metrics["length"] < 2)) if bad]
-
-
-def show(episode):
-    """An episode for people."""
-    say("\n".join(["", f"  problem    {episode.row['problem']}   (answer {episode.row['answer']})"]
-                  + [f"  {turn.role:10} {turn.text.strip() or '(nothing)'}" for turn in episode.turns]
-                  + ["  rewards    " + ", ".join(f"{role} {value:+.2f}"
-                                                 for role, value in episode.rewards.items()), ""]))
-
-
 def one_step(step, agents, tokenizer, rows, roles, args, reference):
     """Sample, score, learn -> (metrics, episodes)."""
     learning = rema.learners(step, sorted(agents, key=lambda role: role != args.first), args.switch_every)
     plans, answers = rema.sampling_shape(learning, args.plans, args.answers, args.answers_high)
     started = time.perf_counter()
-    episodes = rollout({role: a.model for role, a in agents.items()}, tokenizer, rows, roles, plans=plans,
+    episodes = rollout(models_of(agents), tokenizer, rows, roles, plans=plans,
                        answers=answers, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
                        key=(args.seed, step), batch=args.batch)
     sampled = time.perf_counter()
@@ -363,7 +287,7 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
     theirs = [turn for turn in turns if turn.role in learning]
     metrics.update(length=sum(len(turn.tokens) for turn in theirs) / len(theirs),
                    truncated=sum(not turn.stopped for turn in theirs) / len(theirs),
-                   repeated=sum(repeated_share(turn.tokens) for turn in theirs) / len(theirs),
+                   repeated=sum(plots.repeated_share(turn.tokens) for turn in theirs) / len(theirs),
                    episodes=len(episodes), sampled_tokens=tokens)
     trained = 0
     for role in learning:
@@ -397,7 +321,7 @@ def run(argv):
         learner.model.checkpointing = args.checkpointing
     reference = models.load(args.model, args.device, dtype)[0] if args.kl else None
 
-    train_rows, eval_rows = load_rows(args)
+    train_rows, eval_rows = evaluation.split_data(args)
     context = loaded[0][0].config.context
     fit = evaluation.fitting(train_rows, tokenizer, roles, context, args.max_new_tokens)
     if len(fit) < len(train_rows):
@@ -405,6 +329,10 @@ def run(argv):
             f"--max-new-tokens {args.max_new_tokens} they do not fit the context of {context}")
     if len(fit) < args.questions:
         raise UserError(f"{len(fit)} training problems fit, fewer than --questions {args.questions}")
+
+    def measure():
+        return evaluation.held_out(models_of(agents), tokenizer, eval_rows, roles, args.max_new_tokens,
+                                   args.batch)
 
     out.mkdir(parents=True, exist_ok=True)
     first, best = 1, -1.0
@@ -417,7 +345,7 @@ def run(argv):
         for name in ("metrics.jsonl", "episodes.jsonl"):
             (out / name).unlink(missing_ok=True)
         atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
-        before = {"step": 0, **held_out(agents, tokenizer, eval_rows, roles, args)}
+        before = {"step": 0, **measure()}
         append(out / "metrics.jsonl", json.dumps(before))
         say(f"before training: held-out {before['heldout_greedy']:.1f} % greedy, "
             f"{before['heldout_t1']:.1f} % at temperature 1 ({len(eval_rows)} problems)")
@@ -434,25 +362,14 @@ def run(argv):
     except ValueError:                       # not the main thread: then whoever started it deals with Ctrl-C
         previous = None
     try:
-        train(first, agents, tokenizer, fit, eval_rows, roles, args, out, best, reference, interrupted)
+        healthy = train(first, agents, tokenizer, fit, roles, args, out, best, reference, interrupted,
+                        measure)
     finally:
         if previous is not None:
             signal.signal(signal.SIGINT, previous)
-
-
-def load_rows(args):
-    """-> (training, held-out rows): generated splits, two files, or a tenth of one held out by checksum."""
-    if args.data in evaluation.GENERATED:
-        train_rows = evaluation.load_data(args.data, "train", max(2000, args.steps * args.questions))
-    else:
-        train_rows = evaluation.load_data(args.data, "train", None, args.data_dir)
-    if args.eval_data or args.data in evaluation.GENERATED:
-        return train_rows, evaluation.load_data(args.eval_data or args.data, "heldout", args.eval_questions,
-                                                args.data_dir)
-    order = torch.randperm(len(train_rows), generator=stream("held out")).tolist()
-    tenth = max(1, len(train_rows) // 10)
-    return ([train_rows[i] for i in order[tenth:]],
-            [train_rows[i] for i in order[:tenth][:args.eval_questions]])
+    if not healthy:
+        raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {out}")
+    closing_table(args, agents, tokenizer, eval_rows, roles)
 
 
 def pick(rows, step, args):
@@ -466,7 +383,8 @@ def pick(rows, step, args):
     return chosen
 
 
-def train(first, agents, tokenizer, rows, eval_rows, roles, args, out, best, reference, interrupted):
+def train(first, agents, tokenizer, rows, roles, args, out, best, reference, interrupted, measure):
+    """Steps `first` to --steps, or until interrupted -> whether the gradients were finite."""
     failures = 0
     for step in tqdm(range(first, args.steps + 1), initial=first - 1, total=args.steps, desc="train",
                      unit="step"):
@@ -477,13 +395,12 @@ def train(first, agents, tokenizer, rows, eval_rows, roles, args, out, best, ref
         failures = failures + 1 if bad else 0 if norms else failures
         last = step == args.steps or bool(interrupted) or failures == 3
         if step % args.eval_every == 0 or last:
-            metrics.update(held_out(agents, tokenizer, eval_rows, roles, args))
+            metrics.update(measure())
         append(out / "metrics.jsonl", json.dumps({"step": step, **metrics}))
-        with open(out / "episodes.jsonl", "a", encoding="utf-8") as file:
-            for episode in episodes:
-                file.write(f'{{"step": {step}, {evaluation.record(episode)[1:]}\n')
+        append(out / "episodes.jsonl", "\n".join(f'{{"step": {step}, {evaluation.record(episode)[1:]}'
+                                                 for episode in episodes))
         say(plots.log_line(step, metrics))
-        for name in watch(metrics):
+        for name in plots.watch(metrics):
             say(f"  warning: {name}")
         if bad:
             say("  warning: the gradient is not finite; the step was skipped")
@@ -495,17 +412,14 @@ def train(first, agents, tokenizer, rows, eval_rows, roles, args, out, best, ref
                 save_agents(agents, tokenizer, out / "best")
         if step % args.show_every == 0:
             for episode in (episodes[0], episodes[-1]):
-                show(episode)
+                say(plots.episode_text(episode))
         if step % args.save_every == 0 or last:
             save_state(out / "state.safetensors", agents, step, best)
         if last:
             break
     save_agents(agents, tokenizer, out)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    plots.curves(lines, out / "curves.png", title=f"{args.model}, {args.process}, seed {args.seed}")
-    if failures == 3:
-        raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {out}")
-    closing_table(lines, args, agents, tokenizer, eval_rows, roles)
+    plots.curves(plots.read(out), out / "curves.png", f"{args.model}, {args.process}, seed {args.seed}")
+    return failures < 3
 
 
 def save_agents(agents, tokenizer, directory):
@@ -513,17 +427,15 @@ def save_agents(agents, tokenizer, directory):
         models.save(learner.model, tokenizer, directory / role)
 
 
-def closing_table(lines, args, agents, tokenizer, eval_rows, roles):
+def closing_table(args, agents, tokenizer, eval_rows, roles):
     """What the run has changed, for stdout."""
     print(f"\n{args.model}, {args.process}, {len(eval_rows)} held-out problems of "
           f"{args.eval_data or args.data}, percent")
-    print(plots.before_and_after(lines))
+    print(plots.before_and_after(plots.read(args.out)))
     if len(roles) == 2:
-        outcomes = evaluation.diagnose({role: a.model for role, a in agents.items()}, tokenizer, eval_rows,
-                                       roles, max_new_tokens=args.max_new_tokens, batch=args.batch)
-        for name in ("swapped", "emptied"):
-            cost = evaluation.accuracy([a - b for a, b in zip(outcomes["kept"], outcomes[name])])
-            print(f"  plans {name}: costs {cost[0]:.1f} +- {cost[1]:.1f} points (greedy)")
+        outcomes = evaluation.diagnose(models_of(agents), tokenizer, eval_rows, roles, batch=args.batch,
+                                       max_new_tokens=args.max_new_tokens)
+        print(evaluation.diagnosis(outcomes))
     print(f"{args.out}: curves.png, metrics.jsonl, episodes.jsonl, config.json, {', '.join(agents)}, best")
 
 

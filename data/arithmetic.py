@@ -173,7 +173,7 @@ def habit(plan, problem):
 
 # ----------------------------------------------------------------------------------------------------------------
 # Word problems, for models that read English. {A}, {B}: two names; {s}, {t}: two things; {x}, {y}, {z}: numbers.
-# A template is (steps, lowest and highest x, y and z, text, answer); draws with an answer below 1 are drawn again.
+# A template is (steps, lowest and highest x, y and z, text, answer).
 
 NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Ivy", "Jack", "Kate", "Leo", "Maria",
          "Noah", "Olivia", "Paul", "Rosa", "Sam", "Tina", "Victor")
@@ -221,9 +221,7 @@ TEMPLATES = (
 
 def story(rng, level):
     """(text, answer) of a word problem that takes `level` steps."""
-    while True:
-        _, ranges, text, answer = rng.choice([template for template in TEMPLATES if template[0] == level])
-        x, y, z = [rng.randint(*map(int, r.split("-"))) for r in (ranges + " 0-0").split()[:3]]
-        (a, b), (s, t) = rng.sample(NAMES, 2), rng.sample(THINGS, 2)
-        if answer(x, y, z) >= 1:
-            return text.format(A=a, B=b, s=s, t=t, x=x, y=y, z=z), answer(x, y, z)
+    _, ranges, text, answer = rng.choice([template for template in TEMPLATES if template[0] == level])
+    x, y, z = [rng.randint(*map(int, r.split("-"))) for r in (ranges + " 0-0").split()[:3]]
+    (a, b), (s, t) = rng.sample(NAMES, 2), rng.sample(THINGS, 2)
+    return text.format(A=a, B=b, s=s, t=t, x=x, y=y, z=z), answer(x, y, z)

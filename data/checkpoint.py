@@ -369,3 +369,41 @@ def open_url(url, page, token="", start=0):
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise UserError(f"{page}: cannot be reached ({getattr(error, 'reason', error)}); check the network "
                         "or fetch it by other means and give the directory") from None
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The state of a run, for --resume
+
+def save_state(path, learners, step, best):
+    """All that --resume needs. Draws come from (seed, step, question), so generators have no state."""
+    tensors = {f"{role}.{name}": tensor
+               for role, learner in learners.items() for name, tensor in learner.state().items()}
+    note = json.dumps({"step": step, "best": best,
+                       "updates": {role: one.updates for role, one in learners.items()}})
+    tensors["note"] = torch.frombuffer(bytearray(note.encode()), dtype=torch.uint8)
+    write_tensors(tensors, path)
+
+
+def load_state(path, learners):
+    """-> (step, best held-out accuracy) of the checkpoint; weights and moments go into the learners."""
+    tensors = read_tensors(path)
+    note = json.loads(bytes(tensors["note"].tolist()))
+    for role, learner in learners.items():
+        mine = {name.removeprefix(role + "."): t
+                for name, t in tensors.items() if name.startswith(role + ".")}
+        learner.load_state(mine, note["updates"][role])
+    return note["step"], note["best"]
+
+
+def forget_after(path, step):
+    """Drop the lines of a log that were written after the checkpoint: those steps will run again."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        atomic_write(path, "".join(kept).encode())
+
+
+def append(path, lines):
+    """Add text to a log and close it: what was reported is on disk before the next step starts."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(lines + "\n")

@@ -1,10 +1,18 @@
 """What a run shows: a line a step, a closing table, learning curves. Only this file imports matplotlib."""
+import json
+import pathlib
+
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 COLOURS = {"high": "#c44e52", "low": "#4c72b0", "solo": "#55a868", "high+low": "#8172b3"}
+
+
+def read(directory):
+    """The lines of a run's metrics.jsonl as dictionaries."""
+    return [json.loads(line) for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()]
 
 
 def curves(lines, path, title=""):
@@ -93,3 +101,26 @@ def before_and_after(lines):
         rows.append(f"  plans with the gold answer: {measured[-1]['heldout_greedy_leaks']:.1f} % (greedy)")
     return "\n".join(rows + [f"  {sum(line.get('episodes', 0) for line in lines):,} episodes, "
                              f"{sum(line.get('sampled_tokens', 0) for line in lines):,} sampled tokens"])
+
+
+def repeated_share(tokens):
+    """Share of tokens in a 4-gram seen before in the same sequence: near 0 in prose, near 1 in a loop."""
+    grams = [tuple(tokens[i:i + 4]) for i in range(len(tokens) - 3)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def watch(metrics):
+    """Names of a collapse that the metrics show (empty: none)."""
+    return [name for name, bad in (
+        ("entropy is near zero: every sample is the same", metrics.get("entropy", 1) < 0.01),
+        ("most turns are cut off", metrics["truncated"] > 0.5),
+        ("turns repeat themselves", metrics["repeated"] > 0.5),
+        ("turns are empty", metrics["length"] < 2)) if bad]
+
+
+def episode_text(episode):
+    """An episode for people."""
+    said = [f"  {turn.role:10} {turn.text.strip() or '(nothing)'}" for turn in episode.turns]
+    earned = ", ".join(f"{role} {value:+.2f}" for role, value in episode.rewards.items())
+    return "\n".join(["", f"  problem    {episode.row['problem']}   (answer {episode.row['answer']})", *said,
+                      f"  rewards    {earned}", ""])

@@ -17,7 +17,7 @@ import model as models
 import rema
 import rollout
 import train
-from data import UserError
+from data import checkpoint, plots
 from test_rollout import prompts, small
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -142,9 +142,9 @@ def test_state_restores_weights_and_moments_bit_for_bit(tmp_path):
         learner = train.Learner(small(dtype=torch.float32), settings())
         for i in range(4):
             if interrupted and i == 2:
-                train.save_state(tmp_path / "state.safetensors", {"solo": learner}, 7, 0.5)
+                checkpoint.save_state(tmp_path / "state.safetensors", {"solo": learner}, 7, 0.5)
                 learner = train.Learner(small(dtype=torch.float32, seed=9), settings())
-                assert train.load_state(tmp_path / "state.safetensors", {"solo": learner}) == (7, 0.5)
+                assert checkpoint.load_state(tmp_path / "state.safetensors", {"solo": learner}) == (7, 0.5)
             train.update(learner, samples, settings())
         runs.append([w.clone() for w in learner.weights])
     assert all(torch.equal(a, b) for a, b in zip(*runs))
@@ -282,11 +282,11 @@ def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, cap
 
 def test_collapse_is_named():
     healthy = dict(entropy=0.5, truncated=0.0, repeated=0.1, length=20)
-    assert train.watch(healthy) == []
+    assert plots.watch(healthy) == []
     for change, word in (({"entropy": 1e-4}, "entropy"), ({"truncated": 0.9}, "cut off"),
                          ({"repeated": 0.9}, "repeat"), ({"length": 1}, "empty")):
-        assert word in train.watch({**healthy, **change})[0]
-    assert train.repeated_share([1, 2, 3, 4] * 10) > 0.8 and train.repeated_share(list(range(40))) == 0
+        assert word in plots.watch({**healthy, **change})[0]
+    assert plots.repeated_share([1, 2, 3, 4] * 10) > 0.8 and plots.repeated_share(list(range(40))) == 0
 
 
 def test_the_data_cursor_goes_through_all_rows_before_it_repeats():

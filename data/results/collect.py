@@ -6,12 +6,11 @@
 Copies config.json, metrics.jsonl and curves.png of each run to data/results/NAME (an existing one is left alone) and
 prints one line a run and the mean with its standard error over the runs. Episodes and weights stay where they are.
 """
-import json
 import pathlib
 import shutil
 import sys
 
-from data.plots import gains
+from data.plots import gains, read
 from eval import accuracy
 
 HERE = pathlib.Path(__file__).parent
@@ -20,7 +19,7 @@ COLUMNS = ("greedy", "", "gain", "temp. 1", "", "gain", "high", "low", "leaks", 
 
 def line(directory):
     """Numbers of one run in the order of COLUMNS, percent or points; None where a run has no such number."""
-    lines = [json.loads(text) for text in (directory / "metrics.jsonl").read_text().splitlines()]
+    lines = read(directory)
     measured = [one for one in lines if "heldout_greedy" in one]
     row = []
     for name in ("heldout_greedy", "heldout_t1"):
