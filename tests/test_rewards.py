@@ -185,9 +185,9 @@ def test_hostile(k):
     best = 1.0
     for _ in range(3):                                                                # the best of three: others share this machine
         rewards.parse.cache_clear()
-        start = time.perf_counter()
+        start = time.process_time()
         verdict = rewards.is_correct(response, gold)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert not verdict
     assert best < 0.02
     rewards.extract(response, lenient=True), rewards.leaks(response, gold), rewards.verdict(response), rewards.has_box(response)
