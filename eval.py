@@ -20,7 +20,7 @@ import rema
 import rewards
 import rollout
 from data import UserError, arithmetic, benchmarks
-from data.checkpoint import atomic_write
+from data.checkpoint import atomic_write, read_json
 
 GENERATED = {"arithmetic": "arithmetic", "words": "words"}
 
@@ -171,12 +171,22 @@ def fresh(path):
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
+def pick_device(name):
+    """The device that was asked for, or the best there is. UserError if this machine has none of that kind."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"--device {name}: there is none on this machine (--device cpu always works)") from None
+    return name
+
+
 def run(argv):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", default="tiny", help="a name, a hub name, a directory or a run's directory (default tiny)")
-    add("--process", choices=sorted(rema.PROCESSES), default="rema", help="who speaks (default rema)")
+    add("--process", choices=sorted(rema.PROCESSES), help="who speaks (default: as the run was trained, or rema)")
     add("--example", action="store_true", help="worked example before each problem, for models that need it")
     add("--data", default=None, help="arithmetic, words, a benchmark's name or a JSON-lines file with "
                                      "problem and answer (default: arithmetic for tiny, else words)")
@@ -191,17 +201,19 @@ def run(argv):
     add("--out", default=None, help="directory for episodes.jsonl (default out/eval-MODEL-PROCESS-DATA)")
     args = parser.parse_args(argv)
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    roles = rema.roles(args.process, args.example)
+    directory = pathlib.Path(args.model)         # of a run: its settings are the defaults
+    trained = read_json(directory / "config.json") if (directory / "metrics.jsonl").exists() else {}
+    args.process = args.process or trained.get("process", "rema")
+    args.example = args.example or trained.get("example", False)
+    data = args.data or trained.get("eval_data") or trained.get("data") or (
+        "arithmetic" if args.model == "tiny" else "words")
+    tokens = args.max_new_tokens or trained.get("max_new_tokens") or (64 if data == "arithmetic" else 512)
+    device, roles = pick_device(args.device), rema.roles(args.process, args.example)
     agents, tokenizer = load_agents(args.model, roles, device,
                                     torch.bfloat16 if device == "cuda" else torch.float32)
-    tiny = next(iter(agents.values())).config.vocab_size < 2000
-    data = args.data or ("arithmetic" if tiny else "words")
     rows = load_data(data, "heldout", args.limit, args.data_dir)
-    tokens = args.max_new_tokens or (64 if data == "arithmetic" else 512)
-    name = pathlib.Path(args.model).name
     out = pathlib.Path(args.out) if args.out else fresh(
-        pathlib.Path("out") / f"eval-{name}-{args.process}-{pathlib.Path(data).stem}")
+        pathlib.Path("out") / f"eval-{directory.name}-{args.process}-{pathlib.Path(data).stem}")
     if args.out and out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: name another --out, or leave it away")
 

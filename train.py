@@ -87,8 +87,8 @@ def parse(argv):
         return argparse.Namespace(**saved)
 
     data, lr, tokens, questions, steps = DEFAULTS[args.model == "tiny"]
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    defaults = dict(data=data, lr=lr, max_new_tokens=tokens, questions=questions, steps=steps, device=device,
+    args.device = device = evaluation.pick_device(args.device)
+    defaults = dict(data=data, lr=lr, max_new_tokens=tokens, questions=questions, steps=steps,
                     eval_every=args.switch_every or 10, eval_questions=1000 if args.model == "tiny" else 100,
                     normalise="constant" if args.advantage == "dr_grpo" else "batch",
                     dtype="bfloat16" if device == "cuda" else "float32")
@@ -327,6 +327,9 @@ def run(argv):
     if len(fit) < len(train_rows):
         say(f"{len(train_rows) - len(fit)} of {len(train_rows)} training problems are left out: with "
             f"--max-new-tokens {args.max_new_tokens} they do not fit the context of {context}")
+    unfit = len(eval_rows) - len(evaluation.fitting(eval_rows, tokenizer, roles, context, args.max_new_tokens))
+    if unfit:
+        say(f"{unfit} held-out problems do not fit either: they count as wrong")
     if len(fit) < args.questions:
         raise UserError(f"{len(fit)} training problems fit, fewer than --questions {args.questions}")
 

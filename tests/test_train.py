@@ -300,7 +300,8 @@ def test_the_data_cursor_goes_through_all_rows_before_it_repeats():
     (["--plans", "1"], "--plans 1"),
     (["--process", "vrp", "--answers", "1", "--advantage", "rloo"], "--answers 1"),
     (["--questions", "0"], "--questions"), (["--data", "none.jsonl"], "none.jsonl"),
-    (["--resume", "nowhere"], "nowhere")])
+    (["--resume", "nowhere"], "nowhere"),
+    (["--device", "abacus"], "--device abacus"), (["--temperature", "0"], "--temperature 0")])
 def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
@@ -323,7 +324,8 @@ def test_rows_that_are_too_long_are_left_out_of_training_and_wrong_in_evaluation
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     train.main(["--data", str(tmp_path / "mine.jsonl"), "--eval-data", str(tmp_path / "mine.jsonl"),
                 *SMALL_RUN, "--steps", "1", "--out", str(tmp_path / "run")])
-    assert "1 of 9 training problems are left out" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 of 9 training problems are left out" in told and "1 held-out problems do not fit" in told
     agents, tokenizer = evaluation.load_agents("tiny", rema.roles("rema"))
     found = evaluation.evaluate(agents, tokenizer,
                                 evaluation.load_data(str(tmp_path / "mine.jsonl"), "heldout", None),
