@@ -32,7 +32,7 @@ from rollout import pad, rollout, stream
 
 # What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). Real
 # models take the literature's full-weight rate, 1e-6; the tiny one is far from what it was trained to be.
-DEFAULTS = {True: ("arithmetic", 2e-4, 64, 32, 60), False: ("words", 1e-6, 512, 16, 100)}
+DEFAULTS = {True: ("arithmetic", 3e-4, 64, 32, 60), False: ("words", 1e-6, 512, 16, 100)}
 
 
 def parse(argv):
@@ -61,7 +61,7 @@ def parse(argv):
     flag("--advantage", choices=rema.ADVANTAGES, default="grpo", help="what a reward is compared with (grpo)")
     flag("--normalise", choices=("batch", "sequence", "constant"), help="what a token's loss is divided by: "
          "tokens of the batch, of its sequence, or max-new-tokens (batch; constant for dr_grpo)")
-    flag("--lr", type=float, help="peak learning rate of AdamW (2e-4 for tiny, else 1e-6)")
+    flag("--lr", type=float, help="peak learning rate of AdamW (3e-4 for tiny, else 1e-6)")
     flag("--warmup", type=int, default=5, help="updates of each agent until the learning rate is reached (5)")
     flag("--clip", type=float, default=0.2, help="the ratio is clipped to 1 +- this (0.2, the paper's)")
     flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
