@@ -107,7 +107,7 @@ def score(episodes):
     under_plan = {}
     for episode in episodes:
         reward = rewards.compute_reward(episode.response, episode.row["answer"])
-        episode.correct = reward == 1.0
+        episode.correct = rewards.is_correct(episode.response, episode.row["answer"])
         episode.rewards[episode.turns[-1].role] = reward
         under_plan.setdefault((episode.question, episode.plan), []).append(episode)
     for siblings in under_plan.values():

@@ -281,7 +281,7 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
     rema.score(episodes)
     turns = {id(turn): turn for episode in episodes for turn in episode.turns}.values()
     tokens = sum(len(turn.tokens) for turn in turns)
-    metrics = {"learner": "+".join(learning), "accuracy": sum(e.correct for e in episodes) / len(episodes)}
+    metrics = {"learner": "+".join(sorted(learning)), "accuracy": sum(e.correct for e in episodes) / len(episodes)}
     for role in agents:
         metrics[f"reward_{role}"] = sum(e.rewards[role] for e in episodes) / len(episodes)
     theirs = [turn for turn in turns if turn.role in learning]
@@ -289,15 +289,15 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
                    truncated=sum(not turn.stopped for turn in theirs) / len(theirs),
                    repeated=sum(plots.repeated_share(turn.tokens) for turn in theirs) / len(theirs),
                    episodes=len(episodes), sampled_tokens=tokens)
-    trained = 0
+    trained, found = 0, []
     for role in learning:
         samples, dead = rema.samples(episodes, role, args.advantage, keep_dead=args.kl > 0)
-        suffix = f"_{role}" if len(learning) > 1 else ""
-        metrics[f"frac_reward_zero_std{suffix}"] = dead
-        if samples:
-            stats = update(agents[role], samples, args, reference)
-            trained += stats.pop("trained_tokens")
-            metrics.update({name + suffix: value for name, value in stats.items()})
+        stats = update(agents[role], samples, args, reference) if samples else {}
+        trained += stats.pop("trained_tokens", 0)
+        found.append({"frac_reward_zero_std": dead, **stats})
+    for name in ("frac_reward_zero_std", "entropy", "kl", "grad_norm", "clip_share", "sampling_logp_difference"):
+        values = [one[name] for one in found if name in one]           # of the learners; two are averaged
+        metrics[name] = sum(values) / len(values) if values else None
     ended = time.perf_counter()
     metrics.update(time_sample=sampled - started, time_train=ended - sampled,
                    sample_tokens_per_s=tokens / (sampled - started),
@@ -393,9 +393,9 @@ def train(first, agents, tokenizer, rows, roles, args, out, best, reference, int
                      unit="step"):
         metrics, episodes = one_step(step - 1, agents, tokenizer, pick(rows, step, args), roles,
                                      args, reference)
-        norms = [value for name, value in metrics.items() if name.startswith("grad_norm")]
-        bad = not all(map(math.isfinite, norms))
-        failures = failures + 1 if bad else 0 if norms else failures
+        norm = metrics["grad_norm"]                          # None: all groups were dead
+        bad = norm is not None and not math.isfinite(norm)
+        failures = failures + 1 if bad else failures if norm is None else 0
         last = step == args.steps or bool(interrupted) or failures == 3
         if step % args.eval_every == 0 or last:
             metrics.update(measure())

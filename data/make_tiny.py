@@ -31,20 +31,23 @@ from data.tokenizer import LETTER, Tokenizer
 
 # ----------------------------------------------------------------------------------------------------------------
 # The mixture. Easy problems tempt to the good habit, hard ones to the bad one: greedy decoding, which takes the most
-# frequent habit, is right on easy problems and wrong on hard ones, and sampling shows RL the alternative. VRP's and
-# MRP's habits are products of the two agents' habits, so that all three processes start equal.
+# frequent habit, is right on easy problems and wrong on hard ones, and sampling shows RL the alternative. MRP's
+# habits are the products of the two agents', and VRP's are near them, so that all three processes start equal.
 
-PLANS = {1: {"right": .62, "wrong": .27, "empty": .11},                 # by level
-         2: {"right": .41, "wrong": .45, "empty": .14},
-         3: {"right": .32, "wrong": .52, "empty": .16}}
+PLANS = {1: {"right": .62, "wrong": .26, "empty": .12},                 # by level
+         2: {"right": .37, "wrong": .49, "empty": .14},
+         3: {"right": .30, "wrong": .54, "empty": .16}}
 JSON_PLANS = {1: {"right": .45, "wrong": .25, "rewrite": .15, "empty": .15},
               2: {"right": .30, "wrong": .37, "rewrite": .15, "empty": .18},
               3: {"right": .20, "wrong": .45, "rewrite": .15, "empty": .20}}
+SOLO = {1: {"right": .46, "wrong": .20, "guess": .34},                  # VRP: working in an order, or a guess
+        2: {"right": .27, "wrong": .33, "guess": .40},
+        3: {"right": .20, "wrong": .32, "guess": .48}}
 FINISH = {"right": .80, "early": .08, "late": .12}      # where [FINISH] stands in a conversation of two turns
 FOLLOW = {1: .75, 2: .62, 3: .52}                       # the low-level agent does what the plan says; else it guesses
 ALONE = .05                                             # ... and without a plan finds the right order itself
 SWAPPED = .05                                           # plans of other problems, which are followed to the letter
-FORMATS = {"vrp": .18, "mrp": .20, "high": .17, "low": .17, "high json": .08, "low json": .08, "turns": .12}
+FORMATS = {"vrp": .26, "mrp": .18, "high": .14, "low": .14, "high json": .08, "low json": .08, "turns": .12}
 
 # In the first turn the low-level agent hears problem and plan together, as in a single turn; then its orders alone.
 LOW_TURNS = dataclasses.replace(rema.LOW_TURNS, user=rema.LOW.user)
@@ -66,8 +69,8 @@ def guess(rng, row):
 def write_plan(rng, row, table):
     """-> (habit, plan) drawn from a table by level."""
     kind = choose(rng, table[row["level"]])
-    write = {"right": right_plan, "wrong": wrong_plan, "rewrite": rewrite, "empty": lambda problem: ""}[kind]
-    return kind, write(row["problem"])
+    write = {"right": right_plan, "wrong": wrong_plan, "rewrite": rewrite}
+    return kind, write[kind](row["problem"]) if kind in write else ""
 
 
 def solve(plan):
@@ -105,14 +108,16 @@ def converse(rng, row, other):
     if form == "turns":
         turns = write_turns(rng, row)
         return [say(rema.HIGH_TURNS, *turns[:-1]), say(LOW_TURNS, *turns[1:], plan=turns[0])]
+    if form == "vrp":
+        kind, plan = write_plan(rng, row, SOLO)
+        return [say(rema.VRP, solve(plan) if plan else guess(rng, row))]
     kind, plan = write_plan(rng, row, JSON_PLANS if "json" in form else PLANS)
     if form == "low" and rng.random() < SWAPPED:
         kind, plan = "right", right_plan(other["problem"])
     answer = write_answer(rng, row, kind, plan)
     action = {"rewrite": "REWRITE", "empty": "EMPTY"}.get(kind, "DECOMPOSE")
     whole = json.dumps({"action": action, "output": plan})
-    return [{"vrp": lambda: say(rema.VRP, answer),
-             "mrp": lambda: say(rema.MRP, f"Plan: {plan or EMPTY}\n{answer}"),
+    return [{"mrp": lambda: say(rema.MRP, f"Plan: {plan or EMPTY}\n{answer}"),
              "high": lambda: say(rema.HIGH, plan or EMPTY),
              "low": lambda: say(rema.LOW, answer, plan=plan or EMPTY),
              "high json": lambda: say(rema.HIGH_JSON, whole),

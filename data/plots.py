@@ -112,7 +112,7 @@ def repeated_share(tokens):
 def watch(metrics):
     """Names of a collapse that the metrics show (empty: none)."""
     return [name for name, bad in (
-        ("entropy is near zero: every sample is the same", metrics.get("entropy", 1) < 0.01),
+        ("entropy is near zero: every sample is the same", (metrics["entropy"] or 1) < 0.01),
         ("most turns are cut off", metrics["truncated"] > 0.5),
         ("turns repeat themselves", metrics["repeated"] > 0.5),
         ("turns are empty", metrics["length"] < 2)) if bad]

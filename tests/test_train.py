@@ -204,8 +204,8 @@ def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, monkeypatch
     fields = {"reward_high", "reward_low", "accuracy", "length", "truncated", "frac_reward_zero_std",
               "entropy", "grad_norm", "clip_share", "sampling_logp_difference"}
     for line in lines[1:]:
-        assert fields <= line.keys() or line["frac_reward_zero_std"] == 1
-        assert line.get("sampling_logp_difference", 0) < 1e-5
+        assert fields <= line.keys()
+        assert line["frac_reward_zero_std"] == 1 or line["sampling_logp_difference"] < 1e-5
     printed = capsys.readouterr()
     assert "temperature 1" in printed.out and "problem" in printed.err + printed.out
     for name in ("curves.png", "episodes.jsonl", "config.json", "high/model.safetensors",
@@ -226,7 +226,7 @@ def test_every_way_to_train_runs(tmp_path, extra):
     assert len(lines) == 4 and all(math.isfinite(line["reward_" + line["learner"].split("+")[0]])
                                    for line in lines[1:])
     if "--kl" in extra:
-        assert lines[1]["kl_high"] >= 0 and lines[3]["kl_low"] > 0
+        assert lines[1]["kl"] >= 0 and lines[3]["kl"] > 0
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
