@@ -32,14 +32,17 @@ def load_data(name, split, count, data_dir=None):
     rows (for generated ones 1,000). Raises UserError for a name that is not known and for a malformed file.
     """
     if name in GENERATED:
-        return arithmetic.generate(count or 1000, seed=0, split=split, kind=name)
+        try:
+            return arithmetic.generate(count or 1000, seed=0, split=split, kind=name)
+        except ValueError as error:
+            raise UserError(f"--data {name}: {error}") from None
     return benchmarks.load(name, data_dir)[:count]
 
 
 def split_data(args):
     """-> (training, held-out rows): generated splits, two files, or a shuffled tenth of one file held out."""
     if args.data in GENERATED:
-        train_rows = load_data(args.data, "train", max(2000, args.steps * args.questions))
+        train_rows = load_data(args.data, "train", 2000)
     else:
         train_rows = load_data(args.data, "train", None, args.data_dir)
     if args.eval_data or args.data in GENERATED:
@@ -51,17 +54,22 @@ def split_data(args):
             [train_rows[i] for i in order[:tenth][:args.eval_questions]])
 
 
-def load_agents(name, roles, device="cpu", dtype=torch.float32):
-    """-> ({role: Transformer}, tokenizer). name: a model, or a run's directory (high/ and low/, or solo/)."""
+def sources(name, roles):
+    """{role name: what models.load takes}: one model for all roles, or a run's high/ and low/ (or solo/)."""
     names, directory = [role.name for role in roles], pathlib.Path(name)
-    if any((directory / one / "config.json").exists() for one in ("high", "low", "solo")):
-        for one in names:
-            if not (directory / one / "config.json").exists():
-                raise UserError(f"{directory} has no {one}/: choose the --process that it was trained with")
-        loaded = {one: models.load(str(directory / one), device, dtype) for one in names}
-        return {one: pair[0] for one, pair in loaded.items()}, loaded[names[0]][1]
-    model, tokenizer = models.load(name, device, dtype)
-    return {one: model for one in names}, tokenizer
+    if not any((directory / one / "config.json").exists() for one in ("high", "low", "solo")):
+        return {one: name for one in names}
+    for one in names:
+        if not (directory / one / "config.json").exists():
+            raise UserError(f"{directory} has no {one}/: choose the --process that it was trained with")
+    return {one: str(directory / one) for one in names}
+
+
+def load_agents(name, roles, device="cpu", dtype=torch.float32):
+    """-> ({role name: Transformer}, tokenizer), one Transformer for all roles if they have one source."""
+    found = sources(name, roles)
+    loaded = {source: models.load(source, device, dtype) for source in dict.fromkeys(found.values())}
+    return {one: loaded[source][0] for one, source in found.items()}, next(iter(loaded.values()))[1]
 
 
 def fitting(rows, tokenizer, roles, context, max_new_tokens):
@@ -129,8 +137,10 @@ def held_out(agents, tokenizer, rows, roles, max_new_tokens, batch):
 def diagnose(agents, tokenizer, rows, roles, *, max_new_tokens, key=("eval",), batch=256, bar=None):
     """Does the plan matter? Greedy answers under each plan kept, swapped for the next problem's, and emptied.
 
-    -> {"kept" | "swapped" | "emptied": list of 0/1, one a row}. A lazy high-level agent shows no drop.
+    -> {"kept" | "swapped" | "emptied": list of 0/1, one a row that fits the context}. A lazy high-level agent
+    shows no drop.
     """
+    rows = fitting(rows, tokenizer, roles, agents["low"].config.context, max_new_tokens)
     kept = evaluate(agents, tokenizer, rows, roles, max_new_tokens=max_new_tokens, key=key,
                     batch=batch, bar=bar)
     rows, plans, low = [e.row for e in kept], [e.turns[0].text for e in kept], roles[1]
@@ -165,19 +175,24 @@ def record(episode):
         "rewards": episode.rewards}, ensure_ascii=False)
 
 
-def fresh(path):
-    """The path itself, or with -2, -3 ... the first of its name that does not exist yet."""
-    candidates = [path] + [path.with_name(f"{path.name}-{i}") for i in range(2, 10000)]
-    return next(candidate for candidate in candidates if not candidate.exists())
+def claim(path):
+    """Make the directory, or with -2, -3 ... the first of its name that does not exist yet -> its path."""
+    for i in range(1, 10000):
+        try:
+            candidate = path if i == 1 else path.with_name(f"{path.name}-{i}")
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            pass
 
 
 def pick_device(name):
-    """The device that was asked for, or the best there is. UserError if this machine has none of that kind."""
+    """The device that was asked for, or the best there is. UserError if this machine has no such device."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"--device {name}: there is none on this machine (--device cpu always works)") from None
+        raise UserError(f"--device {name}: this machine has none (--device cpu always works)") from None
     return name
 
 
@@ -186,7 +201,7 @@ def run(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", default="tiny", help="a name, a hub name, a directory or a run's directory (default tiny)")
-    add("--process", choices=sorted(rema.PROCESSES), help="who speaks (default: as the run was trained, or rema)")
+    add("--process", choices=sorted(rema.PROCESSES), help="who speaks (default: as trained, else rema)")
     add("--example", action="store_true", help="worked example before each problem, for models that need it")
     add("--data", default=None, help="arithmetic, words, a benchmark's name or a JSON-lines file with "
                                      "problem and answer (default: arithmetic for tiny, else words)")
@@ -202,25 +217,30 @@ def run(argv):
     args = parser.parse_args(argv)
 
     directory = pathlib.Path(args.model)         # of a run: its settings are the defaults
-    trained = read_json(directory / "config.json") if (directory / "metrics.jsonl").exists() else {}
+    places = [one for one in (directory, directory.parent) if (one / "metrics.jsonl").exists()]   # RUN/best
+    trained = read_json(places[0] / "config.json") if places else {}
     args.process = args.process or trained.get("process", "rema")
     args.example = args.example or trained.get("example", False)
-    data = args.data or trained.get("eval_data") or trained.get("data") or (
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit must be at least 1, not {args.limit}")
+    own, args.data = args.data, args.data or trained.get("data") or (
         "arithmetic" if args.model == "tiny" else "words")
-    tokens = args.max_new_tokens or trained.get("max_new_tokens") or (64 if data == "arithmetic" else 512)
-    device, roles = pick_device(args.device), rema.roles(args.process, args.example)
-    agents, tokenizer = load_agents(args.model, roles, device,
-                                    torch.bfloat16 if device == "cuda" else torch.float32)
-    rows = load_data(data, "heldout", args.limit, args.data_dir)
-    out = pathlib.Path(args.out) if args.out else fresh(
-        pathlib.Path("out") / f"eval-{directory.name}-{args.process}-{pathlib.Path(data).stem}")
-    if args.out and out.exists() and any(out.iterdir()):
+    args.max_new_tokens = (args.max_new_tokens or trained.get("max_new_tokens")
+                           or (64 if args.data == "arithmetic" else 512))
+    args.device, roles = pick_device(args.device), rema.roles(args.process, args.example)
+    agents, tokenizer = load_agents(args.model, roles, args.device,
+                                    torch.bfloat16 if args.device == "cuda" else torch.float32)
+    if trained and not own:                      # what the run held out, not what it was trained on
+        trained["data_dir"] = args.data_dir or trained["data_dir"]
+        rows = split_data(argparse.Namespace(**trained))[1][:args.limit]
+    else:
+        rows = load_data(args.data, "heldout", args.limit, args.data_dir)
+    if args.out and (out := pathlib.Path(args.out)).exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: name another --out, or leave it away")
-
-    common = dict(max_new_tokens=tokens, key=(args.seed, "eval"), batch=args.batch)
+    common = dict(max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch)
     with tqdm(total=len(rows) * len(roles), desc="evaluate", unit="turn") as bar:
         episodes = evaluate(agents, tokenizer, rows, roles, temperature=args.temperature, bar=bar, **common)
-    print(f"{args.model}, {args.process}, {data}, temperature {args.temperature:g}")
+    print(f"{args.model}, {args.process}, {args.data}, temperature {args.temperature:g}")
     skipped = sum(episode.question < 0 for episode in episodes)
     if skipped:
         print(f"{skipped} problems are too long for the context of this model and count as wrong")
@@ -231,7 +251,9 @@ def run(argv):
         with tqdm(total=4 * len(rows), desc="diagnose", unit="turn") as bar:
             outcomes = diagnose(agents, tokenizer, rows, roles, bar=bar, **common)
         print(diagnosis(outcomes))
-    out.mkdir(parents=True, exist_ok=True)
+    args.out = args.out or str(claim(
+        pathlib.Path("out") / f"eval-{directory.name}-{args.process}-{pathlib.Path(args.data).stem}"))
+    out = pathlib.Path(args.out)
     atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
     atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes).encode())
     print(f"every response and verdict: {out / 'episodes.jsonl'}")
@@ -242,7 +264,7 @@ def main(argv=None):
     torch.set_flush_denormal(True)           # a confident tiny model would run in denormals, 15 times slower
     try:
         run(argv)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         sys.exit(2)
 

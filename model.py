@@ -9,6 +9,7 @@ K key-value heads, R = H / K query heads for each of them, C head width, L layer
 """
 import json
 import math
+import pathlib
 from dataclasses import dataclass
 
 import torch
@@ -323,8 +324,8 @@ class Cache:
             return k, v
         if layer not in self.k:
             B, K, _, C = k.shape
-            self.k[layer], self.v[layer] = (k.new_empty(B, K, self.capacity, C),
-                                            v.new_empty(B, K, self.capacity, C))
+            self.k[layer], self.v[layer] = (k.new_zeros(B, K, self.capacity, C),
+                                            v.new_zeros(B, K, self.capacity, C))
         room = self.capacity - self.k[layer].shape[2]
         if room:
             self.k[layer], self.v[layer] = (F.pad(old, (0, 0, 0, room))
@@ -442,6 +443,7 @@ def load(name_or_dir, device="cpu", dtype=torch.float32):
 
 def save(model, tokenizer, directory, dtype=None):
     """Write a Hugging Face directory that transformers 4, 5 and load read: config, weights, tokenizer."""
+    directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {hf_name(name): weight.detach().to("cpu", dtype or weight.dtype)
                for name, weight in model.named_parameters()}

@@ -178,7 +178,7 @@ def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_token
                      batch, bar)
 
     first, *second = roles
-    names = [row["id"] for row in rows]              # a problem that comes twice draws other samples each time
+    names = [row["id"] for row in rows]              # a problem that comes twice draws different samples
     keys = [(*key, name, names[:i].count(name)) for i, name in enumerate(names)]
     prompts = [first.prompt(row["problem"]) for row in rows]
     if not second:

@@ -27,6 +27,7 @@ import model as models
 import rema
 from data import UserError, plots
 from data.checkpoint import append, atomic_write, forget_after, load_state, read_json, save_state
+from data.plots import say
 from model import Cache
 from rollout import pad, rollout, stream
 
@@ -83,6 +84,12 @@ def parse(argv):
     args = parser.parse_args(argv)
     if args.resume:
         saved = read_json(pathlib.Path(args.resume) / "config.json")
+        given = [name for name, value in vars(args).items() if value != parser.get_default(name)]
+        if not {"steps", "switch_every", "seed"} <= saved.keys():
+            raise UserError(f"{args.resume} holds no run of train.py: its config.json has other entries")
+        if set(given) - {"resume", "steps"}:
+            raise UserError(f"--resume takes its settings from the run: beside it only --steps, not {given}")
+        evaluation.pick_device(saved["device"])
         saved.update(resume=args.resume, out=args.resume, steps=args.steps or saved["steps"])
         return argparse.Namespace(**saved)
 
@@ -95,10 +102,13 @@ def parse(argv):
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    for name in ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps",
-                 "updates", "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    positive = ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps", "updates",
+                "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every")
+    least = {"switch_every": 0, "warmup": 0, "clip": 0, "kl": 0, "lr": 1e-12, "grad_clip": 1e-12,
+             **dict.fromkeys(positive, 1)}
+    for name, bound in least.items():
+        if getattr(args, name) < bound:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {bound:g}, not {getattr(args, name)}")
     if args.temperature <= 0:
         raise UserError(f"--temperature {args.temperature:g}: greedy samples are all the same, "
                         "so nothing can be compared")
@@ -194,7 +204,9 @@ def micro_batches(samples, budget):
             batches[-1].append(part)
         else:
             batches.append([part])
-    return [[sample for part in batch for sample in part] for batch in batches]
+    order = {prompt: i for i, prompt in enumerate(by_prompt)}             # parts of one prompt meet again
+    return [sorted((sample for part in batch for sample in part), key=lambda one: order[tuple(one.prompt)])
+            for batch in batches]
 
 
 def batch_logprobs(model, samples, temperature=1.0):
@@ -264,11 +276,6 @@ def models_of(agents):
     return {role: learner.model for role, learner in agents.items()}
 
 
-def say(text):
-    """To the terminal, above the progress bar; to stderr when stdout is a file, which gets only results."""
-    tqdm.write(text, file=sys.stdout if sys.stdout.isatty() else sys.stderr)
-
-
 def one_step(step, agents, tokenizer, rows, roles, args, reference):
     """Sample, score, learn -> (metrics, episodes)."""
     learning = rema.learners(step, sorted(agents, key=lambda role: role != args.first), args.switch_every)
@@ -281,7 +288,8 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
     rema.score(episodes)
     turns = {id(turn): turn for episode in episodes for turn in episode.turns}.values()
     tokens = sum(len(turn.tokens) for turn in turns)
-    metrics = {"learner": "+".join(sorted(learning)), "accuracy": sum(e.correct for e in episodes) / len(episodes)}
+    metrics = {"learner": "+".join(sorted(learning)),
+               "accuracy": sum(e.correct for e in episodes) / len(episodes)}
     for role in agents:
         metrics[f"reward_{role}"] = sum(e.rewards[role] for e in episodes) / len(episodes)
     theirs = [turn for turn in turns if turn.role in learning]
@@ -292,10 +300,11 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
     trained, found = 0, []
     for role in learning:
         samples, dead = rema.samples(episodes, role, args.advantage, keep_dead=args.kl > 0)
-        stats = update(agents[role], samples, args, reference) if samples else {}
+        stats = update(agents[role], samples, args, reference.get(role)) if samples else {}
         trained += stats.pop("trained_tokens", 0)
         found.append({"frac_reward_zero_std": dead, **stats})
-    for name in ("frac_reward_zero_std", "entropy", "kl", "grad_norm", "clip_share", "sampling_logp_difference"):
+    for name in ("frac_reward_zero_std", "entropy", "kl", "grad_norm", "clip_share",
+                 "sampling_logp_difference"):
         values = [one[name] for one in found if name in one]           # of the learners; two are averaged
         metrics[name] = sum(values) / len(values) if values else None
     ended = time.perf_counter()
@@ -307,29 +316,25 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
 
 def run(argv):
     args = parse(argv)
-    if args.out is None:
-        name = pathlib.Path(args.model).name
-        args.out = str(evaluation.fresh(pathlib.Path("out") / f"{name}-{args.process}-s{args.seed}"))
-    out = pathlib.Path(args.out)
-    if not args.resume and out.exists() and any(out.iterdir()):
+    if args.out and not args.resume and (out := pathlib.Path(args.out)).exists() and (
+            not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} holds another run: name another --out, or continue it with --resume {out}")
     dtype, roles = getattr(torch, args.dtype), rema.roles(args.process, args.example)
-    loaded = [models.load(args.model, args.device, dtype) for _ in roles]
-    tokenizer = loaded[0][1]
-    agents = {role.name: Learner(model, args) for role, (model, _) in zip(roles, loaded)}
-    for learner in agents.values():
-        learner.model.checkpointing = args.checkpointing
-    reference = models.load(args.model, args.device, dtype)[0] if args.kl else None
+    agents, context = {}, 0
+    for role, source in evaluation.sources(args.model, roles).items():       # each agent has its own weights
+        model, tokenizer = models.load(source, args.device, dtype)
+        model.checkpointing, context = args.checkpointing, model.config.context
+        agents[role] = Learner(model, args)
+    reference = evaluation.load_agents(args.model, roles, args.device, dtype)[0] if args.kl else {}
 
     train_rows, eval_rows = evaluation.split_data(args)
-    context = loaded[0][0].config.context
     fit = evaluation.fitting(train_rows, tokenizer, roles, context, args.max_new_tokens)
     if len(fit) < len(train_rows):
         say(f"{len(train_rows) - len(fit)} of {len(train_rows)} training problems are left out: with "
             f"--max-new-tokens {args.max_new_tokens} they do not fit the context of {context}")
-    unfit = len(eval_rows) - len(evaluation.fitting(eval_rows, tokenizer, roles, context, args.max_new_tokens))
-    if unfit:
-        say(f"{unfit} held-out problems do not fit either: they count as wrong")
+    held = evaluation.fitting(eval_rows, tokenizer, roles, context, args.max_new_tokens)
+    if len(held) < len(eval_rows):
+        say(f"{len(eval_rows) - len(held)} held-out problems do not fit either: they count as wrong")
     if len(fit) < args.questions:
         raise UserError(f"{len(fit)} training problems fit, fewer than --questions {args.questions}")
 
@@ -337,17 +342,20 @@ def run(argv):
         return evaluation.held_out(models_of(agents), tokenizer, eval_rows, roles, args.max_new_tokens,
                                    args.batch)
 
+    args.out = args.out or str(evaluation.claim(
+        pathlib.Path("out") / f"{pathlib.Path(args.model).name}-{args.process}-s{args.seed}"))
+    out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    first, best = 1, -1.0
+    atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
+    first, best, failures = 1, -1.0, 0
     if args.resume and (out / "state.safetensors").exists():
-        first, best = load_state(out / "state.safetensors", agents)
+        first, best, failures = load_state(out / "state.safetensors", agents)
         forget_after(out / "metrics.jsonl", first)
         forget_after(out / "episodes.jsonl", first)
         first += 1
     else:
         for name in ("metrics.jsonl", "episodes.jsonl"):
             (out / name).unlink(missing_ok=True)
-        atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
         before = {"step": 0, **measure()}
         append(out / "metrics.jsonl", json.dumps(before))
         say(f"before training: held-out {before['heldout_greedy']:.1f} % greedy, "
@@ -365,8 +373,8 @@ def run(argv):
     except ValueError:                       # not the main thread: then whoever started it deals with Ctrl-C
         previous = None
     try:
-        healthy = train(first, agents, tokenizer, fit, roles, args, out, best, reference, interrupted,
-                        measure)
+        healthy = train(first, agents, tokenizer, fit, roles, args, out, best, failures, reference,
+                        interrupted, measure)
     finally:
         if previous is not None:
             signal.signal(signal.SIGINT, previous)
@@ -386,9 +394,8 @@ def pick(rows, step, args):
     return chosen
 
 
-def train(first, agents, tokenizer, rows, roles, args, out, best, reference, interrupted, measure):
+def train(first, agents, tokenizer, rows, roles, args, out, best, failures, reference, interrupted, measure):
     """Steps `first` to --steps, or until interrupted -> whether the gradients were finite."""
-    failures = 0
     for step in tqdm(range(first, args.steps + 1), initial=first - 1, total=args.steps, desc="train",
                      unit="step"):
         metrics, episodes = one_step(step - 1, agents, tokenizer, pick(rows, step, args), roles,
@@ -417,7 +424,7 @@ def train(first, agents, tokenizer, rows, roles, args, out, best, reference, int
             for episode in (episodes[0], episodes[-1]):
                 say(plots.episode_text(episode))
         if step % args.save_every == 0 or last:
-            save_state(out / "state.safetensors", agents, step, best)
+            save_state(out / "state.safetensors", agents, step, best, failures)
         if last:
             break
     save_agents(agents, tokenizer, out)
@@ -447,7 +454,7 @@ def main(argv=None):
     torch.set_flush_denormal(True)           # a confident tiny model would run in denormals, 15 times slower
     try:
         run(argv)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
 

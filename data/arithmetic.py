@@ -3,12 +3,12 @@
     generate(3, kind="arithmetic")   expressions such as 3+4*(2+5), which `tiny` was warm-started on
     generate(3, kind="words")        one to three steps in English, about right for SmolLM2-135M-Instruct
 
-Rows are dictionaries: {"id", "problem", "answer", "level"}. Training and held-out problems never meet: a problem is
-held out when the checksum of its text is divisible by four, whatever the seed.
+Rows are dictionaries: {"id", "problem", "answer", "level"}. Training and held-out problems never meet: a
+problem is held out when the checksum of its text is divisible by four, whatever the seed.
 
-The first part also writes what one can SAY about an expression: plans in the right and in a wrong order, and the
-working that follows a plan to the letter. data/make_tiny.py mixes these into a corpus, the tests check them, and
-`habit` names the kind of plan that an agent wrote.
+The first part also writes what one can SAY about an expression: plans in the right and in a wrong order, and
+the working that follows a plan to the letter. data/make_tiny.py mixes these into a corpus, the tests check
+them, and `habit` names the kind of plan that an agent wrote.
 """
 import ast
 import json
@@ -24,7 +24,7 @@ EMPTY = "Solve it."                                   # the plan that leaves the
 
 
 def held_out(problem):
-    """Whether a problem belongs to the held-out quarter. A checksum, not `hash`, which changes from run to run."""
+    """Whether a problem is in the held-out quarter. A checksum: `hash` changes from run to run."""
     return zlib.crc32(problem.encode()) % 4 == 0
 
 
@@ -32,9 +32,10 @@ def generate(n, seed=0, split="train", level=None, kind="arithmetic"):
     """`n` rows of one split ("train" or "heldout"), with levels in turn unless `level` is given.
 
     The same arguments give the same rows on every machine. Held-out rows are all different; training rows are
-    independent draws. ValueError for an unknown split, level or kind, or when the level has fewer held-out problems.
+    independent draws. ValueError for an unknown split, level or kind, or too few held-out problems.
     """
-    if split not in ("train", "heldout") or kind not in ("arithmetic", "words") or level not in (None, *LEVELS):
+    known = split in ("train", "heldout") and kind in ("arithmetic", "words") and level in (None, *LEVELS)
+    if not known:
         raise ValueError(f"generate: no split {split!r}, level {level!r} or kind {kind!r}")
     draw = expression if kind == "arithmetic" else story
     rng, rows, seen = random.Random(f"{kind} {split} {seed}"), [], set()
@@ -48,21 +49,21 @@ def generate(n, seed=0, split="train", level=None, kind="arithmetic"):
             raise ValueError(f"generate: there are no {n} different held-out problems at level {this}")
         if split == "heldout":
             seen.add(problem)
-        rows.append({"id": f"{kind}-{zlib.crc32(problem.encode()):08x}", "problem": problem, "answer": str(answer),
-                     "level": this})
+        rows.append({"id": f"{kind}-{zlib.crc32(problem.encode()):08x}", "problem": problem,
+                     "answer": str(answer), "level": this})
     return rows
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Arithmetic: what an expression is, and what one can say about it.
-# The text of a problem is all that the functions below need: Python's own parser (ast, nothing is executed) reads it.
+# The text of a problem is all that the functions below need: Python's parser reads it (nothing is executed).
 
 def expression(rng, level):
     """(text, value) of an expression with level + 1 operations on the digits 1 to 9.
 
-    Rejection sampling guarantees: every intermediate value lies in 0..99, in the right order as well as strictly
-    from left to right; the two orders give different values (so a plan in the wrong order fails); and the answer is
-    not one of the operands (so a plan, which lists operands that never touch, cannot contain it).
+    Rejection sampling guarantees: every intermediate value lies in 0..99, in the right order as well as
+    strictly from left to right; the two orders give different values, so a plan in the wrong order fails; the
+    answer is not one of the operands, so a plan, which lists operands that never touch, cannot contain it.
     """
     def grow(operations):                             # -> text, precedence of its outermost operation, value
         if operations == 0:
@@ -74,7 +75,7 @@ def expression(rng, level):
         a = f"({a})" if a_strength < strength else a
         b = f"({b})" if b_strength <= strength else b
         value = COMPUTE[symbol](x, y)
-        return a + symbol + b, strength, value if 0 <= value <= 99 else math.nan     # nan: and so is all above it
+        return a + symbol + b, strength, value if 0 <= value <= 99 else math.nan    # nan spreads to the top
 
     while True:
         text, _, value = grow(level + 1)
@@ -122,8 +123,10 @@ def rewrite(problem):
 
 
 def trace(plan, known=None):
-    """The steps of a plan as (name or "", step with numbers put in for letters, value). `known` holds values from
-    earlier turns and is added to. ValueError if this is no plan or a letter is not known yet."""
+    """The steps of a plan as (name or "", step with numbers put in for letters, value).
+
+    known: values of letters from earlier turns; is added to. ValueError for what is no plan.
+    """
     known, lines = {} if known is None else known, []
     for step in plan.split("; "):
         match = re.fullmatch(r"(?:([a-h])=)?([a-h]|\d+)([-+*])([a-h]|\d+)", step)
@@ -143,15 +146,14 @@ def values(plan):
 
 
 def working(plan, known=None):
-    """The answer that does what the plan says, right or wrong, without the box: "a=2+5=7; b=4*7=28; 3+28=31."."""
+    """The answer, without its box, that does what the plan says: "a=2+5=7; b=4*7=28; 3+28=31."."""
     return "; ".join(f"{name}={step}={value}" if name else f"{step}={value}"
                      for name, step, value in trace(plan, known)) + "."
 
 
 def habit(plan, problem):
-    """Which habit a plan shows: "right" (it leads to the answer), "wrong" (left to right), "empty" or "other".
-
-    A JSON plan is judged by its output; an expression with more brackets ("rewrite") keeps its own name.
+    """Which habit a plan shows: "right" (it leads to the answer), "wrong" (left to right), "rewrite" (the
+    expression with all brackets), "empty" or "other". A JSON plan is judged by its output.
     """
     plan = plan.strip()
     if plan.startswith("{"):
@@ -171,51 +173,45 @@ def habit(plan, problem):
         return "other"
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# Word problems, for models that read English. {A}, {B}: two names; {s}, {t}: two things; {x}, {y}, {z}: numbers.
+# ------------------------------------------------------------------------------------------------------------
+# Word problems, for models that read English. {A}, {B}: names; {s}, {t}: things; {x}, {y}, {z}: numbers.
 # A template is (steps, lowest and highest x, y and z, text, answer).
 
-NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Ivy", "Jack", "Kate", "Leo", "Maria",
-         "Noah", "Olivia", "Paul", "Rosa", "Sam", "Tina", "Victor")
-THINGS = ("apples", "books", "pencils", "marbles", "stickers", "coins", "cards", "cookies", "shells", "balloons",
-          "flowers", "stamps")
+NAMES = "Anna Ben David Emma Felix Grace Henry Jack Kate Leo Maria Noah Olivia Paul Rosa Sam".split()
+THINGS = "apples books pencils marbles stickers coins cards cookies shells balloons flowers stamps".split()
 TEMPLATES = (
-    (1, "2-9 2-5", "{A} has {x} {s}. {B} gives {A} {y} more {s}. How many {s} does {A} have now?",
+    (1, "2-6 2-4", "{A} has {x} {s}. {B} gives {A} {y} more {s}. How many {s} does {A} have now?",
      lambda x, y, z: x + y),
-    (1, "5-10 2-4", "{A} has {x} {s} and gives {y} of them to {B}. How many {s} does {A} have left?",
-     lambda x, y, z: x - y),
-    (1, "2-9 2-6", "{A} has {x} boxes. There are {y} {s} in each box. How many {s} does {A} have in all?",
-     lambda x, y, z: x * y),
-    (1, "2-9 2-6", "{A} found {x} {s} and {B} found {y} {s}. How many {s} did they find together?",
+    (1, "2-6 2-4", "{A} has {x} red {s} and {y} blue {s}. How many {s} does {A} have in total?",
      lambda x, y, z: x + y),
-    (1, "5-10 2-4", "{A} has {x} {s}. {B} has {y} fewer {s} than {A}. How many {s} does {B} have?",
-     lambda x, y, z: x - y),
-    (1, "2-9 2-6", "{A} buys {x} {s}. Each one costs {y} dollars. How many dollars does {A} pay?",
+    (1, "2-5 2-5", "There are {x} boxes with {y} {s} each. How many {s} are there in total?",
      lambda x, y, z: x * y),
-    (2, "4-9 2-5 2-4", "{A} has {x} {s}. {A} buys {y} more and then gives {z} to {B}. How many {s} does {A} have now?",
-     lambda x, y, z: x + y - z),
-    (2, "8-12 2-3 2-3", "{A} had {x} {s}. {A} lost {y} of them on Monday and {z} on Tuesday. How many {s} are left?",
+    (1, "2-5 2-5", "{A} buys {x} {s} for {y} dollars each. How many dollars does {A} pay?",
+     lambda x, y, z: x * y),
+    (1, "5-9 2-3", "{A} has {x} {s}. {A} gives {y} of them to {B}. How many {s} are left?",
+     lambda x, y, z: x - y),
+    (1, "5-9 2-3", "{A} has {x} {s}. {A} loses {y} of them. How many {s} are left?", lambda x, y, z: x - y),
+    (1, "3-9 2-4", "{A} makes {x} {s} a day. How many {s} does {A} make in {y} days?", lambda x, y, z: x * y),
+    (2, "2-5 2-4 2-3", "{A} has {x} bags with {y} {s} each. {A} gives away {z} {s}. How many {s} are left?",
+     lambda x, y, z: x * y - z),
+    (2, "2-5 2-4 2-3", "{A} has {x} bags with {y} {s} each. {A} finds {z} more {s}. "
+     "How many {s} does {A} have in total?", lambda x, y, z: x * y + z),
+    (2, "2-5 2-4 2-3", "There are {x} shelves with {y} {s} each. {A} takes {z} {s}. How many {s} are left?",
+     lambda x, y, z: x * y - z),
+    (2, "7-9 2-3 2-3", "{A} has {x} {s}. {A} loses {y} {s} and then loses {z} more. How many {s} are left?",
      lambda x, y, z: x - y - z),
-    (2, "2-5 2-5 2-5", "{A} has {x} bags with {y} {s} in each bag, and {z} more {s} on the table. "
-     "How many {s} does {A} have in all?", lambda x, y, z: x * y + z),
-    (2, "2-5 2-5 2-3", "{A} fills {x} boxes with {y} {s} each. Then {A} gives {z} {s} to {B}. "
-     "How many {s} does {A} have left?", lambda x, y, z: x * y - z),
+    (2, "2-5 2-4 2-3", "{A} has {x} {s}. {A} buys {y} {s} and then buys {z} more. "
+     "How many {s} does {A} have now?", lambda x, y, z: x + y + z),
     (2, "2-6 2-4", "{A} has {x} {s}. {B} has {y} more {s} than {A}. How many {s} do they have together?",
      lambda x, y, z: 2 * x + y),
-    (2, "2-6 2-6 2-6", "There are {x} red, {y} blue and {z} green {s} in a bag. How many {s} are in the bag?",
-     lambda x, y, z: x + y + z),
-    (2, "2-4 2-4 17-20", "{A} has {z} dollars and buys {x} {s} for {y} dollars each. "
-     "How many dollars does {A} have left?", lambda x, y, z: z - x * y),
-    (3, "2-4 2-3 2-4", "{A} has {x} {s}. {B} has {y} times as many {s} as {A}. {B} buys {z} more. "
-     "How many {s} do they have together?", lambda x, y, z: x + x * y + z),
-    (3, "2-3 2-4 2-4", "{A} has {x} bags with {y} {s} each. {B} has {z} {s} more than {A}. "
-     "How many {s} do they have together?", lambda x, y, z: 2 * x * y + z),
-    (3, "6-9 2-4 2-4", "{A} has {x} {s}. {A} gives {y} to {B}, finds {z} and then buys 3 more. "
-     "How many {s} does {A} have now?", lambda x, y, z: x - y + z + 3),
+    (3, "2-4 2-3 2-3", "{A} has {x} boxes with {y} {s} each. {A} finds {z} more {s} and loses 2. "
+     "How many {s} are left?", lambda x, y, z: x * y + z - 2),
+    (3, "2-4 2-3 2-4", "There are {x} bags with {y} {s} each and {z} boxes with 2 {s} each. "
+     "How many {s} are there in total?", lambda x, y, z: x * y + 2 * z),
     (3, "2-5 2-4 2-5", "{A} buys {x} {s} for {y} dollars each and {z} {t} for 2 dollars each. "
      "How many dollars does {A} pay?", lambda x, y, z: x * y + 2 * z),
-    (3, "2-5 2-5 2-4", "{A} picks {x} {s} in the morning and {y} in the afternoon, every day for 2 days. "
-     "Then {A} gives {z} to {B}. How many {s} does {A} have left?", lambda x, y, z: 2 * (x + y) - z),
+    (3, "2-4 2-3 2-4", "{A} has {x} {s}. {B} has {y} times as many {s} as {A}. {B} buys {z} more. "
+     "How many {s} do they have together?", lambda x, y, z: x + x * y + z),
 )
 
 

@@ -374,33 +374,32 @@ def open_url(url, page, token="", start=0):
 # ------------------------------------------------------------------------------------------------------------
 # The state of a run, for --resume
 
-def save_state(path, learners, step, best):
+def save_state(path, learners, step, best, failures):
     """All that --resume needs. Draws come from (seed, step, question), so generators have no state."""
     tensors = {f"{role}.{name}": tensor
                for role, learner in learners.items() for name, tensor in learner.state().items()}
-    note = json.dumps({"step": step, "best": best,
+    note = json.dumps({"step": step, "best": best, "failures": failures,
                        "updates": {role: one.updates for role, one in learners.items()}})
     tensors["note"] = torch.frombuffer(bytearray(note.encode()), dtype=torch.uint8)
     write_tensors(tensors, path)
 
 
 def load_state(path, learners):
-    """-> (step, best held-out accuracy) of the checkpoint; weights and moments go into the learners."""
+    """-> (step, best held-out accuracy, bad gradients in a row); weights and moments go into the learners."""
     tensors = read_tensors(path)
     note = json.loads(bytes(tensors["note"].tolist()))
     for role, learner in learners.items():
         mine = {name.removeprefix(role + "."): t
                 for name, t in tensors.items() if name.startswith(role + ".")}
         learner.load_state(mine, note["updates"][role])
-    return note["step"], note["best"]
+    return note["step"], note["best"], note["failures"]
 
 
 def forget_after(path, step):
     """Drop the lines of a log that were written after the checkpoint: those steps will run again."""
     if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        atomic_write(path, "".join(kept).encode())
+        lines = path.read_bytes().split(b"\n")[:-1]      # bytes: sampled text may hold other line ends
+        atomic_write(path, b"".join(line + b"\n" for line in lines if json.loads(line)["step"] <= step))
 
 
 def append(path, lines):

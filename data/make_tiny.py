@@ -3,9 +3,9 @@
     python -m data.make_tiny                            overwrite data/tiny
     python -m data.make_tiny --size large --out DIR     another size on the same mixture
 
-The model learns to SPEAK: every format of rema.py (VRP, MRP, ReMA with text plans and with JSON plans, ReMA in turns)
-and the arithmetic of numbers up to 99. It does not learn WHAT PAYS: right plans stand beside wrong and empty ones,
-careful answers beside guesses, in the proportions below. Which habits to keep is left to RL.
+The model learns to SPEAK: every format of rema.py (VRP, MRP, ReMA with text plans, with JSON plans, in turns)
+and the arithmetic of numbers up to 99. It does not learn WHAT PAYS: right plans stand beside wrong and empty
+ones, careful answers beside guesses, in the proportions below. Which habits to keep is left to RL.
 """
 import argparse
 import collections
@@ -29,27 +29,24 @@ import rollout
 from data.arithmetic import EMPTY, LEVELS, generate, rewrite, right_plan, trace, working, wrong_plan
 from data.tokenizer import LETTER, Tokenizer
 
-# ----------------------------------------------------------------------------------------------------------------
-# The mixture. Easy problems tempt to the good habit, hard ones to the bad one: greedy decoding, which takes the most
-# frequent habit, is right on easy problems and wrong on hard ones, and sampling shows RL the alternative. MRP's
-# habits are the products of the two agents', and VRP's are near them, so that all three processes start equal.
+# ------------------------------------------------------------------------------------------------------------
+# The mixture. Easy problems tempt to the good habit, hard ones to the bad one: greedy decoding, which takes
+# the most frequent habit, is right on easy problems and wrong on hard ones, and sampling shows RL the other.
+# MRP's and VRP's habits are products of the two agents' habits, so that the three processes start alike.
 
-PLANS = {1: {"right": .62, "wrong": .26, "empty": .12},                 # by level
-         2: {"right": .37, "wrong": .49, "empty": .14},
-         3: {"right": .30, "wrong": .54, "empty": .16}}
+PLANS = {1: {"right": .62, "wrong": .27, "empty": .11},                 # by level
+         2: {"right": .41, "wrong": .45, "empty": .14},
+         3: {"right": .32, "wrong": .52, "empty": .16}}
 JSON_PLANS = {1: {"right": .45, "wrong": .25, "rewrite": .15, "empty": .15},
               2: {"right": .30, "wrong": .37, "rewrite": .15, "empty": .18},
               3: {"right": .20, "wrong": .45, "rewrite": .15, "empty": .20}}
-SOLO = {1: {"right": .46, "wrong": .20, "guess": .34},                  # VRP: working in an order, or a guess
-        2: {"right": .27, "wrong": .33, "guess": .40},
-        3: {"right": .20, "wrong": .32, "guess": .48}}
-FINISH = {"right": .80, "early": .08, "late": .12}      # where [FINISH] stands in a conversation of two turns
-FOLLOW = {1: .75, 2: .62, 3: .52}                       # the low-level agent does what the plan says; else it guesses
-ALONE = .05                                             # ... and without a plan finds the right order itself
-SWAPPED = .05                                           # plans of other problems, which are followed to the letter
-FORMATS = {"vrp": .26, "mrp": .18, "high": .14, "low": .14, "high json": .08, "low json": .08, "turns": .12}
+FINISH = {"right": .80, "early": .08, "late": .12}      # where [FINISH] stands in two turns
+FOLLOW = {1: .75, 2: .62, 3: .52}                       # the low-level agent follows the plan, or else guesses
+ALONE = .05                                             # without a plan it finds the right order itself
+SWAPPED = .05                                           # plans of other problems, followed to the letter
+FORMATS = {"vrp": .18, "mrp": .20, "high": .17, "low": .17, "high json": .08, "low json": .08, "turns": .12}
 
-# In the first turn the low-level agent hears problem and plan together, as in a single turn; then its orders alone.
+# In its first turn the low-level agent hears problem and plan, as in a single turn; later it hears plans alone.
 LOW_TURNS = dataclasses.replace(rema.LOW_TURNS, user=rema.LOW.user)
 
 
@@ -85,7 +82,7 @@ def write_answer(rng, row, kind, plan):
 
 
 def write_turns(rng, row):
-    """What is said in turns, by the high-level agent first: half of the plan, its working, the rest [FINISH], ..."""
+    """What is said in turns, high-level agent first: half of the plan, its working, the rest [FINISH] ..."""
     kind, plan = write_plan(rng, row, PLANS)
     answer, steps, known = write_answer(rng, row, kind, plan), plan.split("; "), {}
     if kind == "empty":
@@ -99,7 +96,7 @@ def write_turns(rng, row):
 
 
 def converse(rng, row, other):
-    """One or two conversations about a problem, as message lists; all that the assistant says in them is learned."""
+    """One or two conversations about a problem; all that the assistant says in them is learned."""
     def say(role, *turns, plan=""):
         return role.prompt(row["problem"], plan) + [{"role": ("assistant", "user")[i % 2], "content": text}
                                                     for i, text in enumerate(turns)]
@@ -108,16 +105,14 @@ def converse(rng, row, other):
     if form == "turns":
         turns = write_turns(rng, row)
         return [say(rema.HIGH_TURNS, *turns[:-1]), say(LOW_TURNS, *turns[1:], plan=turns[0])]
-    if form == "vrp":
-        kind, plan = write_plan(rng, row, SOLO)
-        return [say(rema.VRP, solve(plan) if plan else guess(rng, row))]
     kind, plan = write_plan(rng, row, JSON_PLANS if "json" in form else PLANS)
     if form == "low" and rng.random() < SWAPPED:
         kind, plan = "right", right_plan(other["problem"])
     answer = write_answer(rng, row, kind, plan)
     action = {"rewrite": "REWRITE", "empty": "EMPTY"}.get(kind, "DECOMPOSE")
     whole = json.dumps({"action": action, "output": plan})
-    return [{"mrp": lambda: say(rema.MRP, f"Plan: {plan or EMPTY}\n{answer}"),
+    return [{"vrp": lambda: say(rema.VRP, answer),
+             "mrp": lambda: say(rema.MRP, f"Plan: {plan or EMPTY}\n{answer}"),
              "high": lambda: say(rema.HIGH, plan or EMPTY),
              "low": lambda: say(rema.LOW, answer, plan=plan or EMPTY),
              "high json": lambda: say(rema.HIGH_JSON, whole),
@@ -133,14 +128,14 @@ def corpus(rng):
 
 
 def school(rng):
-    """The same without what the roles are told and without guesses: short rows, from which it learns to reckon first."""
+    """The same without system messages and guesses: short rows that teach planning and reckoning first."""
     return (messages[1:] for messages in corpus(rng) if "=" in messages[-1]["content"])
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The vocabulary: byte-level BPE, as GPT-2 has it
 
-# A word, perhaps with a backslash before it and = or { behind it; a digit; an operator; other signs; white space.
+# A word, perhaps with a backslash before it and = or { behind it; a digit; an operator; other signs; space.
 PIECES = r" ?\\?\p{L}+[={]?|\p{N}|[-+*()]| ?[^\s\p{L}\p{N}]+|\s+"
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
@@ -172,7 +167,7 @@ def train_bpe(counts, least=2):
 
 
 def write_tokenizer(directory, texts):
-    """Train a vocabulary on `texts`; write the three tokenizer files of a Hugging Face directory -> its size."""
+    """Train a vocabulary on `texts`, write a Hugging Face directory's tokenizer files -> number of tokens."""
     merges = train_bpe(collections.Counter(piece for text in texts for piece in regex.findall(PIECES, text)))
     ids = {token: i for i, token in enumerate([*SPECIAL, *sorted(LETTER.values()), *map("".join, merges)])}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -184,8 +179,8 @@ def write_tokenizer(directory, texts):
             "added_tokens": [{"id": ids[token], "content": token, **flags} for token in SPECIAL],
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]}, "decoder": level,
             "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                      "vocab": ids, "merges": [" ".join(pair) for pair in merges]}},
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                      "ignore_merges": False, "vocab": ids, "merges": [" ".join(pair) for pair in merges]}},
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": None, "eos_token": "<|im_end|>",
             "pad_token": "<|endoftext|>", "model_max_length": 512, "clean_up_tokenization_spaces": False,
@@ -193,11 +188,11 @@ def write_tokenizer(directory, texts):
         "generation_config.json": {"eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}}
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (directory / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (directory / name).write_text(json.dumps(content, indent=1) + "\n")
     return len(ids)
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Supervised training. Shapes: B rows, T tokens, D width.
 
 SIZES = {"small": (96, 3), "tiny": (128, 4), "large": (256, 6)}         # width, layers
@@ -227,7 +222,7 @@ def loss(model, lessons):
 def train(model, lessons, steps, peak):
     """Warm-up and cosine decay on an endless iterator of lessons; short rows and long rows run apart.
 
-    Muon (torch 2.9 or newer) on the matrices of the blocks, AdamW on the rest: AdamW alone needs twice the steps.
+    Muon (torch 2.9 or newer) on the blocks' matrices, AdamW on the rest: AdamW alone needs twice the steps.
     """
     matrices = [weight for weight in model.layers.parameters() if weight.dim() == 2]
     others = [weight for weight in model.parameters() if not any(weight is matrix for matrix in matrices)]
@@ -243,7 +238,7 @@ def train(model, lessons, steps, peak):
             part.backward()
             total += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        now = min(1, (step + 1) / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+        now = min(1, (step + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
         for optimizer, rate in zip(optimizers, (peak, peak / 3)):
             optimizer.param_groups[0]["lr"] = rate * now
             optimizer.step()
@@ -255,24 +250,26 @@ def train(model, lessons, steps, peak):
 def starting_point(model, tokenizer, problems=1000):
     """Print held-out accuracy of the three processes, sampled and greedy, in all and by level."""
     rows = generate(problems, split="heldout")
-    print(f"{problems} held-out problems, % right      all   " + "".join(f"  level {level}" for level in LEVELS))
-    for process, name in itertools.product(rema.PROCESSES, ("temperature 1", "greedy")):
-        episodes = evaluation.evaluate({role.name: model for role in rema.PROCESSES[process]}, tokenizer, rows,
-                                       rema.PROCESSES[process], max_new_tokens=64,
-                                       temperature=0.0 if name == "greedy" else 1.0)
+    print(f"{problems} held-out problems, % right      all     level 1  level 2  level 3")
+    for (process, roles), heat in itertools.product(rema.PROCESSES.items(), (1.0, 0.0)):
+        episodes = evaluation.evaluate({role.name: model for role in roles}, tokenizer, rows, roles,
+                                       max_new_tokens=64, temperature=heat)
         mean, error = evaluation.accuracy([e.correct for e in episodes])
-        levels = [evaluation.accuracy([e.correct for e in episodes if e.row["level"] == level])[0] for level in LEVELS]
-        print(f"  {process:5} {name:20} {mean:5.1f} +- {error:.1f}" + "".join(f"{level:9.1f}" for level in levels))
+        levels = [evaluation.accuracy([e.correct for e in episodes if e.row["level"] == level])[0]
+                  for level in LEVELS]
+        print(f"  {process:5} {'temperature 1' if heat else 'greedy':20} {mean:5.1f} +- {error:.1f}"
+              + "".join(f"{level:9.1f}" for level in levels))
 
 
 def main(argv=None):
     torch.set_flush_denormal(True)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tiny", help=f"width and layers: {SIZES} (tiny)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "tiny",
                         help="directory to write (data/tiny)")
-    parser.add_argument("--steps", type=int, default=2400, help=f"batches of {BATCH} conversations, half of them at "
-                        "school (2400)")
+    parser.add_argument("--steps", type=int, default=2400,
+                        help=f"batches of {BATCH} conversations, the first half at school (2400)")
     parser.add_argument("--lr", type=float, default=1e-2, help="peak learning rate (1e-2)")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus and the first weights (0)")
     args = parser.parse_args(argv)
@@ -283,11 +280,12 @@ def main(argv=None):
     vocabulary = write_tokenizer(args.out, texts + ["system\nuser\nassistant\n"] * 3)
     tokenizer = Tokenizer.load(args.out)
     width, layers = SIZES[args.size]
-    config = models.Config(family="llama", vocab_size=vocabulary, width=width, layers=layers, heads=width // 32,
-                           kv_heads=width // 64 if width % 64 == 0 else 1, head_width=32, hidden=3 * width,
-                           context=512, eps=1e-5, rope_theta=10000.0, rope_scaling=None, tied=True, qkv_bias=False, qk_norm=False)
+    config = models.Config(
+        family="llama", vocab_size=vocabulary, width=width, layers=layers, heads=width // 32,
+        kv_heads=width // 64 if width % 64 == 0 else 1, head_width=32, hidden=3 * width, context=512, eps=1e-5,
+        rope_theta=10000.0, rope_scaling=None, tied=True, qkv_bias=False, qk_norm=False)
     model = models.Transformer(config).init_weights(torch.Generator().manual_seed(args.seed))
-    with torch.no_grad():                       # 0.02 suits wide models; one so narrow learns much faster from 0.06
+    with torch.no_grad():                       # 0.02 suits wide models; this one learns much faster from 0.06
         for weight in model.layers.parameters():
             weight.mul_(3 if weight.dim() == 2 else 1)
     print(f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {vocabulary} tokens")

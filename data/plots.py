@@ -1,8 +1,10 @@
 """What a run shows: a line a step, a closing table, learning curves. Only this file imports matplotlib."""
 import json
 import pathlib
+import sys
 
 import matplotlib
+from tqdm import tqdm
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -81,7 +83,8 @@ def gains(lines):
     learner = {line["step"]: line["learner"] for line in lines if "learner" in line}
     measured, result = [line for line in lines if "heldout_t1" in line], {}
     for before, after in zip(measured, measured[1:]):
-        role = learner[after["step"]]
+        roles = {learner[step] for step in range(before["step"] + 1, after["step"] + 1)}
+        role = roles.pop() if len(roles) == 1 else "several"         # evaluations too rare to tell them apart
         result[role] = result.get(role, 0.0) + after["heldout_t1"] - before["heldout_t1"]
     return result
 
@@ -124,3 +127,8 @@ def episode_text(episode):
     earned = ", ".join(f"{role} {value:+.2f}" for role, value in episode.rewards.items())
     return "\n".join(["", f"  problem    {episode.row['problem']}   (answer {episode.row['answer']})", *said,
                       f"  rewards    {earned}", ""])
+
+
+def say(text):
+    """To the terminal, above the progress bar; to stderr when stdout is a file, which gets only results."""
+    tqdm.write(text, file=sys.stdout if sys.stdout.isatty() else sys.stderr)

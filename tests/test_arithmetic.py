@@ -1,4 +1,4 @@
-"""data/arithmetic.py and the corpus of data/make_tiny.py: what the generated problems promise, and the embedded model."""
+"""data/arithmetic.py and data/make_tiny.py: what generated problems promise, the corpus, the embedded model."""
 import itertools
 import json
 import pathlib
@@ -9,7 +9,8 @@ import pytest
 
 import rema
 from data import arithmetic, make_tiny
-from data.arithmetic import EMPTY, generate, habit, held_out, rewrite, right_plan, trace, values, working, wrong_plan
+from data.arithmetic import (EMPTY, generate, habit, held_out, rewrite, right_plan, trace, values, working,
+                             wrong_plan)
 from data.tokenizer import Tokenizer
 
 TINY = pathlib.Path(arithmetic.__file__).parent / "tiny"
@@ -107,15 +108,15 @@ def test_trace():
 
 def test_habit():
     problem = "3+4*(2+5)"
-    for plan, kind in ((right_plan(problem), "right"), (" " + right_plan(problem), "right"), (wrong_plan(problem), "wrong"),
-                       ("a=2+5; b=a*4; b+3", "right"), ("", "empty"), (EMPTY, "empty"), ("a=2+5; a*4", "other"),
-                       ("first the brackets", "other"), ("3+(4*(2+5))", "rewrite"), ("{broken", "other"),
-                       ('{"action": "DECOMPOSE", "output": "a=3+4; b=a*2; b+5"}', "wrong"), ("[]", "other"), ('{}', "empty"),
-                       ('{"action": "EMPTY", "output": ""}', "empty")):
+    for plan, kind in ((right_plan(problem), "right"), (" " + right_plan(problem), "right"), ("", "empty"),
+                       (wrong_plan(problem), "wrong"), ("a=2+5; b=a*4; b+3", "right"), (EMPTY, "empty"),
+                       ("first the brackets", "other"), ("3+(4*(2+5))", "rewrite"), ("a=2+5; a*4", "other"),
+                       ('{"action": "DECOMPOSE", "output": "a=3+4; b=a*2; b+5"}', "wrong"), ("[]", "other"),
+                       ("{broken", "other"), ("{}", "empty"), ('{"action": "EMPTY", "output": ""}', "empty")):
         assert habit(plan, problem) == kind, plan
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The corpus
 
 def conversations(n, seed=0):
@@ -139,8 +140,8 @@ def test_conversations_are_in_the_formats_of_rema():
         plan = json.loads(last(messages))
         assert last(messages) == json.dumps(plan) and plan.keys() == {"action", "output"}
         kind = habit(last(messages), messages[1]["content"])
-        assert plan["action"] == {"right": "DECOMPOSE", "wrong": "DECOMPOSE", "rewrite": "REWRITE", "empty": "EMPTY"}[kind] \
-            or plan["output"] == rewrite(messages[1]["content"])
+        expected = {"right": "DECOMPOSE", "wrong": "DECOMPOSE", "rewrite": "REWRITE", "empty": "EMPTY"}[kind]
+        assert plan["action"] == expected or plan["output"] == rewrite(messages[1]["content"])
     for messages in systems[rema.HIGH.system]:
         assert habit(last(messages), messages[1]["content"]) in ("right", "wrong", "empty")
         assert not held_out(messages[1]["content"])
@@ -172,7 +173,7 @@ def test_bpe_hand_worked():
     assert make_tiny.train_bpe({"xy": 1}) == []                  # once is not often
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The embedded model
 
 @needs_tiny

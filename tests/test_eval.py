@@ -65,11 +65,9 @@ def test_malformed_data_names_file_and_line(tmp_path, text, message):
         evaluation.load_data(str(tmp_path / "bad.jsonl"), "heldout", None)
 
 
-def test_fresh_never_names_what_exists(tmp_path):
-    assert evaluation.fresh(tmp_path / "run").name == "run"
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run-2").mkdir()
-    assert evaluation.fresh(tmp_path / "run").name == "run-3"
+def test_claim_never_takes_what_exists(tmp_path):
+    assert [evaluation.claim(tmp_path / "run").name for _ in range(3)] == ["run", "run-2", "run-3"]
+    assert (tmp_path / "run-3").is_dir()
 
 
 def test_a_runs_settings_are_the_defaults(tmp_path, capsys):
@@ -79,7 +77,7 @@ def test_a_runs_settings_are_the_defaults(tmp_path, capsys):
                 "--questions", "2", "--answers", "2", "--out", str(tmp_path / "run")])
     evaluation.main(["--model", str(tmp_path / "run"), "--out", str(tmp_path / "eval")])
     lines = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
-    assert len(lines) == 8 and [turn["role"] for turn in lines[0]["turns"]] == ["solo"]
+    assert len(lines) == 1 and [turn["role"] for turn in lines[0]["turns"]] == ["solo"]      # the tenth held out
     assert max(line["turns"][0]["tokens"] for line in lines) <= 8 and "vrp" in capsys.readouterr().out
 
 
@@ -99,7 +97,7 @@ def test_diagnose_pairs_problems_with_each_others_plans(monkeypatch):
         texts = [str(int(name[1:]) + 10) if role.name == "high" else f"\\boxed{{{name}}}" for name in last]
         return [[rema.Turn(role.name, [1], [2], [0.0], True, text)] for text in texts]
     monkeypatch.setattr(evaluation.rollout, "speak", echo)
-    agents = {"high": type("M", (), {"config": type("C", (), {"context": 10 ** 6})}), "low": None}
+    agents = dict.fromkeys(("high", "low"), type("M", (), {"config": type("C", (), {"context": 10 ** 6})}))
     tokenizer = type("T", (), {"chat": staticmethod(lambda messages: [1])})
     found = evaluation.diagnose(agents, tokenizer, rows, rema.roles("rema"), max_new_tokens=4)
     assert found == {"kept": [1] * 4, "swapped": [0] * 4, "emptied": [0] * 4}

@@ -96,12 +96,21 @@ def test_micro_batches_hold_each_sample_once_and_prompts_together():
     for budget in (1, 30, 60, 10 ** 6):
         cut = train.micro_batches(samples, budget)
         assert sorted(id(s) for part in cut for s in part) == sorted(map(id, samples))
-        for part in cut:
+        for part in cut:                          # (a prompt that was cut up may come twice in a batch)
             order = [tuple(s.prompt) for s in part]
             assert order == sorted(order, key=order.index)                # a prompt's samples side by side
             cost = (len(set(order)) * max(map(len, order)) + len(part) * max(len(s.tokens) for s in part))
             assert cost <= budget or len(part) == 1
     assert len(train.micro_batches(samples, 10 ** 6)) == 1
+
+
+def test_parts_of_one_prompt_that_meet_again_stand_side_by_side():
+    """A group over the budget is cut up; its parts once came back around another prompt's: wrong for the cache."""
+    samples = [rema.Sample(prompt, [1] * n, [0.0] * n, 1.0)
+               for prompt, lengths in (([7], (1, 2, 40)), ([8], (1, 1, 2, 40))) for n in lengths]
+    for part in train.micro_batches(samples, 41):
+        order = [sample.prompt for sample in part]
+        assert order == sorted(order)
 
 
 def test_shared_prompt_on_smollm2(smollm2):
@@ -142,9 +151,9 @@ def test_state_restores_weights_and_moments_bit_for_bit(tmp_path):
         learner = train.Learner(small(dtype=torch.float32), settings())
         for i in range(4):
             if interrupted and i == 2:
-                checkpoint.save_state(tmp_path / "state.safetensors", {"solo": learner}, 7, 0.5)
+                checkpoint.save_state(tmp_path / "state.safetensors", {"solo": learner}, 7, 0.5, 2)
                 learner = train.Learner(small(dtype=torch.float32, seed=9), settings())
-                assert checkpoint.load_state(tmp_path / "state.safetensors", {"solo": learner}) == (7, 0.5)
+                assert checkpoint.load_state(tmp_path / "state.safetensors", {"solo": learner}) == (7, 0.5, 2)
             train.update(learner, samples, settings())
         runs.append([w.clone() for w in learner.weights])
     assert all(torch.equal(a, b) for a, b in zip(*runs))
@@ -243,6 +252,8 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
     killed.wait()
     with open(log, "a") as file:
         file.write('{"step": 6, "half a li')                                          # what a crash may leave
+    with open(tmp_path / "killed" / "episodes.jsonl", "ab") as file:
+        file.write('{"step": 99, "text": "\x85 \u2028"}\n{"half é'.encode()[:-1])      # ... and a model may say
     subprocess.run([sys.executable, "train.py", "--resume", str(tmp_path / "killed")], check=True, **quiet)
     assert whole.wait() == 0
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
@@ -301,6 +312,9 @@ def test_the_data_cursor_goes_through_all_rows_before_it_repeats():
     (["--process", "vrp", "--answers", "1", "--advantage", "rloo"], "--answers 1"),
     (["--questions", "0"], "--questions"), (["--data", "none.jsonl"], "none.jsonl"),
     (["--resume", "nowhere"], "nowhere"),
+    (["--lr", "-1"], "--lr"), (["--grad-clip", "0"], "--grad-clip"),
+    (["--switch-every", "-1"], "--switch-every"),
+    (["--resume", str(ROOT / "data" / "tiny")], "no run of train.py"),
     (["--device", "abacus"], "--device abacus"), (["--temperature", "0"], "--temperature 0")])
 def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)

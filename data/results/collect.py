@@ -14,7 +14,7 @@ from data.plots import gains, read
 from eval import accuracy
 
 HERE = pathlib.Path(__file__).parent
-COLUMNS = ("greedy", "", "gain", "temp. 1", "", "gain", "high", "low", "leaks", "minutes", "tokens")
+COLUMNS = ("greedy", "", "gain", "temp. 1", "", "gain", "high", "low", "leaks", "minutes of sampling and training", "tokens")
 
 
 def line(directory):
@@ -41,6 +41,8 @@ def main(directories):
             kept.mkdir()
             for name in ("config.json", "metrics.jsonl", "curves.png"):
                 shutil.copy(directory / name, kept / name)
+        elif (kept / "metrics.jsonl").read_bytes() != (directory / "metrics.jsonl").read_bytes():
+            sys.exit(f"{kept} holds another run of that name: move one of the two")
         rows.append(line(kept))
         print(f"| {directory.name} | " + " | ".join("-" if x is None else f"{x:,.1f}" for x in rows[-1]) + " |")
     if len(rows) > 1:
