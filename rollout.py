@@ -1,4 +1,5 @@
-"""Sampling: generate() writes completions with a KV cache, rollout() lets the agents speak to each other.
+"""Sampling: generate() writes completions with a KV cache, rollout() lets the agents speak to each other,
+batch_logprobs() runs what they said through the model again, for the trainer, with gradients.
 
 question -> plans (k1 by the high-level agent) -> answers (k2 by the low-level agent for each plan) ->
 episodes. Token ids are made once: what is sampled here, with the log-probabilities recorded while decoding,
@@ -13,7 +14,7 @@ import torch
 
 import rema
 from data import UserError
-from model import Cache
+from model import Cache, logprobs
 
 
 @dataclass
@@ -191,3 +192,25 @@ def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_token
                   answers, [(*keys[i], j) for i, j in pairs])
     return [rema.Episode(rows[i], i, j, k, [thoughts[i][j], turn])
             for (i, j), turns in zip(pairs, replies) for k, turn in enumerate(turns)]
+
+
+def batch_logprobs(model, samples, temperature=1.0):
+    """Log-prob and entropy of sampled tokens (flat, sample by sample), each prompt run once for its samples.
+
+    samples: rema.Samples, those of one prompt side by side. The hidden state at a prompt's last token
+    predicts each sample's first token; their own tokens then see the prompt through its keys and values, with
+    gradients.
+    """
+    device = model.embed_tokens.weight.device
+    prompts = list(dict.fromkeys(tuple(sample.prompt) for sample in samples))
+    index = {prompt: i for i, prompt in enumerate(prompts)}
+    group = torch.tensor([index[tuple(sample.prompt)] for sample in samples], device=device)   # (B,)
+    padded, lengths = pad([list(prompt) for prompt in prompts], device)                        # (P, Tp)
+    cache = Cache()
+    hidden = model.hidden(padded, cache, lengths)
+    hidden = hidden[torch.arange(len(prompts), device=device), lengths - 1][group][:, None]    # (B, 1, D)
+    tokens, lengths = pad([sample.tokens for sample in samples], device)                       # (B, T)
+    if tokens.shape[1] > 1:
+        hidden = torch.cat((hidden, model.hidden(tokens[:, :-1], Cache(cache, group))), 1)     # (B, T, D)
+    real = torch.arange(tokens.shape[1], device=device) < lengths[:, None]                     # (B, T)
+    return logprobs(model, hidden[real], tokens[real], temperature)

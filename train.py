@@ -28,8 +28,7 @@ import rema
 from data import UserError, plots
 from data.checkpoint import append, atomic_write, forget_after, load_state, read_json, save_state
 from data.plots import say
-from model import Cache
-from rollout import pad, rollout, stream
+from rollout import batch_logprobs, rollout, stream
 
 # What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). Real
 # models take the literature's full-weight rate, 1e-6; the tiny one is far from what it was trained to be.
@@ -60,15 +59,13 @@ def parse(argv):
     flag("--first", choices=("high", "low"), default="high", help="who learns first; Algorithm 1: low (high)")
     flag("--updates", type=int, default=1, help="optimizer steps a batch: more make the ratio matter (1)")
     flag("--advantage", choices=rema.ADVANTAGES, default="grpo", help="what a reward is compared with (grpo)")
-    flag("--normalise", choices=("batch", "sequence", "constant"), help="what a token's loss is divided by: "
-         "tokens of the batch, of its sequence, or max-new-tokens (batch; constant for dr_grpo)")
+    flag("--normalise", choices=("batch", "sequence", "constant"), help="what the loss is divided by (batch)")
     flag("--lr", type=float, help="peak learning rate of AdamW (3e-4 for tiny, else 1e-6)")
     flag("--warmup", type=int, default=5, help="updates of each agent until the learning rate is reached (5)")
     flag("--clip", type=float, default=0.2, help="the ratio is clipped to 1 +- this (0.2, the paper's)")
     flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
     flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
-    flag("--micro-tokens", type=int, default=16384, help="tokens that go through the model at once in "
-         "training, padding included: fewer need less memory and change nothing else (16384)")
+    flag("--micro-tokens", type=int, default=16384, help="tokens at once in training: fewer, less memory (16384)")
     flag("--checkpointing", action="store_true", help="recompute in the backward pass: less memory, slower")
     flag = parser.add_argument_group("watching").add_argument
     flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
@@ -102,13 +99,14 @@ def parse(argv):
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    positive = ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps", "updates",
-                "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every")
+    positive = ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps",
+                "updates", "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every")
     least = {"switch_every": 0, "warmup": 0, "clip": 0, "kl": 0, "lr": 1e-12, "grad_clip": 1e-12,
              **dict.fromkeys(positive, 1)}
     for name, bound in least.items():
         if getattr(args, name) < bound:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {bound:g}, not {getattr(args, name)}")
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be at least {bound:g}, not {getattr(args, name)}")
     if args.temperature <= 0:
         raise UserError(f"--temperature {args.temperature:g}: greedy samples are all the same, "
                         "so nothing can be compared")
@@ -207,28 +205,6 @@ def micro_batches(samples, budget):
     order = {prompt: i for i, prompt in enumerate(by_prompt)}             # parts of one prompt meet again
     return [sorted((sample for part in batch for sample in part), key=lambda one: order[tuple(one.prompt)])
             for batch in batches]
-
-
-def batch_logprobs(model, samples, temperature=1.0):
-    """Log-prob and entropy of sampled tokens (flat, sample by sample), each prompt run once for its samples.
-
-    samples: rema.Samples, those of one prompt side by side. The hidden state at a prompt's last token
-    predicts each sample's first token; their own tokens then see the prompt through its keys and values, with
-    gradients.
-    """
-    device = model.embed_tokens.weight.device
-    prompts = list(dict.fromkeys(tuple(sample.prompt) for sample in samples))
-    index = {prompt: i for i, prompt in enumerate(prompts)}
-    group = torch.tensor([index[tuple(sample.prompt)] for sample in samples], device=device)   # (B,)
-    padded, lengths = pad([list(prompt) for prompt in prompts], device)                        # (P, Tp)
-    cache = Cache()
-    hidden = model.hidden(padded, cache, lengths)
-    hidden = hidden[torch.arange(len(prompts), device=device), lengths - 1][group][:, None]    # (B, 1, D)
-    tokens, lengths = pad([sample.tokens for sample in samples], device)                       # (B, T)
-    if tokens.shape[1] > 1:
-        hidden = torch.cat((hidden, model.hidden(tokens[:, :-1], Cache(cache, group))), 1)     # (B, T, D)
-    real = torch.arange(tokens.shape[1], device=device) < lengths[:, None]                     # (B, T)
-    return models.logprobs(model, hidden[real], tokens[real], temperature)
 
 
 def update(learner, samples, args, reference=None):
@@ -360,8 +336,7 @@ def run(argv):
         append(out / "metrics.jsonl", json.dumps(before))
         say(f"before training: held-out {before['heldout_greedy']:.1f} % greedy, "
             f"{before['heldout_t1']:.1f} % at temperature 1 ({len(eval_rows)} problems)")
-        say("reward is the number to watch, not the loss: with one update a batch the loss is near 0 "
-            "by construction")
+        say("watch the reward, not the loss: with one update a batch the loss is near 0 by construction")
 
     interrupted = []
 
@@ -412,8 +387,6 @@ def train(first, agents, tokenizer, rows, roles, args, out, best, failures, refe
         say(plots.log_line(step, metrics))
         for name in plots.watch(metrics):
             say(f"  warning: {name}")
-        if bad:
-            say("  warning: the gradient is not finite; the step was skipped")
         if "heldout_greedy" in metrics:
             say(f"  held-out {metrics['heldout_greedy']:.1f} % greedy, {metrics['heldout_t1']:.1f} % "
                 "at temperature 1")

@@ -41,12 +41,12 @@ JSON_PLANS = {1: {"right": .45, "wrong": .25, "rewrite": .15, "empty": .15},
               2: {"right": .30, "wrong": .37, "rewrite": .15, "empty": .18},
               3: {"right": .20, "wrong": .45, "rewrite": .15, "empty": .20}}
 FINISH = {"right": .80, "early": .08, "late": .12}      # where [FINISH] stands in two turns
-FOLLOW = {1: .75, 2: .62, 3: .52}                       # the low-level agent follows the plan, or else guesses
+FOLLOW = {1: .75, 2: .62, 3: .52}                       # the low-level agent follows the plan, else guesses
 ALONE = .05                                             # without a plan it finds the right order itself
 SWAPPED = .05                                           # plans of other problems, followed to the letter
 FORMATS = {"vrp": .18, "mrp": .20, "high": .17, "low": .17, "high json": .08, "low json": .08, "turns": .12}
 
-# In its first turn the low-level agent hears problem and plan, as in a single turn; later it hears plans alone.
+# In its first turn the low-level agent hears problem and plan, as in a single turn; later only plans.
 LOW_TURNS = dataclasses.replace(rema.LOW_TURNS, user=rema.LOW.user)
 
 
@@ -282,10 +282,10 @@ def main(argv=None):
     width, layers = SIZES[args.size]
     config = models.Config(
         family="llama", vocab_size=vocabulary, width=width, layers=layers, heads=width // 32,
-        kv_heads=width // 64 if width % 64 == 0 else 1, head_width=32, hidden=3 * width, context=512, eps=1e-5,
-        rope_theta=10000.0, rope_scaling=None, tied=True, qkv_bias=False, qk_norm=False)
+        kv_heads=width // 64 if width % 64 == 0 else 1, head_width=32, hidden=3 * width, context=512,
+        eps=1e-5, rope_theta=10000.0, rope_scaling=None, tied=True, qkv_bias=False, qk_norm=False)
     model = models.Transformer(config).init_weights(torch.Generator().manual_seed(args.seed))
-    with torch.no_grad():                       # 0.02 suits wide models; this one learns much faster from 0.06
+    with torch.no_grad():                       # 0.02 suits wide models; this one likes 0.06
         for weight in model.layers.parameters():
             weight.mul_(3 if weight.dim() == 2 else 1)
     print(f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {vocabulary} tokens")

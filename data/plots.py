@@ -1,5 +1,6 @@
 """What a run shows: a line a step, a closing table, learning curves. Only this file imports matplotlib."""
 import json
+import math
 import pathlib
 import sys
 
@@ -118,7 +119,9 @@ def watch(metrics):
         ("entropy is near zero: every sample is the same", (metrics["entropy"] or 1) < 0.01),
         ("most turns are cut off", metrics["truncated"] > 0.5),
         ("turns repeat themselves", metrics["repeated"] > 0.5),
-        ("turns are empty", metrics["length"] < 2)) if bad]
+        ("turns are empty", metrics["length"] < 2),
+        ("the gradient is not finite: the step was skipped",
+         not math.isfinite(metrics["grad_norm"] or 0))) if bad]
 
 
 def episode_text(episode):

@@ -73,11 +73,11 @@ def test_claim_never_takes_what_exists(tmp_path):
 def test_a_runs_settings_are_the_defaults(tmp_path, capsys):
     rows = "".join(json.dumps({"problem": f"{a}+2*{a}", "answer": str(3 * a)}) + "\n" for a in range(1, 9))
     (tmp_path / "mine.jsonl").write_text(rows)
-    train.main(["--process", "vrp", "--data", str(tmp_path / "mine.jsonl"), "--max-new-tokens", "8", "--steps", "1",
-                "--questions", "2", "--answers", "2", "--out", str(tmp_path / "run")])
+    train.main(["--process", "vrp", "--data", str(tmp_path / "mine.jsonl"), "--max-new-tokens", "8",
+                "--steps", "1", "--questions", "2", "--answers", "2", "--out", str(tmp_path / "run")])
     evaluation.main(["--model", str(tmp_path / "run"), "--out", str(tmp_path / "eval")])
     lines = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
-    assert len(lines) == 1 and [turn["role"] for turn in lines[0]["turns"]] == ["solo"]      # the tenth held out
+    assert len(lines) == 1 and [turn["role"] for turn in lines[0]["turns"]] == ["solo"]   # held out
     assert max(line["turns"][0]["tokens"] for line in lines) <= 8 and "vrp" in capsys.readouterr().out
 
 

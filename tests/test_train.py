@@ -105,7 +105,7 @@ def test_micro_batches_hold_each_sample_once_and_prompts_together():
 
 
 def test_parts_of_one_prompt_that_meet_again_stand_side_by_side():
-    """A group over the budget is cut up; its parts once came back around another prompt's: wrong for the cache."""
+    """A group over the budget is cut up; its parts once came back on both sides of another prompt's."""
     samples = [rema.Sample(prompt, [1] * n, [0.0] * n, 1.0)
                for prompt, lengths in (([7], (1, 2, 40)), ([8], (1, 1, 2, 40))) for n in lengths]
     for part in train.micro_batches(samples, 41):
@@ -253,7 +253,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
     with open(log, "a") as file:
         file.write('{"step": 6, "half a li')                                          # what a crash may leave
     with open(tmp_path / "killed" / "episodes.jsonl", "ab") as file:
-        file.write('{"step": 99, "text": "\x85 \u2028"}\n{"half é'.encode()[:-1])      # ... and a model may say
+        file.write('{"step": 99, "text": "\x85 \u2028"}\n{"half é'.encode()[:-1])   # ... or a model say
     subprocess.run([sys.executable, "train.py", "--resume", str(tmp_path / "killed")], check=True, **quiet)
     assert whole.wait() == 0
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
@@ -292,10 +292,10 @@ def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, cap
 
 
 def test_collapse_is_named():
-    healthy = dict(entropy=0.5, truncated=0.0, repeated=0.1, length=20)
+    healthy = dict(entropy=0.5, grad_norm=1.0, truncated=0.0, repeated=0.1, length=20)
     assert plots.watch(healthy) == []
     for change, word in (({"entropy": 1e-4}, "entropy"), ({"truncated": 0.9}, "cut off"),
-                         ({"repeated": 0.9}, "repeat"), ({"length": 1}, "empty")):
+                         ({"repeated": 0.9}, "repeat"), ({"length": 1}, "empty"), ({"grad_norm": math.nan}, "finite")):
         assert word in plots.watch({**healthy, **change})[0]
     assert plots.repeated_share([1, 2, 3, 4] * 10) > 0.8 and plots.repeated_share(list(range(40))) == 0
 
