@@ -106,12 +106,19 @@ def evaluate(agents, tokenizer, rows, roles, *, max_new_tokens, temperature=0.0,
     return episodes
 
 
+def unparsed(episodes):
+    """Share of boxed answers that the grader could not read and compared as text."""
+    boxed = [answer for e in episodes if (answer := rewards.extract(e.response)) is not None]
+    return sum(map(rewards.unparsed, boxed)) / max(1, len(boxed))
+
+
 def summary(episodes):
     """What a table shows of episodes: accuracy (of all, of the boxed), boxes, truncation, leaks, lengths."""
     boxed = [e for e in episodes if rewards.extract(e.response) is not None]
     result = {"problems": len(episodes), "accuracy": accuracy([e.correct for e in episodes]),
               "boxed": accuracy([rewards.extract(e.response) is not None for e in episodes]),
               "accuracy among boxed": accuracy([e.correct for e in boxed]) if boxed else (0.0, 0.0),
+              "unparsed among boxed": 100 * unparsed(episodes),
               "truncated": accuracy([not all(turn.stopped for turn in e.turns) for e in episodes]),
               "tokens": sum(len(turn.tokens) for e in episodes for turn in e.turns) / len(episodes)}
     if episodes[0].turns[0].role == "high":

@@ -272,7 +272,7 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
     metrics.update(length=sum(len(turn.tokens) for turn in theirs) / len(theirs),
                    truncated=sum(not turn.stopped for turn in theirs) / len(theirs),
                    repeated=sum(plots.repeated_share(turn.tokens) for turn in theirs) / len(theirs),
-                   episodes=len(episodes), sampled_tokens=tokens)
+                   unparsed=evaluation.unparsed(episodes), episodes=len(episodes), sampled_tokens=tokens)
     trained, found = 0, []
     for role in learning:
         samples, dead = rema.samples(episodes, role, args.advantage, keep_dead=args.kl > 0)

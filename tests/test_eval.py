@@ -32,6 +32,8 @@ def test_summary_counts_what_it_says():
     assert (found["boxed"][0] == pytest.approx(200 / 3) and found["truncated"][0] == 100
             and found["tokens"] == 3)
     assert found["plans with the gold answer"][0] == pytest.approx(100 / 3)
+    episodes[1].turns[1].text = "\\boxed{3+*}"
+    assert found["unparsed among boxed"] == 0 and evaluation.unparsed(episodes) == 0.5
 
 
 def test_the_program_writes_every_response(tmp_path, capsys):
