@@ -73,7 +73,8 @@ def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_
     Each prompt is run once, whatever the number of its samples; each sample draws from the first token on.
     Rows leave the batch when they draw an id of stop_ids, after max_new_tokens, or at the end of the context.
     generator: a torch.Generator, or one a prompt, so that its samples do not depend on the prompts beside it.
-    rows: at most so many at a time (memory). Raises UserError for an empty prompt or one filling the context.
+    rows: so many at a time (memory), but never fewer than one prompt's samples. Raises UserError for a prompt
+    that is empty or fills the context.
     """
     device = model.embed_tokens.weight.device
     if samples < 1 or max_new_tokens < 1:
