@@ -266,14 +266,18 @@ def run(argv):
     print(f"every response and verdict: {out / 'episodes.jsonl'}")
 
 
-def main(argv=None):
-    """Run with command-line arguments; a user's mistake is one line on stderr and exit status 2."""
+def guarded(run, argv, program):
+    """Run a program; a user's mistake is one line on stderr and exit status 2."""
     torch.set_flush_denormal(True)           # a confident tiny model would run in denormals, 15 times slower
     try:
         run(argv)
     except (UserError, OSError) as error:
-        print(f"eval.py: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def main(argv=None):
+    guarded(run, argv, "eval.py")
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def policy_loss(new, old, advantage, weight, clip=0.2, kl=0.0, ref=None):
     ratio = torch.exp(new - old)
     free, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
     loss = (weight * -torch.minimum(free, clipped)).sum()
-    stats = {"clip_share": (clipped < free).float().mean().item(), "ratio_max": ratio.max().item()}
+    stats = {"clip_share": (clipped < free).float().mean().item()}
     if kl:
         k3 = torch.exp(ref - new) - (ref - new) - 1
         loss = loss + kl * (weight * k3).sum()

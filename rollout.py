@@ -170,13 +170,12 @@ def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_token
     """Let the agents answer each row's problem -> list of rema.Episode, in the order of rows, plans, answers.
 
     agents: role name -> Transformer (two names may share one). rows: dicts with problem, answer and id.
-    roles: from rema.roles. temperature: a number, or role name -> number. batch: rows decoded at a time.
+    roles: from rema.roles. batch: rows decoded at a time.
     key: (seed, step, ...): draws depend on it, the role and the row's id.
     A low-level prompt that its plan has made too long for the context is not answered.
     """
     def ask(role, prompts, samples, keys):
-        heat = temperature[role.name] if isinstance(temperature, dict) else temperature
-        return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, heat, top_p,
+        return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, temperature, top_p,
                      batch, bar)
 
     first, *second = roles

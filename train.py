@@ -16,7 +16,6 @@ import json
 import math
 import pathlib
 import signal
-import sys
 import time
 
 import torch
@@ -65,7 +64,7 @@ def parse(argv):
     flag("--clip", type=float, default=0.2, help="the ratio is clipped to 1 +- this (0.2, the paper's)")
     flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
     flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
-    flag("--micro-tokens", type=int, default=16384, help="tokens at once in training: fewer, less memory (16384)")
+    flag("--micro-tokens", type=int, default=16384, help="tokens at once in training, for memory (16384)")
     flag("--checkpointing", action="store_true", help="recompute in the backward pass: less memory, slower")
     flag = parser.add_argument_group("watching").add_argument
     flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
@@ -240,7 +239,6 @@ def update(learner, samples, args, reference=None):
         norms.append(learner.step())
     for name in total.keys() - {"sampling_logp_difference"}:
         total[name] /= args.updates
-    total.pop("ratio_max")
     return {**total, "grad_norm": max(norms, key=lambda norm: norm if math.isfinite(norm) else math.inf),
             "trained_tokens": count * args.updates}
 
@@ -423,13 +421,7 @@ def closing_table(args, agents, tokenizer, eval_rows, roles):
 
 
 def main(argv=None):
-    """Run with command-line arguments; a user's mistake is one line on stderr and exit status 2."""
-    torch.set_flush_denormal(True)           # a confident tiny model would run in denormals, 15 times slower
-    try:
-        run(argv)
-    except (UserError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    evaluation.guarded(run, argv, "train.py")
 
 
 if __name__ == "__main__":

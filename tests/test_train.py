@@ -282,7 +282,7 @@ def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch):
 
 def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rema, "policy_loss", lambda new, *rest: (new.sum() * math.nan,
-                                                                 {"clip_share": 0.0, "ratio_max": 1.0}))
+                                                                 {"clip_share": 0.0}))
     with pytest.raises(SystemExit) as stop:
         train.main([*SMALL_RUN, "--steps", "9", "--out", str(tmp_path / "run")])
     assert stop.value.code == 2 and "three gradients" in capsys.readouterr().err
