@@ -175,8 +175,8 @@ def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_token
     A low-level prompt that its plan has made too long for the context is not answered.
     """
     def ask(role, prompts, samples, keys):
-        return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, temperature, top_p,
-                     batch, bar)
+        return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, temperature,
+                     top_p, batch, bar)
 
     first, *second = roles
     names = [row["id"] for row in rows]              # a problem that comes twice draws different samples
