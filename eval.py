@@ -209,7 +209,7 @@ def run(argv):
     add = parser.add_argument
     add("--model", default="tiny", help="a name, a hub name, a directory or a run's directory (default tiny)")
     add("--process", choices=sorted(rema.PROCESSES), help="who speaks (default: as trained, else rema)")
-    add("--example", action="store_true", help="worked example before each problem, for models that need it")
+    add("--example", action="store_true", help="worked examples before each problem, for models that need it")
     add("--data", default=None, help="arithmetic, words, a benchmark's name or a JSON-lines file with "
                                      "problem and answer (default: arithmetic for tiny, else words)")
     add("--data-dir", default=None, help="a directory that holds NAME.jsonl, instead of a download")

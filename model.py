@@ -10,7 +10,6 @@ K key-value heads, R = H / K query heads for each of them, C head width, L layer
 import json
 import math
 import pathlib
-from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
@@ -19,103 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from data import UserError
 from data.checkpoint import atomic_write, read_json, read_tensors, resolve, write_tensors
+from data.config import Config
 from data.tokenizer import Tokenizer
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Configuration
-
-@dataclass
-class Config:
-    """What config.json says, in our words. Nothing that changes the logits has a default."""
-    family: str              # "llama", "qwen2" or "qwen3"
-    vocab_size: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    hidden: int              # width of the SwiGLU layer
-    context: int             # the longest sequence that the model was made for
-    eps: float               # of the RMS norms
-    rope_theta: float
-    rope_scaling: dict | None
-    tied: bool               # the head is the embedding
-    qkv_bias: bool
-    qk_norm: bool
-
-    @classmethod
-    def from_hf(cls, raw):
-        """config.json of transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters) -> Config.
-
-        Raises UserError for an unknown architecture, a missing entry, and a setting that we would get wrong.
-        """
-        def need(key, source=raw):
-            if source.get(key) is None:
-                raise UserError(f"config.json has no {key}: without it the logits would be a guess")
-            return source[key]
-
-        def refuse(key, expected):
-            if raw.get(key, expected) not in (expected, None):
-                raise UserError(f"config.json says {key} = {raw[key]!r}; only {expected!r} is implemented")
-
-        family = raw.get("model_type")
-        if family not in ("llama", "qwen2", "qwen3"):
-            raise UserError(f"config.json: model_type {family!r} is not implemented "
-                            "(llama, qwen2 and qwen3 are)")
-        refuse("use_sliding_window", False)
-        refuse("mlp_bias", False)
-        refuse("quantization_config", None)
-        refuse("partial_rotary_factor", 1.0)
-        if need("hidden_act") != "silu":
-            raise UserError(f"config.json says hidden_act = {raw['hidden_act']!r}; "
-                            "only 'silu' is implemented")
-        if any(kind != "full_attention" for kind in raw.get("layer_types") or ()):
-            raise UserError("config.json: layer_types other than full_attention are not implemented")
-        if family != "qwen2":
-            refuse("attention_bias", False)
-
-        rope = raw.get("rope_parameters") or {"rope_theta": raw.get("rope_theta"),
-                                              **(raw.get("rope_scaling") or {})}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "llama3"):
-            raise UserError(f"config.json: rope type {kind!r} is not implemented (default and llama3 are)")
-        scaling = None
-        if kind == "llama3":
-            keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-            scaling = {key: need(key, rope) for key in keys}
-
-        heads = need("num_attention_heads")
-        config = cls(
-            family=family, vocab_size=need("vocab_size"), width=need("hidden_size"),
-            layers=need("num_hidden_layers"), heads=heads, kv_heads=need("num_key_value_heads"),
-            hidden=need("intermediate_size"), head_width=need("head_dim") if family == "qwen3" else (
-                raw.get("head_dim") or need("hidden_size") // heads),
-            context=need("max_position_embeddings"), eps=need("rms_norm_eps"),
-            rope_theta=need("rope_theta", rope), rope_scaling=scaling, tied=need("tie_word_embeddings"),
-            qkv_bias=family == "qwen2", qk_norm=family == "qwen3")
-        for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_width", "hidden", "context"):
-            if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:
-                raise UserError(f"config.json: {name} = {getattr(config, name)!r} is not a positive "
-                                "whole number")
-        if config.heads % config.kv_heads or config.head_width % 2:
-            raise UserError(f"config.json: {config.heads} heads over {config.kv_heads} key-value heads "
-                            f"of width {config.head_width} do not divide")
-        return config
-
-    def to_hf(self, dtype):
-        """The config.json that transformers 4 and 5 read (each knows one of the rope's two spellings)."""
-        rope = {"rope_type": "llama3", **self.rope_scaling} if self.rope_scaling else {"rope_type": "default"}
-        architecture = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-        return {"architectures": [architecture[self.family]], "model_type": self.family,
-                "vocab_size": self.vocab_size, "hidden_size": self.width, "num_hidden_layers": self.layers,
-                "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads,
-                "head_dim": self.head_width, "intermediate_size": self.hidden, "hidden_act": "silu",
-                "max_position_embeddings": self.context, "rms_norm_eps": self.eps,
-                "tie_word_embeddings": self.tied, "attention_bias": self.qkv_bias,
-                "rope_theta": self.rope_theta, "rope_scaling": rope if self.rope_scaling else None,
-                "rope_parameters": {"rope_theta": self.rope_theta, **rope},
-                "torch_dtype": dtype, "dtype": dtype}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -265,7 +169,8 @@ class Transformer(nn.Module):
 class Cache:
     """Keys and values of B rows, perhaps on top of prompts that several rows share.
 
-    A prompt is run once, into a Cache of its own; Cache(prefix=prompts, group=...) then holds what its
+    What all prompts begin with (system message, worked example) is run once, as a Cache of one row; the prompts
+    then continue it: Cache(base=...). A prompt is run once, into a Cache of its own; Cache(prefix=prompts, group=...) then holds what its
     samples add, and each sample looks at both. Row b's keys lie at 0, 1, 2 ... without holes, so a key's
     place is its position, and the whole mask is `key's position <= query's position`: the padding behind a
     short row is never seen, and overwritten when the row grows. Training uses the same class: with capacity 0
@@ -274,13 +179,14 @@ class Cache:
     prefix    Cache of P prompts, or None
     group     (B,) the prompt of each row, in ascending order
     capacity  room for so many tokens a row, doubled when full; 0: a single call, its tensors kept as they are
+    base      Cache of one row that every row begins with (capacity 0), or None
     """
 
-    def __init__(self, prefix=None, group=None, capacity=0):
-        self.prefix, self.group, self.capacity = prefix, group, capacity
+    def __init__(self, prefix=None, group=None, capacity=0, base=None):
+        self.prefix, self.group, self.capacity, self.base = prefix, group, capacity, base
         self.k, self.v = {}, {}                              # layer -> (B, K, capacity, C)
         self.length = None if group is None else torch.zeros_like(group)       # (B,) tokens each row holds
-        self.filled = 0                                      # the longest row's, without asking the device
+        self.filled = base.filled if base else 0             # the longest row's, without asking the device
         self.slots = self.place = None                       # rows by prompt, see align()
 
     def begin(self, tokens):
@@ -288,7 +194,7 @@ class Cache:
         B, T = tokens.shape
         device = tokens.device
         if self.length is None:
-            self.length = torch.zeros(B, dtype=torch.int64, device=device)
+            self.length = torch.full((B,), self.filled, device=device)
         self.new = self.length[:, None] + torch.arange(T, device=device)      # (B, T) places of the new keys
         self.keys = self.filled + T
         if self.capacity and self.keys > self.capacity:
@@ -320,6 +226,9 @@ class Cache:
     def append(self, layer, k, v):
         """Put the new keys and values (B, K, T, C) in their places -> all that the rows hold (B, K, S, C)."""
         if not self.capacity:
+            if self.base:
+                k, v = (torch.cat((old[layer].expand(len(k), -1, -1, -1), new), 2)
+                        for old, new in ((self.base.k, k), (self.base.v, v)))
             self.k[layer], self.v[layer] = k, v
             return k, v
         if layer not in self.k:

@@ -23,7 +23,7 @@ class Role:
     name: str
     system: str
     user: str = "{question}"
-    example: tuple[dict, ...] = ()       # a worked example as earlier messages, see `roles`
+    example: tuple[dict, ...] = ()       # worked examples as earlier messages, see `roles`
 
     def prompt(self, question, plan=""):
         """The message list that this role answers, ready for Tokenizer.chat."""
@@ -47,19 +47,29 @@ LOW_TURNS = Role("low", f"Reason step by step as you are told. When you are aske
 PROCESSES = {"vrp": (VRP,), "mrp": (MRP,), "rema": (HIGH, LOW)}
 
 # A model of 135M parameters does not find \\boxed{} by being told, but does once it has seen it: --example.
-QUESTION = "Tom has 2 pens and buys 3 more. How many pens does he have now?"
-PLAN = "Add the pens that he buys to the pens that he has."
-WORKING = "2 + 3 = 5. The answer is \\boxed{5}."
+# Its plans are useful once it has seen plans that name the operation. (question, plan, working)
+EXAMPLES = (
+    ("Tom has 2 pens and buys 3 more. How many pens does he have now?", "Add 2 and 3.",
+     "He has 2 + 3 = 5 pens. The answer is \\boxed{5}."),
+    ("Mia sells 4 cakes for 5 dollars each. How many dollars does she get?", "Multiply 4 by 5.",
+     "She gets 4 * 5 = 20 dollars. The answer is \\boxed{20}."),
+    ("Omar has 3 trays with 4 cups each. He breaks 2 cups. How many cups are left?",
+     "Multiply 3 by 4. Then subtract 2.",
+     "There are 3 * 4 = 12 cups. He breaks 2, so 12 - 2 = 10 cups are left. The answer is \\boxed{10}."))
 
 
 def roles(process, example=False):
-    """The roles of a process ("vrp", "mrp" or "rema") in speaking order; with a worked example if asked."""
+    """The roles of a process ("vrp", "mrp" or "rema") in speaking order; with worked examples if asked."""
     if not example:
         return PROCESSES[process]
-    said = {"vrp": (WORKING,), "mrp": (f"{PLAN}\n{WORKING}",), "rema": (PLAN, WORKING)}[process]
-    return tuple(replace(role, example=(
-        {"role": "user", "content": role.user.format(question=QUESTION, plan=PLAN)},
-        {"role": "assistant", "content": text})) for role, text in zip(PROCESSES[process], said))
+
+    def shown(role, say):
+        return replace(role, example=tuple(
+            message for question, plan, working in EXAMPLES for message in (
+                {"role": "user", "content": role.user.format(question=question, plan=plan)},
+                {"role": "assistant", "content": say.format(plan=plan, working=working)})))
+    said = {"vrp": ("{working}",), "mrp": ("{plan}\n{working}",), "rema": ("{plan}", "{working}")}[process]
+    return tuple(map(shown, PROCESSES[process], said))
 
 
 # ------------------------------------------------------------------------------------------------------------

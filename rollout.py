@@ -8,6 +8,7 @@ is what train.py trains on. Text is only for rewards, logs and people.
 Shapes: B rows, P prompts, G samples a prompt, T tokens, V vocabulary.
 """
 import hashlib
+import os
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,24 @@ def pad(sequences, device):
     longest = max(map(len, sequences))
     return torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences],
                         device=device), lengths
+
+
+def prefill(model, prompts):
+    """Run P prompts (lists of ids), what they all begin with only once -> their Cache, last hidden (P, D).
+
+    With gradients, if they are switched on: sampling and training share this.
+    """
+    device = model.embed_tokens.weight.device
+    common = len(os.path.commonprefix(prompts)) if len(prompts) > 1 else 0
+    common = min(common, min(map(len, prompts)) - 1)         # each has a last token of its own to run
+    base = None
+    if common:
+        base = Cache()
+        model.hidden(torch.tensor([prompts[0][:common]], device=device), base)
+    padded, lengths = pad([prompt[common:] for prompt in prompts], device)     # (P, Tp), (P,)
+    cache = Cache(base=base)
+    hidden = model.hidden(padded, cache, lengths)
+    return cache, hidden[torch.arange(len(prompts), device=device), lengths - 1]
 
 
 def draw(logits, uniform, temperature, top_p):
@@ -111,16 +130,14 @@ def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_
 def _decode(model, prompts, samples, max_new_tokens, temperature, top_p, stop, uniform):
     """One batch of generate(): prefill, then a token a row and step until all are done -> B Completions."""
     device = model.embed_tokens.weight.device
-    padded, lengths = pad(prompts, device)                                     # (P, Tp), (P,)
-    prompt_cache = Cache()
-    hidden = model.hidden(padded, prompt_cache, lengths)
-    logits = model.lm_head(hidden[torch.arange(len(prompts), device=device), lengths - 1])     # (P, V)
+    prompt_cache, hidden = prefill(model, prompts)
+    logits = model.lm_head(hidden)                                                             # (P, V)
     group = torch.arange(len(prompts), device=device).repeat_interleave(samples)               # (B,)
     logits = logits[group]                   # the prompt's logits are shared, the first token's draw is not
     cache = Cache(prompt_cache, group, capacity=min(max_new_tokens, 64))
 
     B = len(group)
-    room = (model.config.context - lengths).clamp(max=max_new_tokens)[group]                   # (B,)
+    room = (model.config.context - prompt_cache.length).clamp(max=max_new_tokens)[group]                   # (B,)
     tokens = torch.zeros(B, max_new_tokens, dtype=torch.int64, device=device)
     logprobs = torch.zeros(B, max_new_tokens, device=device,
                            dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -205,10 +222,8 @@ def batch_logprobs(model, samples, temperature=1.0):
     prompts = list(dict.fromkeys(tuple(sample.prompt) for sample in samples))
     index = {prompt: i for i, prompt in enumerate(prompts)}
     group = torch.tensor([index[tuple(sample.prompt)] for sample in samples], device=device)   # (B,)
-    padded, lengths = pad([list(prompt) for prompt in prompts], device)                        # (P, Tp)
-    cache = Cache()
-    hidden = model.hidden(padded, cache, lengths)
-    hidden = hidden[torch.arange(len(prompts), device=device), lengths - 1][group][:, None]    # (B, 1, D)
+    cache, hidden = prefill(model, [list(prompt) for prompt in prompts])
+    hidden = hidden[group][:, None]                                                            # (B, 1, D)
     tokens, lengths = pad([sample.tokens for sample in samples], device)                       # (B, T)
     if tokens.shape[1] > 1:
         hidden = torch.cat((hidden, model.hidden(tokens[:, :-1], Cache(cache, group))), 1)     # (B, T, D)

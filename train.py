@@ -43,7 +43,7 @@ def parse(argv):
     flag("--data", help="arithmetic, words, a benchmark or JSON-lines file (arithmetic for tiny, else words)")
     flag("--eval-data", help="held-out problems, likewise (generated: the other split; a file: a tenth)")
     flag("--data-dir", help="a directory that holds NAME.jsonl, so that nothing is downloaded")
-    flag("--example", action="store_true", help="a worked example first: small models need to see the format")
+    flag("--example", action="store_true", help="three worked examples first: small models need to see the format")
     flag = parser.add_argument_group("sampling").add_argument
     flag("--questions", type=int, help="problems a step (32 for tiny, else 16)")
     flag("--plans", type=int, default=8, help="plans a problem while high learns: its group (8)")

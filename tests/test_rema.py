@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import rema
+import rewards
 
 
 def close(a, b):
@@ -129,8 +130,12 @@ def test_prompts_take_any_text_as_it_is():
 def test_a_worked_example_stands_before_the_question():
     for process in rema.PROCESSES:
         for plain, shown in zip(rema.roles(process), rema.roles(process, example=True)):
-            assert shown.prompt("q", "p")[::3] == plain.prompt("q", "p") and not plain.example
-            assert [message["role"] for message in shown.prompt("q")] == [
-                "system", "user", "assistant", "user"]
-    assert "\\boxed{5}" in rema.roles("rema", True)[1].example[1]["content"]
-    assert "5" not in rema.roles("rema", True)[0].example[1]["content"]      # a plan never states the answer
+            prompt = shown.prompt("q", "p")
+            assert prompt[:1] + prompt[-1:] == plain.prompt("q", "p") and not plain.example
+            assert [message["role"] for message in prompt] == ["system"] + ["user", "assistant"] * 3 + ["user"]
+    high, low = rema.roles("rema", True)
+    for i, (question, plan, working) in enumerate(rema.EXAMPLES):
+        answer = rewards.extract(working)
+        assert plan in low.example[2 * i]["content"] and question in high.example[2 * i]["content"]
+        assert high.example[2 * i + 1]["content"] == plan and low.example[2 * i + 1]["content"] == working
+        assert not rewards.leaks(plan, answer) and rewards.is_correct(working, answer)
