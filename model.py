@@ -126,6 +126,7 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.embed_tokens.weight
         self.frequency = rope_frequencies(config)            # no buffer: .to(bfloat16) must not round angles
         self.checkpointing = False                           # recompute the blocks in the backward pass
+        self.adapter = None                                  # of a model with LoRA: its adapter_config.json
 
     def init_weights(self, generator):
         for name, weight in self.named_parameters():
@@ -169,12 +170,13 @@ class Transformer(nn.Module):
 class Cache:
     """Keys and values of B rows, perhaps on top of prompts that several rows share.
 
-    What all prompts begin with (system message, worked example) is run once, as a Cache of one row; the prompts
-    then continue it: Cache(base=...). A prompt is run once, into a Cache of its own; Cache(prefix=prompts, group=...) then holds what its
-    samples add, and each sample looks at both. Row b's keys lie at 0, 1, 2 ... without holes, so a key's
-    place is its position, and the whole mask is `key's position <= query's position`: the padding behind a
-    short row is never seen, and overwritten when the row grows. Training uses the same class: with capacity 0
-    tensors are kept as they are, so gradients flow into the prompt through all samples that look at it.
+    What all prompts begin with (system message, worked example) is run once, as a Cache of one row; prompts
+    then continue it: Cache(base=...). A prompt is run once, into a Cache of its own; what its samples add is
+    held by Cache(prefix=prompts, group=...), and each sample looks at both. Row b's keys lie at 0, 1, 2 ...
+    without holes, so a key's place is its position, and the whole mask is `key's position <= query's`: what
+    lies behind a short row, padding or not, is never seen, and overwritten when the row grows. Training uses
+    the same class: with capacity 0 tensors are kept as they are, so gradients flow into the prompt through
+    all samples that look at it.
 
     prefix    Cache of P prompts, or None
     group     (B,) the prompt of each row, in ascending order
@@ -274,6 +276,14 @@ class Cache:
         far = far.view(P, K, -1, R, C).transpose(1, 2).reshape(-1, K, R, C)[self.place]
         return (far + near @ v).view(B, H, 1, C)
 
+    def cut(self, lengths):
+        """Row b goes on behind its first lengths[b] tokens, its prompt's included: it forgets the others.
+
+        Nothing is moved: keys behind a row's length are never seen, and overwritten when it grows.
+        """
+        self.length = lengths - self.prefix.length[self.group]                 # (B,)
+        self.filled = int(self.length.max())
+
     def keep(self, rows):
         """Let the other rows leave. rows: (B,) bool or indices in ascending order."""
         for layer in self.k:
@@ -287,24 +297,77 @@ class Cache:
 # ------------------------------------------------------------------------------------------------------------
 # Log-probabilities of given tokens
 
-def _chunk_logprobs(hidden, weight, targets, temperature):
+def _chunk_logprobs(hidden, weight, targets, temperature, allowed, states):
     logits = F.linear(hidden, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature         # (N, V)
+    if allowed is not None:                                  # not -inf: 0 * -inf would spoil the entropy
+        logits = logits.masked_fill(~allowed[states], -1e30)
     logz = logits.logsumexp(-1)
     with torch.no_grad():                                    # entropy is watched, not trained
         entropy = logz - (torch.exp(logits - logz[:, None]) * logits).sum(-1)
     return logits.gather(1, targets[:, None])[:, 0] - logz, entropy
 
 
-def logprobs(model, hidden, targets, temperature=1.0, chunk=1024):
+def logprobs(model, hidden, targets, temperature=1.0, chunk=1024, allowed=None, states=None):
     """Log-probability of each target and entropy of its distribution, in nats -> (N,), (N,).
 
     hidden (N, D) from model.hidden, targets (N,). The head runs over `chunk` positions at a time, and again
     in the backward pass, so that logits never exist for more than a chunk (a plain loop keeps them all).
+    allowed (S, V) bool and states (N,): which tokens each distribution is limited to, see data/guide.py.
     """
     parts = [checkpoint(_chunk_logprobs, hidden[i:i + chunk], model.lm_head.weight, targets[i:i + chunk],
-                        temperature, use_reentrant=False) for i in range(0, len(targets), chunk)]
+                        temperature, allowed, None if states is None else states[i:i + chunk],
+                        use_reentrant=False) for i in range(0, len(targets), chunk)]
     return tuple(torch.cat(part) for part in zip(*parts))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# LoRA: agents that share one frozen base
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class LoRA(nn.Linear):
+    """A frozen linear layer and what is learned beside it, of rank r: y = W x + b + (alpha / r) B A x.
+
+    arXiv 2106.09685. A (r, in) starts random and B (out, r) at zero, so that nothing changes at first. Both are
+    float32 whatever the type of W, which is the very tensor of the base: all agents look at the same one.
+    """
+
+    def __init__(self, linear, rank, alpha, generator):
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        self.weight, self.bias, self.scale = linear.weight, linear.bias, alpha / rank
+        device, dtype = linear.weight.device, torch.promote_types(linear.weight.dtype, torch.float32)
+        a = torch.empty(rank, linear.in_features, dtype=dtype)
+        nn.init.uniform_(a, -linear.in_features ** -0.5, linear.in_features ** -0.5, generator=generator)
+        self.lora_A = nn.Parameter(a.to(device))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=device, dtype=dtype))
+
+    def forward(self, x):
+        low = F.linear(F.linear(x.to(self.lora_A.dtype), self.lora_A), self.lora_B)
+        return (super().forward(x) + self.scale * low).to(x.dtype)
+
+
+def adapt(base, rank, alpha, generator, targets=TARGETS, name=""):
+    """A Transformer whose weights are those of `base`, now frozen, with adapters on the `targets` of its blocks.
+
+    base is then the model with all adapters off: the reference policy. name: of the base, for PEFT.
+    """
+    model = assemble(base.config, dict(base.requires_grad_(False).named_parameters()))
+    for block in list(model.layers.modules()):
+        for layer, linear in list(block.named_children()):
+            if layer in targets:
+                setattr(block, layer, LoRA(linear, rank, alpha, generator))
+    model.adapter = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(name),
+                     "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
+                     "target_modules": sorted(targets)}
+    return model
+
+
+def adapter_tensors(model):
+    """Name in PEFT's file -> parameter, for every A and B."""
+    return {f"base_model.model.model.{name}.weight": weight for name, weight in model.named_parameters()
+            if name.endswith(("lora_A", "lora_B"))}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -314,16 +377,42 @@ def hf_name(name):
     return name if name.startswith("lm_head") else "model." + name
 
 
-def load(name_or_dir, device="cpu", dtype=torch.float32):
+def assemble(config, weights):
+    """A Transformer around given tensors (name -> tensor): nothing is copied."""
+    with torch.device("meta"):                               # shapes alone
+        model = Transformer(config)
+    model.frequency = rope_frequencies(config)
+    for name, weight in weights.items():
+        path, _, last = name.rpartition(".")
+        setattr(model.get_submodule(path), last, weight)
+    if config.tied:
+        model.lm_head.weight = model.embed_tokens.weight
+    return model
+
+
+def load(name_or_dir, device="cpu", dtype=torch.float32, bases=None):
     """-> (Transformer, Tokenizer) of a Hugging Face directory, or of a name that data/checkpoint.py resolves.
 
-    Raises UserError that names what is missing, unexpected or misshapen.
+    A directory may hold adapters in PEFT's format instead of weights. bases: {name: (Transformer, Tokenizer)}
+    of the bases loaded so far, so that two agents share one. Raises UserError that names what is missing,
+    unexpected or misshapen.
     """
     directory = resolve(name_or_dir)
+    if (directory / "adapter_config.json").exists():
+        raw, bases = read_json(directory / "adapter_config.json"), {} if bases is None else bases
+        name = raw["base_model_name_or_path"]
+        if name not in bases:
+            bases[name] = load(name, device, dtype)
+        model = adapt(bases[name][0], raw["r"], raw["lora_alpha"], None, raw["target_modules"], name)
+        ours, tensors = adapter_tensors(model), read_tensors(directory / "adapter_model.safetensors")
+        for name in ours.keys() | tensors.keys():
+            if name not in ours or name not in tensors or ours[name].shape != tensors[name].shape:
+                raise UserError(f"{directory}: adapter {name} does not belong to its base")
+            ours[name].data.copy_(tensors[name])
+        return model, Tokenizer.load(directory)
     config = Config.from_hf(read_json(directory / "config.json"))
     with torch.device("meta"):
         model = Transformer(config)
-    model.frequency = rope_frequencies(config)
     wanted = {hf_name(name): weight for name, weight in model.named_parameters()}
     tensors = read_tensors(directory)
     if config.tied:                      # some files carry the tied head twice; it must be the same matrix
@@ -341,23 +430,27 @@ def load(name_or_dir, device="cpu", dtype=torch.float32):
         if tensors[name].shape != weight.shape:
             raise UserError(f"{directory}: tensor {name} has shape {tuple(tensors[name].shape)}, "
                             f"config.json asks for {tuple(weight.shape)}")
-    for name, _ in list(model.named_parameters()):
-        module = model.get_submodule(name.rpartition(".")[0])
-        weight = tensors[hf_name(name)].to(device=device, dtype=dtype, copy=True)    # the file stays as it is
-        setattr(module, name.rpartition(".")[2], nn.Parameter(weight))
-    if config.tied:
-        model.lm_head.weight = model.embed_tokens.weight
-    return model, Tokenizer.load(directory)
+    weights = {name: nn.Parameter(tensors[hf_name(name)].to(device=device, dtype=dtype, copy=True))
+               for name, _ in model.named_parameters()}                          # the file stays as it is
+    return assemble(config, weights), Tokenizer.load(directory)
 
 
 def save(model, tokenizer, directory, dtype=None):
-    """Write a Hugging Face directory that transformers 4, 5 and load read: config, weights, tokenizer."""
+    """Write a Hugging Face directory that transformers 4, 5 and load read: config, weights, tokenizer.
+
+    Of a model with LoRA: its adapters alone, in PEFT's format.
+    """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(directory)
+    if model.adapter:
+        write_tensors({name: weight.detach().cpu() for name, weight in adapter_tensors(model).items()},
+                      directory / "adapter_model.safetensors")
+        atomic_write(directory / "adapter_config.json", json.dumps(model.adapter, indent=1).encode())
+        return
     tensors = {hf_name(name): weight.detach().to("cpu", dtype or weight.dtype)
                for name, weight in model.named_parameters()}
     kind = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     config = {**model.config.to_hf(kind), "eos_token_id": sorted(tokenizer.stop_ids)}
     write_tensors(tensors, directory / "model.safetensors")
     atomic_write(directory / "config.json", json.dumps(config, indent=1).encode())
-    tokenizer.save(directory)

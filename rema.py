@@ -5,6 +5,7 @@ Everything here is mathematics and text: it can be read, tested and taught witho
 
 Shapes: B rows, T tokens, V vocabulary, G group.
 """
+import json
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -42,34 +43,55 @@ HIGH_JSON = Role("high", 'You guide a weaker solver. Write one JSON object {"act
                          "EMPTY (let the solver work alone). Never state the answer: that is punished.")
 HIGH_TURNS = Role("high", "You guide a solver turn by turn. Say what to do next: explore, break down, "
                           "reflect, backtrack or verify. Write [FINISH] when the answer is confirmed.")
-LOW_TURNS = Role("low", f"Reason step by step as you are told. When you are asked to finish: {BOX}")
+LOW_TURNS = Role("low", f"Reason step by step as you are told. When you are asked to finish: {BOX}", LOW.user)
+FINISH = "[FINISH]"
 
+VERDICT = ("Which response is better? Their order and their length do not matter. "
+           "End with the verdict [A] or [B].")
+JUDGES = {"vrp": (Role("solo", f"You compare two responses to a question, step by step. {VERDICT}"),),
+          "mrp": (Role("solo", "You compare two responses to a question. First write a short plan of what to "
+                               f"check. Then check it step by step. {VERDICT}"),),
+          "rema": (Role("high", "You guide a judge who compares two responses to a question. Write a short plan "
+                                "of what to check. Never state a verdict: that is punished."),
+                   Role("low", f"You compare two responses to a question. Follow the plan. {VERDICT}", LOW.user))}
 PROCESSES = {"vrp": (VRP,), "mrp": (MRP,), "rema": (HIGH, LOW)}
 
 # A model of 135M parameters does not find \\boxed{} by being told, but does once it has seen it: --example.
 # Its plans are useful once it has seen plans that name the operation. (question, plan, working)
 EXAMPLES = (
+    ("Omar has 3 trays with 4 cups each. He breaks 2 cups. How many cups are left?",
+     "Multiply 3 by 4. Then subtract 2.",
+     "There are 3 * 4 = 12 cups. He breaks 2, so 12 - 2 = 10 cups are left. The answer is \\boxed{10}."),
     ("Tom has 2 pens and buys 3 more. How many pens does he have now?", "Add 2 and 3.",
      "He has 2 + 3 = 5 pens. The answer is \\boxed{5}."),
     ("Mia sells 4 cakes for 5 dollars each. How many dollars does she get?", "Multiply 4 by 5.",
-     "She gets 4 * 5 = 20 dollars. The answer is \\boxed{20}."),
-    ("Omar has 3 trays with 4 cups each. He breaks 2 cups. How many cups are left?",
-     "Multiply 3 by 4. Then subtract 2.",
-     "There are 3 * 4 = 12 cups. He breaks 2, so 12 - 2 = 10 cups are left. The answer is \\boxed{10}."))
+     "She gets 4 * 5 = 20 dollars. The answer is \\boxed{20}."))
 
 
-def roles(process, example=False):
-    """The roles of a process ("vrp", "mrp" or "rema") in speaking order; with worked examples if asked."""
-    if not example:
-        return PROCESSES[process]
+def roles(process, example=False, turns=1, plan_format="text", judge=False):
+    """The roles of a process ("vrp", "mrp" or "rema") in speaking order.
 
-    def shown(role, say):
-        return replace(role, example=tuple(
-            message for question, plan, working in EXAMPLES for message in (
-                {"role": "user", "content": role.user.format(question=question, plan=plan)},
-                {"role": "assistant", "content": say.format(plan=plan, working=working)})))
-    said = {"vrp": ("{working}",), "mrp": ("{plan}\n{working}",), "rema": ("{plan}", "{working}")}[process]
-    return tuple(map(shown, PROCESSES[process], said))
+    example: with worked examples. turns > 1: for a conversation. plan_format "json": plans are JSON objects.
+    judge: the data is judge tasks.
+    """
+    chosen = (JUDGES if judge else PROCESSES)[process]
+    if process == "rema" and turns > 1:
+        chosen = (HIGH_TURNS, LOW_TURNS)
+    elif process == "rema" and plan_format == "json":
+        chosen = (HIGH_JSON, LOW)
+
+    def shown(role):
+        say = {"solo": "{plan}\n{working}" if role is MRP else "{working}", "low": "{working}",
+               "high": "{plan} " + FINISH if turns > 1 else "{plan}"}[role.name]
+        messages = []
+        for question, plan, working in EXAMPLES:
+            if chosen[0] is HIGH_JSON:
+                plan = json.dumps({"action": "DECOMPOSE", "output": plan})
+            messages += [{"role": "user", "content": role.user.format(question=question, plan=plan)},
+                         {"role": "assistant", "content": say.format(plan=plan, working=working)}]
+        return replace(role, example=tuple(messages))
+
+    return tuple(map(shown, chosen)) if example else chosen
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -77,13 +99,35 @@ def roles(process, example=False):
 
 @dataclass
 class Turn:
-    """What one agent said: the ids it was shown, the ids it sampled, and their log-probs when sampled."""
+    """What one agent said: the ids it was shown, the ids it sampled, and their log-probs when sampled.
+
+    In a conversation `prompt` holds what was put between this role's last turn and this one, so that prompt +
+    tokens of all its turns, joined, are the ids that the agent has seen: none is ever encoded again.
+    """
     role: str
     prompt: list[int]
     tokens: list[int]
     logprobs: list[float]
     stopped: bool            # by itself, with an end token; False: cut off
     text: str
+    states: list[int] = field(default_factory=list)      # guided plans: the Guide's state at each token
+
+
+def graded(row, response):
+    """The text that the grader reads: a judge's verdict [A] counts as a boxed A, and no verdict as no box."""
+    if not row.get("judge"):
+        return response
+    verdict = rewards.verdict(response)
+    return f"\\boxed{{{verdict}}}" if verdict else ""
+
+
+VERIFYING = ("let me check", "let me verify", "let's check", "let's verify", "let us check", "let us verify",
+             "go through it again", "double-check", "double check", "to make sure", "verify", "check again")
+
+
+def verifies(text):
+    """Whether an answer checks itself, as a low-level agent does once plans are solutions (appendix E.1)."""
+    return any(phrase in text.lower() for phrase in VERIFYING)
 
 
 @dataclass
@@ -100,31 +144,48 @@ class Episode:
 
     @property
     def response(self):
-        """The text that is judged: the last turn's."""
-        return self.turns[-1].text
+        """The text that is judged: the last turn's, if it is not a plan."""
+        return self.turns[-1].text if self.turns[-1].role != "high" else ""
+
+    @property
+    def answer(self):
+        """The final answer that was given, or None."""
+        return rewards.extract(graded(self.row, self.response))
+
+    def said(self, role):
+        return [turn for turn in self.turns if turn.role == role]
 
     def group(self, role):
         """Rewards compare within a group: the plans of a question, the answers to a question AND its plan."""
         return (self.question, self.plan) if role == "low" else self.question
 
 
-def score(episodes):
-    """Fill in `correct` and `rewards` of each episode: METHOD of ReMA's appendix C.2, base setting.
+def score(episodes, reward="base", conversation=False):
+    """Fill in `correct` and `rewards` of each episode: METHOD of ReMA's appendix C.2.
 
-    solo, low: +1 correct, -0.5 wrong but boxed, -1 wrong and without a box. high: the mean correctness of the
-    answers that were sampled under the plan, minus 1 if the plan itself holds a boxed answer.
+    solo, low: +1 correct, -0.5 wrong but boxed, -1 wrong and without a box.
+    high       reward "base": the mean correctness of the answers that were sampled under the plan;
+               "consistency": the share of their most frequent answer, right or wrong;
+               minus 1 if the plan itself holds a boxed answer.
+    In a conversation all turns of both earn 1 if the last answer is right, the last plan said [FINISH] and
+    nothing was cut off, otherwise 0.
     """
     under_plan = {}
-    for episode in episodes:
-        reward = rewards.compute_reward(episode.response, episode.row["answer"])
-        episode.correct = rewards.is_correct(episode.response, episode.row["answer"])
-        episode.rewards[episode.turns[-1].role] = reward
-        under_plan.setdefault((episode.question, episode.plan), []).append(episode)
+    for e in episodes:
+        text = graded(e.row, e.response)
+        e.correct = rewards.is_correct(text, e.row["answer"])
+        e.rewards[e.turns[-1].role] = rewards.compute_reward(text, e.row["answer"])
+        under_plan.setdefault((e.question, e.plan), []).append(e)
+        if conversation:
+            finished = all(turn.stopped for turn in e.turns) and FINISH in e.said("high")[-1].text
+            e.rewards = dict.fromkeys(("high", "low"), float(e.correct and finished))
     for siblings in under_plan.values():
-        if siblings[0].turns[0].role == "high":
-            reward = rewards.plan_reward(siblings[0].turns[0].text, [episode.correct for episode in siblings])
-            for episode in siblings:
-                episode.rewards["high"] = reward
+        if siblings[0].turns[0].role == "high" and not conversation:
+            plan = siblings[0].turns[0].text
+            value = (rewards.plan_reward(plan, [e.correct for e in siblings]) if reward == "base"
+                     else rewards.consistency_reward(plan, [graded(e.row, e.response) for e in siblings]))
+            for e in siblings:
+                e.rewards["high"] = value
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -170,21 +231,42 @@ def advantages(values, groups, kind="grpo"):
 
 @dataclass
 class Sample:
-    """The trainer's row: prompt ids, sampled ids with their log-probs, and the advantage they all share."""
+    """The trainer's row: prompt ids, sampled ids with their log-probs, and the advantage they all share.
+
+    A conversation is one row: what was put between two turns stands among the tokens, with turn -1, and is
+    read but not learned. `logprobs` has an entry for each token of a turn, none for those.
+    """
     prompt: list[int]
     tokens: list[int]
     logprobs: list[float]
     advantage: float
+    turn: list[int]          # the turn of each token, from 0
+    states: list[int] = field(default_factory=list)      # guided plans: see Turn
+
+
+def sample(turns, advantage):
+    """All turns of one role in an episode -> the trainer's Sample."""
+    row = Sample(turns[0].prompt, [], [], advantage, [])
+    for i, turn in enumerate(turns):
+        between = turn.prompt if i else []
+        # A guided token without an alternative (state -1) was forced: log-prob 0 and no gradient.
+        free = [state >= 0 for state in turn.states or [0] * len(turn.tokens)]
+        row.tokens += between + turn.tokens
+        row.turn += [-1] * len(between) + [i if f else -1 for f in free]
+        row.logprobs += [logprob for logprob, f in zip(turn.logprobs, free) if f]
+        row.states += turn.states
+    return row
 
 
 def samples(episodes, role, kind="grpo", keep_dead=False):
-    """A role's turns, each once, with advantages -> (list of Sample, share of groups with equal rewards).
+    """What a role said, each text once, with advantages -> (list of Sample, share of groups of equal reward).
 
     A group with equal rewards teaches nothing under grpo, dr_grpo and rloo: it leaves the forward pass and
     the denominator. It stays under reinforce++ (whose mean is the batch's) and with keep_dead (KL has a
     gradient).
     """
-    chosen = [e for e in episodes if role != "high" or e.sample == 0]          # a plan is one sample, not k2
+    # A plan is one sample, not k2: its answers share its Turn.
+    chosen = list({id(e.said(role)[0]) if e.said(role) else id(e): e for e in episodes}.values())
     groups = [e.group(role) for e in chosen]
     for episode, advantage in zip(chosen, advantages([e.rewards[role] for e in chosen], groups, kind)):
         episode.advantages[role] = advantage
@@ -193,41 +275,71 @@ def samples(episodes, role, kind="grpo", keep_dead=False):
         seen.setdefault(group, set()).add(episode.rewards[role])
     dead = {group for group, values in seen.items() if len(values) == 1}
     keep_dead = keep_dead or kind == "reinforce++"
-    turns = [(next(turn for turn in e.turns if turn.role == role), e.advantages[role])
-             for e, group in zip(chosen, groups) if keep_dead or group not in dead]
-    return ([Sample(turn.prompt, turn.tokens, turn.logprobs, advantage)
-             for turn, advantage in turns if turn.tokens], len(dead) / len(seen))
+    rows = [sample(e.said(role), e.advantages[role]) for e, group in zip(chosen, groups)
+            if e.said(role) and (keep_dead or group not in dead)]
+    return [row for row in rows if row.logprobs], len(dead) / len(seen)
+
+
+def lesson(tokenizer, messages):
+    """A conversation -> Sample that learns what the assistant says, its end tokens included."""
+    end, ids, turn = tokenizer.after([])[0], [], []
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            shown, said = tokenizer.chat(messages[:i]), tokenizer.encode(message["content"]) + [end]
+            turn += [-1] * (len(shown) - len(ids)) + [i] * len(said)
+            ids = shown + said
+    first = turn.index(next(t for t in turn if t >= 0))
+    return Sample(ids[:first], ids[first:], [], 1.0, turn[first:])
 
 
 # ------------------------------------------------------------------------------------------------------------
 # The loss
 
-def token_weights(lengths, normalise, max_new_tokens):
-    """What a token of each sequence weighs in the loss, given ALL sequences of the batch (lengths: N counts).
+NORMALISE = ("batch", "sequence", "turn", "turns", "constant")
 
+
+def token_weights(lengths, normalise, max_new_tokens):
+    """What each token weighs in the loss -> a list of weights for each of ALL sequences of the batch.
+
+    lengths: for each of the N sequences, the numbers of learned tokens of its turns (one turn: [n]).
     batch     1 / (tokens of the whole batch): every token alike (DAPO's choice)
     sequence  1 / (N length): every sequence alike, eq. 2
+    turn      1 / (N T_i length of the turn): turns, then trajectories alike, eq. 12. A turn of a short
+              trajectory weighs more, which arXiv 2511.02303 blames for agents that learn to say little
+    turns     1 / (turns of the whole batch, length of the turn): every turn alike, without 1 / T_i
     constant  1 / (N max_new_tokens): Dr. GRPO, no length bias
     The weights are fixed before the batch is cut into micro-batches, so that how it is cut changes nothing.
     """
-    N = len(lengths)
-    return {"batch": lambda: [1 / sum(lengths)] * N,
-            "sequence": lambda: [1 / (N * length) for length in lengths],
-            "constant": lambda: [1 / (N * max_new_tokens)] * N}[normalise]()
+    N, tokens, turns = len(lengths), sum(map(sum, lengths)), sum(map(len, lengths))
+    share = {"batch": lambda n, own: tokens, "sequence": lambda n, own: N * sum(own),
+             "turn": lambda n, own: N * len(own) * n, "turns": lambda n, own: turns * n,
+             "constant": lambda n, own: N * max_new_tokens}[normalise]
+    return [[1 / share(n, own) for n in own for _ in range(n)] for own in lengths]
 
 
-def policy_loss(new, old, advantage, weight, clip=0.2, kl=0.0, ref=None):
+def policy_loss(new, old, advantage, weight, clip=0.2, kl=0.0, ref=None, turn=None, dual_clip=0.0):
     """The clipped objective, sign turned, eq. 2 -> (loss, statistics); all arguments (N,), one entry a token.
 
         loss = sum of weight * ( -min(r A, clip(r, 1 - e, 1 + e) A) + kl * k3 ),   r = exp(new - old)
         k3 = exp(ref - new) - (ref - new) - 1, an estimate of KL(new || ref) that is never negative
 
     min holds for both signs of A: with A > 0 it stops at r > 1 + e, with A < 0 at r < 1 - e; a step for the
-    worse is never cut off. weight: see token_weights. ref: log-probs of the reference model when kl > 0.
+    worse is never cut off, unless dual_clip = c > 1 bounds the loss of A < 0 by c |A|. log r is clamped at 3
+    from above, as in ReMA's code. turn (N,): which turn a token belongs to, from 0, for the turn-level ratio
+    of eq. 13: exp of the mean log-ratio of the turn's tokens (the paper writes the mean of the ratios, its
+    code and GSPO take this one). weight: see token_weights. ref: log-probs of the reference when kl > 0.
     """
-    ratio = torch.exp(new - old)
+    log_ratio = new - old
+    if turn is not None:
+        zeros = new.new_zeros(int(turn.max()) + 1)
+        mean = zeros.index_add(0, turn, log_ratio) / zeros.index_add(0, turn, torch.ones_like(new))
+        log_ratio = mean[turn]
+    ratio = torch.exp(log_ratio.clamp(max=3))
     free, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
-    loss = (weight * -torch.minimum(free, clipped)).sum()
+    gain = torch.minimum(free, clipped)
+    if dual_clip:
+        gain = torch.where(advantage < 0, torch.maximum(gain, dual_clip * advantage), gain)
+    loss = -(weight * gain).sum()
     stats = {"clip_share": (clipped < free).float().mean().item()}
     if kl:
         k3 = torch.exp(ref - new) - (ref - new) - 1
@@ -247,6 +359,28 @@ def learners(step, names, switch_every):
     if len(names) == 1 or switch_every == 0:
         return tuple(names)
     return (names[step // switch_every % 2],)
+
+
+def action_shares(episodes):
+    """Of guided plans: the share of each action, and the mean level of the problems it was used on, for the log.
+
+    Level is the data's own measure of difficulty, where it has one (figure 4 of the paper).
+    """
+    levels = {"DECOMPOSE": [], "REWRITE": [], "EMPTY": []}
+    plans = {id(e.turns[0]): e for e in episodes}.values()
+    for e in plans:
+        levels[json.loads(e.turns[0].text)["action"]].append(e.row.get("level"))
+    result = {}
+    for action, found in levels.items():
+        result[f"share_{action}"] = len(found) / len(plans)
+        numbers = [level for level in found if isinstance(level, (int, float))]
+        result[f"level_{action}"] = sum(numbers) / len(numbers) if numbers else None
+    return result
+
+
+def worth_learning(successes, low=0.2, high=0.8):
+    """The difficulty filter's rule, appendix D.1: keep a question that is sometimes solved (list of 0/1)."""
+    return low <= sum(successes) / len(successes) <= high
 
 
 def sampling_shape(roles, plans, answers, answers_high=1):

@@ -9,17 +9,17 @@ as text. Work is bounded by the constants below: there is no timer and no child 
 and no input raises an exception.
 """
 import cmath, functools, math, re, unicodedata, zlib
+from decimal import Decimal
 from fractions import Fraction
 
 MAX_RESPONSE = 10_000       # characters at the end of a response in which a box is looked for
 MAX_TEXT = 1_200            # characters of an answer that is parsed; the longest gold answer has about 400
-MAX_DEPTH = 30              # nested brackets, fractions, exponents
+MAX_DEPTH = 30              # nested brackets; -----1 nests without them, up to Python's own recursion limit
 MAX_BITS = 20_000           # of a power: 2^2008 passes, 9^9^9^9 does not; 2500! has 25,000
 MAX_WORK = 5_000            # steps of one comparison, about two microseconds each
 
-
-class Unsure(Exception):
-    """This can't be parsed, has no value, or costs too much."""
+# Raised where something can't be parsed, has no value or costs too much: by require, 1 / 0, int("9", 8), ...
+UNSURE = (ArithmeticError, LookupError, TypeError, ValueError)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -47,41 +47,23 @@ def extract(response, lenient=False):
     return re.split(r"\.\s", said[-1])[0].rstrip(" .*") or None if said else None
 
 
-
 # ------------------------------------------------------------------------------------------------------------
 # Normalisation: many spellings become one
 
-SPELLINGS = {char: spelling for spelling, chars in {
+SPELLINGS = {ord(char): spelling for spelling, chars in {
     "-": "−–—‐‑", "*": "×·∙⋅", "/": "÷∕⁄", "'": "′’", ".": "。", "": "€£\u200b\u200c\u200d\u200e\u200f\ufeff",
     "<=": "≤⩽", ">=": "≥⩾", "!=": "≠", "\\pi ": "π", "\\sqrt ": "√", "\\infty ": "∞", "\\pm ": "±",
     "\\in ": "∈", "\\cup ": "∪", "\\approx ": "≈", "\\theta ": "θ"}.items() for char in chars}
-
-
-def spell(match):
-    """ASCII for another character: - for a minus sign, ^{2} for ², _{2} for ₂, 1/2 for ½, 2 for any 2."""
-    kind = unicodedata.decomposition(match[0][0]).split(" ")[0]
-    chars = unicodedata.normalize("NFKC", match[0])
-    return {"<super>": "^{%s}", "<sub>": "_{%s}", "<fraction>": " %s"}.get(kind, "%s") % "".join(
-        SPELLINGS.get(char, str(unicodedata.decimal(char, char))) for char in chars)
-
-
-def in_base(match):
-    """1011_2 -> 11: a number with its base becomes its value."""
-    base = int(match[2])
-    valid = 1 < base < 37 and all(int(digit, 36) < base for digit in match[1])
-    return str(int(match[1], base)) if valid else match[0]
-
-
+RAISED = {"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+": r"^{\g<0>}", "[₀-₉]+": r"_{\g<0>}", "[¼-¾⅐-⅞]": r" \g<0>"}     # x² is x^{2}
 REWRITES = [(key, re.compile(pattern, re.DOTALL), new) for key, pattern, new in [
     ("\\\\", r"\\\\(?=[A-Za-z])(?!.*\\end)", r"\\"),                                # \\pi, escaped twice
     ("\\", r"\\(?:begin|end)\{(?:align|equation|gather)\w*\*?\}|(?<!\\)\\[()\[\]]|,\\!\s*(?=\d{3})|\\!\s*|"
            r"\\(?:(?:left|right)\s*\.|(?:left|right|[bB]igg?[lr]?|displaystyle|boxed|fbox)(?![A-Za-z]))", ""),
     ("\\", r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|\\phantom\s*(?:\{[^{}]*\}|.)", " "),
-    ("", r"\\?\$|\{(?=,\})|(?<=\{,)\}|(?<=,)\}(?=\d{3})", ""),                      # $5, 5{,}000
+    ("", r"\\?\$|\{(?=,\})|(?<=\{,)\}|(?<=,)\}(?=\d{3})|(?<=^[A-Z])\)$", ""),          # $5, 5{,}000, A)
     ("", r"\^\s*\{?\s*(?:\\circ|\\degree|°)\s*\}?|\\degree|\bdegrees?\b", "°"),
     ("\\b", r"\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}",
      lambda m: "((" + m[1].replace("\\\\", "),(").replace("&", ",") + "))"),        # a tuple of rows
-    ("_", r"(?<![\w\\])([0-9A-Z]{0,40}\d[0-9A-Z]{0,40})\s*_\s*\{?\s*(\d{1,3})\s*\}?", in_base),
     ("_", r"(?<!log)_\s*\{?((?<=\{)[^{}]*|\w)\}?", lambda m: "_" + re.sub(r"\W", "", m[1]) + " "),   # x_{10}
     ("\\", r"\\(?:text\w*|mbox|hbox|emph|math(?:rm|bf|it|sf)|operatorname)\s*\{\s*([^{}]*?)\s*\}",
      lambda m: m[1] if m[1] in "eid" else re.sub(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?", r' "\g<0>" ', m[1])),
@@ -89,7 +71,7 @@ REWRITES = [(key, re.compile(pattern, re.DOTALL), new) for key, pattern, new in 
     (" ", r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,]*\d)", lambda m: m[0].replace(" ", "")),     # 7 425 000
     ("/", r"(\d+)\s+(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),                                 # 1 1/2
     ("\\{", r"^\s*\\\{\s*\w\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid(?![a-z])|:)(.*)\\\}\s*$", r"\1"),
-    ("", r"^\s*(?:\\approx|\\sim|=|:|,)|(?<=^[A-Z])\)$", ""),
+    ("", r"^\s*(?:\\approx|\\sim|=|:|,)", ""),
     ("\\pm", r"^(.*)$", lambda m: m[1].replace("\\pm", "+").replace("\\mp", "-") + ","
                                   + m[1].replace("\\pm", "-").replace("\\mp", "+")),
 ]]
@@ -97,7 +79,9 @@ REWRITES = [(key, re.compile(pattern, re.DOTALL), new) for key, pattern, new in 
 
 def normalise(text):
     """ASCII and LaTeX without decoration; words of text stand in double quotes."""
-    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|[₀-₉]+|[^\0-\x7f]", spell, text[:MAX_TEXT]) + text[MAX_TEXT:]
+    if not text.isascii():
+        for pattern, new in RAISED.items(): text = re.sub(pattern, new, text)
+        text = unicodedata.normalize("NFKC", text[:MAX_TEXT]).translate(SPELLINGS) + text[MAX_TEXT:]
     if len(text) > MAX_TEXT: return ""
     text = re.sub(r'[\0-\x1f"~]', " ", text).rstrip(" .,:;\\$")
     for key, pattern, new in REWRITES:
@@ -122,7 +106,7 @@ work = [0]                  # what is left of MAX_WORK
 
 def require(truth, cost=0):
     work[0] -= cost
-    if not truth or work[0] < 0: raise Unsure
+    if not truth or work[0] < 0: raise ValueError
 
 
 def exact(x):
@@ -131,7 +115,7 @@ def exact(x):
 
 def add(a, b):
     total, (small, large) = a + b, sorted((abs(a), abs(b)))
-    if exact(total) or large == math.inf: return total
+    if exact(total): return total
     require(small == 0 or small > 1e-9 * large)                         # or it is lost: 10^20 + sqrt 2
     return 0.0 if abs(total) < 1e-13 * large else total
 
@@ -158,28 +142,27 @@ ANGULAR = {name: getattr(cmath, name) for name in ("sin", "cos", "tan")} | {
     name: lambda x, f=f: 1 / f(x) for name, f in (("csc", cmath.sin), ("sec", cmath.cos), ("cot", cmath.tan))}
 FUNCTIONS = ANGULAR | {"arc" + name: getattr(cmath, "a" + name) for name in ("sin", "cos", "tan")} | {
     "exp": cmath.exp, "ln": cmath.log, "log": cmath.log, "lg": cmath.log10}
-SCALES = {"%": Fraction(1, 100), "°": math.pi / 180}
 OPERATIONS = FUNCTIONS | {
     "+": add, "-": lambda a, b: add(a, -b), "*": lambda a, b: a * b, "/": lambda a, b: a / b, "^": power,
-    "neg": lambda a: -a, "\\bmod": lambda a, b: a % b, "!": factorial, "abs": abs,
-    "floor": lambda a: Fraction(math.floor(a)), "ceil": lambda a: Fraction(math.ceil(a)),
+    "neg": lambda a: -a, "\\bmod": lambda a, b: a % b, "!": factorial, "||": abs,
+    "⌊⌋": lambda a: Fraction(math.floor(a)), "⌈⌉": lambda a: Fraction(math.ceil(a)),
+    "%": lambda a: a / 100, "°": lambda a: a * math.pi / 180,
     "binom": lambda n, k: factorial(n) / (factorial(k) * factorial(n - k))}
 
 
 def evaluate(tree, point, scaled=False):
     """The value with variables as at this point. scaled: 50 % is 1/2 and 180° is π (as always inside sin)."""
     kind = tree[0]
-    if kind == "num": return tree[1]
+    if kind in ("num", "const"): return tree[1]
     if kind == "sym":
         seed = zlib.crc32(f"{tree[1]} {point}".encode())
         return (Fraction(seed % 900 + 101) if point < 3 else (seed % 900 + 101) / 337) * (-1) ** (seed >> 20)
-    require(kind in OPERATIONS or kind in SCALES, 1)
-    parts = [evaluate(child, point, scaled or kind in ANGULAR) for child in tree[1:]]
-    value = OPERATIONS[kind](*parts) if kind in OPERATIONS else parts[0] * (SCALES[kind] if scaled else 1)
-    if exact(value):                                                    # long numbers cost more
-        require(True, (value.numerator.bit_length() + value.denominator.bit_length()) // 64)
-        return value
-    return value.real if abs(value.imag) <= max(1e-12 * abs(value.real), 1e-14) else value
+    if kind in ("%", "°") and not scaled: return evaluate(tree[1], point)
+    require(kind in OPERATIONS, 1)
+    value = OPERATIONS[kind](*(evaluate(child, point, scaled or kind in ANGULAR) for child in tree[1:]))
+    bits = value.numerator.bit_length() + value.denominator.bit_length() if exact(value) else 0
+    require(True, bits // 64)                                           # long numbers cost more
+    return value if bits or abs(value.imag) > max(1e-12 * abs(value.real), 1e-14) else value.real
 
 
 def values(first, second, scaled=False):
@@ -188,8 +171,9 @@ def values(first, second, scaled=False):
     for point in range(8):
         try:
             a, b = evaluate(first, point, scaled), evaluate(second, point, scaled)
-            pairs += [(a, b)] * (point > 2 or exact(a) and exact(b))
-        except (ArithmeticError, ValueError, TypeError, Unsure): pass   # 1/0, overflow, too much work
+            if exact(a) and exact(b) or point > 2 and all(x == 0 or 1e-300 < abs(x) < 1e300 for x in (a, b)):
+                pairs.append((a, b))                                    # none for which close would overflow
+        except UNSURE: pass
         if point == 2 and len(pairs) == 3 or len(pairs) == 2 and pairs[0] == pairs[1]: break  # no variables
     real = [pair for pair in pairs if complex not in map(type, pair)]
     return real if len(real) > 1 else pairs                             # sqrt(-2) only if need be
@@ -197,7 +181,7 @@ def values(first, second, scaled=False):
 
 def close(a, b):
     """Equal: exactly if both are rational, else up to rounding; an irrational is no large integer."""
-    if exact(a) and exact(b) or math.inf in (abs(a), abs(b)): return a == b
+    if exact(a) and exact(b): return a == b
     size, mixed = max(abs(a), abs(b)), exact(a) or exact(b)
     return abs(a - b) <= (1e-13 if mixed else 1e-12) * size and not (mixed and size > 1e7)
 
@@ -206,13 +190,13 @@ def close(a, b):
 # The parser: text -> tree, by recursive descent with a table of precedences
 #
 #   answer     := item ("," item)*                                         several items are a list
-#   item       := words | (name "=")* side (relation side)*
-#   side       := expression unit*
-#   expression := atom (operator expression | "!" | "°" | "%")*            no operator at all is a product
+#   item       := words | name "=" item | expression (relation expression)*
+#   expression := atom (operator expression | "!" | "°" | "%" | unit)*     no operator at all is a product
 #   atom       := "-" expression | number | name | function atom | \frac atom atom | "(" answer ")"
 
 TOKEN = re.compile(
-    r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w^]))?|\\log(?![A-Za-z])|[fghpqFGHPQN]'*\([A-Za-z]\)|"
+    r"(?<=frac)\d|(?<=frac )\d|(?<=inom)\d|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w^]))?|"       # \frac12
+    r"\\log(?![A-Za-z])|[fghpqFGHINPQ]'*\([A-Za-z0]\)|"
     r"\\(?:overline|overrightarrow|vec|hat|d?dot|mathbb)\s*\{[^{}]*\}|\\[A-Za-z]+(?:_\w+|')*|\\.|\"[^\"]*\"|"
     r"[A-Za-z](?:_\w+|')+|[A-Za-z]{1,40}(?![A-Za-z_'])|[A-Za-z]|[<>]=|!=(?!\d)|\*\*|\S")
 ALIAS = {name: names.split()[0] for names in (
@@ -225,27 +209,26 @@ RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "~", "\\in", "\\equiv"}
 LEVELS = {"\\cup": 1, "\\cap": 1, "\\setminus": 1, "+": 2, "-": 2, "*": 3, "/": 3, "\\bmod": 3, "^": 5}
 PRODUCT, ARGUMENT, POWER = 3, 4, 5          # levels; an argument is the 2x of sin 2x + 1
 CLOSING = {"(": ")]", "[": "])", "{": "}", "|": "|", "⦃": "⦄", "⌊": "⌋", "⌈": "⌉"}
-END_OF_ITEM = {"", ","}.union(*CLOSING.values()) - {"|"}
-NO_FACTOR = {"!", "%", "°", "'", "_", "\\mid", "\\to", *END_OF_ITEM, *RELATIONS, *LEVELS}
-NUMBERS = {"\\pi": math.pi, "e": math.e, "i": 1j, "\\infty": math.inf}
+NO_FACTOR = {"", ",", "'", "_", "\\mid", "\\to", *")]}⦄⌋⌉", *RELATIONS, *LEVELS}
+CONSTANTS = {"\\pi": math.pi, "e": math.e, "i": 1j, "\\infty": math.inf}
+NO_UNIT = {"no", "not", "less", "more", "than", "thousand", "million"}
 UNITS = set("mm cm km ft in yd mi kg lb lbs oz sec min hr hrs mph mL ml am pm USD rad".split())
 NAME = re.compile(r"(?!\\pi|\\sq)(?:[^-+*^!\d|_]|_\w+)*|[A-Zfghpq]'*(?:\^\{-1\})?\(.*\)|\\(?:lim|sum|int)_.*")
 
 
 class Parser:
     def __init__(self, text):
-        self.tokens, self.at, self.depth, self.bars = [], 0, 0, 0
-        for token in TOKEN.findall(text):
+        self.tokens, self.at, self.open = [], 0, []                     # open: the brackets we are in
+        for token in TOKEN.findall(text) + [""]:                        # "" is the end
             token = ALIAS.get(token, token)                             # miles is a word, xy is x y
             word = token.isalpha() and (token in UNITS or len(token) > 3)
             self.tokens += [f'"{token}"'] if word else token if token.isalpha() else [token]
-        self.tokens.append("")                                          # the end
 
     next = property(lambda self: self.tokens[self.at])
 
     def take(self, *wanted):
-        """The next token, if it is one of these, and step over it."""
-        if self.next in wanted:
+        """The next token, if it is one of these or anything will do, and step over it."""
+        if not wanted or self.next in wanted:
             self.at += 1
             return self.tokens[self.at - 1]
 
@@ -255,130 +238,109 @@ class Parser:
         return items[0] if len(items) == 1 else ("list", *items)
 
     def item(self):
-        end = next(k for k in range(self.at, len(self.tokens)) if not self.tokens[k].strip('".').isalpha())
-        text = "".join(self.tokens[self.at:end])
-        if self.tokens[end] in END_OF_ITEM and ('"' in text or len(text) > 1 and text.isupper()):
-            self.at, text = end, re.sub(r'[".]', "", text)
+        """Words, a relation or an expression; x = only names the rest."""
+        if self.next[:1] == '"':
+            text = ""
+            while self.next.strip('".').isalpha(): text += self.take().strip('".')
             return ("text", text.lower()) if len(text) > 1 else ("sym", text)
-        names, sides, signs = [], [], []
-        while len(sides) == len(signs):
-            start = self.at
-            sides.append(self.side())
-            text = "".join(self.tokens[start:self.at])
-            if self.next in ("=", "\\in", "~") and not signs and NAME.fullmatch(text):
-                names.append(text)                                      # it only names the rest: x =
-                sides, self.at = [], self.at + 1
-            elif self.next in RELATIONS:
-                signs.append(self.take(*RELATIONS))
-        if "~" in signs:                                                # what is only approximate is left out
-            del sides[signs.index("~") + 1:], signs[signs.index("~"):]
+        start, sides, signs = self.at, [self.expression(1)], []
+        name = "".join(self.tokens[start:self.at])
+        if re.fullmatch("[A-Z]{2,}", name) and self.next in ("", ","): return ("text", name.lower())
+        if NAME.fullmatch(name) and self.take("=", "\\in", "~"): return ("named", name, self.item())
+        while sign := self.take(*RELATIONS):
+            side = self.expression(1)
+            if sign != "~":                                             # what is only approximate is left out
+                signs.append(sign)
+                sides.append(side)
         if {sign[0] for sign in signs} == {">"}:
             signs, sides = [sign.replace(">", "<") for sign in signs[::-1]], sides[::-1]
         agree = set(signs) <= {"="} and all(match(sides[-1], side) for side in sides)  # 2 + 3 = 5
-        tree = sides[-1] if agree else ("rel", tuple(signs), *sides)
-        return ("named", names[0], tree) if names else tree
-
-    def side(self):
-        """An expression; words after it, such as units, are dropped: 5 cm^2, 9 values."""
-        tree, words = self.expression(1), []
-        while self.next[:1] == '"' or words and self.next in ("/", "^"):
-            words.append(self.take(self.next).strip('".'))
-            if words[-1] == "^": self.atom()
-        require(len(words) < 7 and not {"not", "less", "more", "than", "thousand", "million"} & set(words))
-        return tree
+        return sides[-1] if agree else ("rel", tuple(signs), *sides)
 
     def expression(self, level):
-        self.depth += 1
-        require(self.depth <= MAX_DEPTH)
         tree = self.atom()
         while True:
             token, before = self.next, self.tokens[self.at - 1]
-            if self.take("!", "%", "°"):
-                tree = (token, tree)
+            after_unit = before[:1] == '"'
+            if token in ("!", "%", "°"):
+                tree = (self.take(), tree)
+            elif token[:1] == '"' or after_unit and token in ("/", "^"):    # units are dropped: 5 cm^2, 3 m/s
+                require(self.take().strip('".') not in NO_UNIT)
+                if token == "^": self.atom()
             elif LEVELS.get(token, 0) >= level:
-                self.at += 1
-                tree = (token, tree, self.expression(LEVELS[token] + (token != "^")))
-            elif token in NO_FACTOR or token == "|" and self.bars or token[0] == '"' or level > ARGUMENT \
-                    or level == ARGUMENT and (token[1:] in FUNCTIONS or token[0].isdigit()):
-                self.depth -= 1
+                tree = (self.take(), tree, self.expression(LEVELS[token] + (token != "^")))
+            elif token in NO_FACTOR or token == "|" and self.open[-1:] == ["|"] or level > ARGUMENT \
+                    or level == ARGUMENT and token[1:] in FUNCTIONS:
                 return tree
             else:
-                require(not before[-1:].isdigit() or not token[0].isdigit())        # 3 4 is no product
+                require(not after_unit and not (before[-1:].isdigit() and token[0].isdigit()))      # not 3 4
                 right = self.expression(POWER)
                 mixed = before.isdigit() and tree[0] == "num" and token == "\\frac" and \
                     right[1][0] == right[2][0] == "num" and 0 < right[1][1] < right[2][1]
                 tree = ("+" if mixed else "*", tree, right)             # 1 3/4, or a product
 
-    def argument(self):
-        """What a command takes: {...} or one token, of a number its first digit, as in \\frac12."""
-        if self.next.isdigit() and len(self.next) > 1:
-            self.tokens[self.at:self.at + 1] = self.next[0], self.next[1:]
-        return self.atom()
-
     def atom(self):
-        token = self.take(self.next)
+        token = self.take()
         if token in ("-", "+"):
             return ("neg", self.expression(PRODUCT)) if token == "-" else self.expression(PRODUCT)
         if token[:1].isdigit() or token[:1] == "." and len(token) > 1:
-            digits = re.fullmatch(r"\d*\.(\d+)(?:[eE](.*))?", token)    # 2.50 -> ("num", 5/2, 1/100)
-            last = digits and Fraction(10) ** (int(digits[2] or 0) - len(digits[1]))
-            return ("num", Fraction(re.sub(r"\.(?!\d)", "", token)), last)
-        if token in CLOSING and (token != "|" or not self.bars): return self.brackets(token)
-        if token in ("\\frac", "\\binom"):
-            return ("/" if token == "\\frac" else "binom", self.argument(), self.argument())
+            if self.take("_"): return ("num", Fraction(int(token, int(self.take()))), None)      # 1011_2
+            number = Decimal(token)                                     # 2.50 -> ("num", 5/2, 1/100)
+            last = Fraction(10) ** number.as_tuple().exponent if re.search(r"\.\d", token) else None
+            return ("num", Fraction(number), last)
+        if token in CLOSING: return self.brackets(token)
+        if token == "\\frac": return ("/", self.atom(), self.atom())
+        if token == "\\binom": return ("binom", self.atom(), self.atom())
         if token == "\\sqrt":
             degree = self.brackets("[") if self.take("[") else ("num", Fraction(2), None)
             return ("^", self.atom(), ("/", ("num", Fraction(1), None), degree))
         if token[1:] in FUNCTIONS: return self.function(token[1:])
-        if token in NUMBERS: return ("num", NUMBERS[token], None)
+        if token in CONSTANTS: return ("const", CONSTANTS[token])
         require(token not in NO_FACTOR and re.search(r"[\w')}]$", token))
         return ("sym", token)
 
     def brackets(self, opening):
-        if opening == "⦃" and self.take("⦄"): return ("set",)
-        outside, self.bars = self.bars, opening == "|"
+        """What is in brackets; the brackets count if they hold several items, or mean something."""
+        self.open.append(opening)
+        require(len(self.open) <= MAX_DEPTH)
         tree = self.answer()
-        require(closing := self.take(*CLOSING[opening]))
-        self.bars, items = outside, tree[1:] if tree[0] == "list" else (tree,)
-        kind = {"|": "abs", "⌊": "floor", "⌈": "ceil", "⦃": "set"}.get(opening)
-        if kind: return (kind, *items)
-        return tree if opening == "{" or len(items) == 1 else (opening + closing, *items)
+        require(closing := self.take(*CLOSING[self.open.pop()]))
+        items = tree[1:] if tree[0] == "list" else (tree,)
+        return tree if opening == "{" or opening in "([" and len(items) == 1 else (opening + closing, *items)
 
     def function(self, name):
         """sin x, sin(x), sin^2 x, sin^{-1} x, log_2 x; sin 2x cos x is (sin 2x)(cos x)."""
-        base = self.argument() if self.take("_") else None
-        power = self.argument() if self.take("^") else None
+        base = [self.atom()] if self.take("_") else []
+        power = self.atom() if self.take("^") else None
         if power == ("neg", ("num", 1, None)): name, power = "arc" + name, None
-        tree = (name, self.atom() if self.next in CLOSING else self.expression(ARGUMENT))
-        tree = ("/", tree, ("ln", base)) if base else tree
+        tree = (name, self.atom() if self.next in CLOSING else self.expression(ARGUMENT), *base)
         return ("^", tree, power) if power else tree
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Comparison. The first tree is the reference: a decimal is judged by its digits.
 
-UNORDERED = {"list", "set", "\\cup"}
+UNORDERED = {"list", "⦃⦄", "\\cup"}
+ORDERED = {"()"}, {"(]"}, {"[)"}, {"[]"}, {"()", "list"}        # 1, 2 may stand for (1, 2), in this order
 
 
 def match(gold, answer):
     """Do two trees say the same?"""
     require(True, 5)
-    kinds = {gold[0], answer[0]}
-    if gold == answer or "text" in kinds: return gold == answer
-    if kinds <= {"rel", "named"} and match_relations(gold, answer): return True
+    if gold == answer: return True
+    if {gold[0], answer[0]} <= {"rel", "named"} and match_relations(gold, answer): return True
     gold, answer = as_interval(gold), as_interval(answer)
     kinds = {gold[0], answer[0]}
-    if kinds & UNORDERED and "()" not in kinds:
-        first, second = entries(gold), entries(answer)
-        if (len(first) == 1) != (len(second) == 1): return False
-        tables = ([(a, b) for b in second] for a in first), ([(a, b) for a in first] for b in second)
-        return all(any(match(a, b) for a, b in row) for table in tables for row in table)
     if "named" in kinds:                                                # x = 3 is 3, y = is f(x) =
         names = {tree[1] for tree in (gold, answer) if tree[0] == "named"}
         same = len(names) == 1 or "y" in names and re.search(r"\w\(\w\)$", max(names, key=len))
         return bool(same) and match(*(tree[2] if tree[0] == "named" else tree for tree in (gold, answer)))
-    if kinds & {"()", "(]", "[)", "[]", "rel"}:                     # 1, 2 may stand for (1, 2), in this order
-        return kinds in ({gold[0]}, {"()", "list"}) and "rel" not in kinds and match_all(gold[1:], answer[1:])
+    if kinds in ORDERED: return match_all(gold[1:], answer[1:])
+    if kinds & UNORDERED:
+        first, second = entries(gold), entries(answer)
+        return (len(first) == 1) == (len(second) == 1) \
+            and all(any(match(a, b) for b in second) for a in first) \
+            and all(any(match(a, b) for a in first) for b in second)
     return match_values(gold, answer, False) or match_values(gold, answer, True)       # 50 % is 50, and 1/2
 
 
@@ -388,15 +350,13 @@ def match_all(first, second):
 
 def entries(tree):
     """The entries of a list, set or union; anything else is one entry."""
-    if tree[0] == "named": return [("named", tree[1], entry) for entry in entries(tree[2])]
-    if tree[0] not in UNORDERED: return [tree]
-    return [entry for item in tree[1:] for entry in entries(as_interval(item))]
+    return [entry for item in tree[1:] for entry in entries(item)] if tree[0] in UNORDERED else [tree]
 
 
 def as_interval(tree):
     """x > 2 and 1 < x <= 3 as intervals with a name; anything else as it is."""
     if tree[0] != "rel" or {sign[0] for sign in tree[1]} != {"<"} or len(tree) > 5: return tree
-    signs, sides, infinite = tree[1], tree[2:], ("num", math.inf, None)
+    signs, sides, infinite = tree[1], tree[2:], ("const", math.inf)
     if len(sides) == 2 and sides[0][0] == "sym":                        # one end is at infinity
         signs, sides = ("<", *signs), (("neg", infinite), *sides)
     low, symbol, high, *_ = *sides, infinite
@@ -417,26 +377,26 @@ def decimals(tree):
 
 def rounds(digits, given, a, b):
     """A rounded reference is met by what rounds to it; a decimal answer to an exact one needs six digits."""
-    if not (digits or given) or complex in map(type, (a, b)) or not 0 < abs(a) < 1e300 or not 0 < b / a < 2:
-        return False
+    if not (digits or given) or complex in map(type, (a, b)): return False
+    if a * b <= 0 or not 1e-300 < abs(a) < 1e300: return False
     off = abs(Fraction(a)) - abs(Fraction(b))
     if digits:                                                          # two digits at least, or three
         enough = abs(a) >= (100 if given else 10) * digits and (given or 0) <= digits / 100
         return enough and abs(off) <= digits / 2
     sixth = Fraction(10) ** (math.floor(math.log10(abs(a))) - 5)
     whole = exact(a) and a.denominator == 1
-    return not whole and given <= sixth and -sixth / 2 <= off < sixth  # rounded or cut off
+    return not whole and given <= sixth and -sixth / 2 <= off < sixth   # rounded or cut off
 
 
 def match_relations(gold, answer):
     """Equations and inequalities: side by side, or left - right as a multiple of the other's."""
     (signs, *first), (others, *second) = (
         (("=",), ("sym", tree[1]), tree[2]) if tree[0] == "named" else tree[1:] for tree in (gold, answer))
-    if signs != others or len(signs) > 1: return signs == others and match_all(first, second)
+    if signs != others or match_all(first, second): return signs == others
     pairs = values(("-", *first), ("-", *second))
     ratios = [a / b for a, b in pairs if a and b and complex not in (type(a), type(b))]
-    return match_all(first, second) or len(ratios) > 1 and all(close(ratios[0], ratio) for ratio in ratios) \
-        and (ratios[0] > 0 or signs[0] in ("=", "!="))
+    same_side = signs[0] in ("=", "!=") or min(ratios, default=0) > 0
+    return same_side and len(ratios) > 1 and all(close(ratios[0], ratio) for ratio in ratios)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -449,7 +409,7 @@ def parse(text):
     try:
         tree = (parser := Parser(normalise(text))).answer()
         return None if parser.next else tree
-    except (Unsure, IndexError, RecursionError): return None
+    except (RecursionError, *UNSURE): return None
 
 
 def unparsed(answer):
@@ -459,12 +419,11 @@ def unparsed(answer):
 
 def equivalent(a, b):
     """Do two answer texts say the same? a is the reference where decimals are rounded."""
+    if a.strip() == b.strip() or plain(a) == plain(b) != "": return True
     first, second = parse(a), parse(b)
     work[0] = MAX_WORK
-    try:
-        same = first and second and match(first, second)
-    except (Unsure, RecursionError): same = False
-    return bool(same) or a.strip() == b.strip() or plain(a) == plain(b) != ""
+    try: return bool(first and second and match(first, second))
+    except (RecursionError, *UNSURE): return False
 
 
 def is_correct(response, answer, lenient=False):
@@ -480,9 +439,9 @@ def compute_reward(response, answer):
 
 def verdict(response):
     """A judge's last verdict, "A" for [A] or "B" for [B]; None if there is none or its line holds both."""
-    lines = [set(re.findall(r"\[([AB])\]", line)) for line in response.split("\n")]
-    last = next((found for found in reversed(lines) if found), ())
-    return min(last) if len(last) == 1 else None
+    for line in reversed(response.split("\n")):
+        if found := set(re.findall(r"\[([AB])\]", line)):
+            return min(found) if len(found) == 1 else None
 
 
 def has_box(plan):

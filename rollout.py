@@ -1,5 +1,6 @@
 """Sampling: generate() writes completions with a KV cache, rollout() lets the agents speak to each other,
-batch_logprobs() runs what they said through the model again, for the trainer, with gradients.
+converse() lets them do so in several turns, batch_logprobs() runs what they said through the model again, for
+the trainer, with gradients.
 
 question -> plans (k1 by the high-level agent) -> answers (k2 by the low-level agent for each plan) ->
 episodes. Token ids are made once: what is sampled here, with the log-probabilities recorded while decoding,
@@ -8,10 +9,13 @@ is what train.py trains on. Text is only for rewards, logs and people.
 Shapes: B rows, P prompts, G samples a prompt, T tokens, V vocabulary.
 """
 import hashlib
+import itertools
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 
 import rema
 from data import UserError
@@ -23,6 +27,7 @@ class Completion:
     tokens: list[int]        # the end token included when the row stopped by itself
     logprobs: list[float]    # of each token, under the distribution that it was drawn from
     stopped: bool            # False: cut off at max_new_tokens or at the end of the context
+    states: list[int] = field(default_factory=list)          # guided: the Guide's at each token, or -1
 
 
 def stream(*key):
@@ -31,11 +36,11 @@ def stream(*key):
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def pad(sequences, device):
-    """Lists of ids -> (B, T) padded on the right with 0, lengths (B,). Nothing ever looks at the padding."""
+def pad(sequences, device, filler=0):
+    """Lists of ids -> (B, T) filled up on the right, lengths (B,). Nothing ever looks at the padding."""
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
     longest = max(map(len, sequences))
-    return torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences],
+    return torch.tensor([sequence + [filler] * (longest - len(sequence)) for sequence in sequences],
                         device=device), lengths
 
 
@@ -86,22 +91,25 @@ def draw(logits, uniform, temperature, top_p):
 
 @torch.no_grad()
 def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_p=1.0, stop_ids=(),
-             generator=None, rows=256, bar=None):
+             generator=None, rows=256, bar=None, guide=None):
     """Sample completions: prompts list[list[int]] -> for each prompt a list of `samples` Completions.
 
     Each prompt is run once, whatever the number of its samples; each sample draws from the first token on.
     Rows leave the batch when they draw an id of stop_ids, after max_new_tokens, or at the end of the context.
     generator: a torch.Generator, or one a prompt, so that its samples do not depend on the prompts beside it.
-    rows: so many at a time (memory), but never fewer than one prompt's samples. Raises UserError for a prompt
-    that is empty or fills the context.
+    rows: so many at a time (memory), but never fewer than one prompt's samples. guide: a data.guide.Guide,
+    which says which tokens may be drawn. Raises UserError for a prompt that is empty or fills the context.
     """
     device = model.embed_tokens.weight.device
     if samples < 1 or max_new_tokens < 1:
         raise UserError("generate: samples and max_new_tokens must be at least 1")
     if temperature < 0 or not 0 < top_p <= 1:
         raise UserError(f"generate: temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
+    least = guide.least if guide else 1                      # tokens that a row needs room for
+    if max_new_tokens < least:
+        raise UserError(f"a guided plan needs {least} tokens: max_new_tokens {max_new_tokens} is too small")
     for prompt in prompts:
-        if not 0 < len(prompt) < model.config.context:
+        if not 0 < len(prompt) <= model.config.context - least:
             raise UserError(f"a prompt of {len(prompt)} tokens has no room in the model's context of "
                             f"{model.config.context}")
     if generator is None:
@@ -118,8 +126,12 @@ def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_
     for start in range(0, len(order), at_once):
         chosen = order[start:start + at_once]
         u = torch.cat([uniform[i] for i in chosen]).to(device) if temperature > 0 else None   # (B, T)
-        completions = _decode(model, [prompts[i] for i in chosen], samples, max_new_tokens, temperature,
-                              top_p, torch.tensor(sorted(stop_ids), device=device), u)
+        prompt_cache, hidden = prefill(model, [prompts[i] for i in chosen])
+        group = torch.arange(len(chosen), device=device).repeat_interleave(samples)            # (B,)
+        room = (model.config.context - prompt_cache.length).clamp(max=max_new_tokens)[group]   # (B,)
+        cache = Cache(prompt_cache, group, capacity=min(max_new_tokens, 64))
+        logits = model.lm_head(hidden)[group]    # shared by a prompt's rows, the first token's draw is not
+        completions = decode(model, cache, logits, room, temperature, top_p, stop_ids, u, guide)
         for j, i in enumerate(chosen):
             results[i] = completions[j * samples:(j + 1) * samples]
         if bar is not None:
@@ -127,27 +139,32 @@ def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_
     return results
 
 
-def _decode(model, prompts, samples, max_new_tokens, temperature, top_p, stop, uniform):
-    """One batch of generate(): prefill, then a token a row and step until all are done -> B Completions."""
-    device = model.embed_tokens.weight.device
-    prompt_cache, hidden = prefill(model, prompts)
-    logits = model.lm_head(hidden)                                                             # (P, V)
-    group = torch.arange(len(prompts), device=device).repeat_interleave(samples)               # (B,)
-    logits = logits[group]                   # the prompt's logits are shared, the first token's draw is not
-    cache = Cache(prompt_cache, group, capacity=min(max_new_tokens, 64))
+def decode(model, cache, logits, room, temperature, top_p, stop_ids, uniform, guide=None, leave=True):
+    """A token a row and step until all are done: logits (B, V) for the first one -> B Completions.
 
-    B = len(group)
-    room = (model.config.context - prompt_cache.length).clamp(max=max_new_tokens)[group]                   # (B,)
-    tokens = torch.zeros(B, max_new_tokens, dtype=torch.int64, device=device)
-    logprobs = torch.zeros(B, max_new_tokens, device=device,
-                           dtype=torch.promote_types(logits.dtype, torch.float32))
+    cache: what the rows hold; the tokens drawn are added, all but a row's last. room (B,): how many a row may
+    draw. uniform (B, the most of room): as for draw(), None if greedy. leave: rows that are done leave the
+    cache; without it they go on drawing, and the caller has Cache.cut() forget what they drew beyond their
+    end. A guided token's state is -1 where no other one was allowed: there is nothing to learn from it.
+    """
+    B, device, T = len(room), logits.device, int(room.max())
+    stop = torch.tensor(sorted(stop_ids), device=device)
+    tokens = torch.zeros(B, T, dtype=torch.int64, device=device)
+    states = torch.zeros_like(tokens)
+    state = torch.full_like(room, guide.START if guide else 0)                 # of the rows in the batch
+    logprobs = torch.zeros(B, T, device=device, dtype=torch.promote_types(logits.dtype, torch.float32))
     count = room.clone()                                                       # tokens a row, end included
     stopped = torch.zeros(B, dtype=torch.bool, device=device)
     live = torch.arange(B, device=device)                                      # rows still in the batch
     look_every = 16 if device.type == "cuda" else 1          # asking a GPU if rows are done makes it wait
-    for t in range(int(room.max())):
+    for t in range(T):
+        if guide:
+            state = guide.hurry(state, room[live] - t)
+            logits = logits.masked_fill(~guide.allowed[state], -math.inf)
         token, logprob = draw(logits, uniform[live, t] if uniform is not None else None, temperature, top_p)
-        tokens[live, t], logprobs[live, t] = token, logprob
+        tokens[live, t], logprobs[live, t], states[live, t] = token, logprob, state
+        if guide:
+            state = guide.next[state, token].long()
         ended = torch.isin(token, stop) & (t < count[live])
         count[live] = torch.where(ended, t + 1, count[live])
         stopped[live] |= ended
@@ -155,49 +172,56 @@ def _decode(model, prompts, samples, max_new_tokens, temperature, top_p, stop, u
             running = count[live] > t + 1
             if not running.any():
                 break
-            if running.sum() <= 0.9 * len(live):             # leaving copies the cache: not for a single row
+            if leave and running.sum() <= 0.9 * len(live):   # leaving copies the cache: not for a single row
                 cache.keep(running)
-                live, token = live[running], token[running]
-        if t + 1 < max_new_tokens:
+                live, token, state = live[running], token[running], state[running]
+        if t + 1 < T:
             logits = model.lm_head(model.hidden(token[:, None], cache)[:, 0])                  # (B, V)
-    tokens, logprobs, count, stopped = tokens.tolist(), logprobs.tolist(), count.tolist(), stopped.tolist()
-    return [Completion(tokens[b][:count[b]], logprobs[b][:count[b]], stopped[b]) for b in range(B)]
+    if guide:
+        states = states.masked_fill(guide.forced[states], -1)
+    rows = zip(*(x.tolist() for x in (tokens, logprobs, stopped, states, count)))
+    return [Completion(tokens[:n], logprobs[:n], stopped, states[:n] if guide else [])
+            for tokens, logprobs, stopped, states, n in rows]
 
 
 def speak(model, tokenizer, role, prompts, samples, keys, max_new_tokens, temperature=1.0, top_p=1.0,
-          batch=256, bar=None):
+          batch=256, bar=None, guide=None):
     """`samples` turns of one role for each prompt (message lists) -> list of lists of rema.Turn.
 
     keys: what the draws of each prompt depend on. A prompt that is too long for the context gets empty turns.
     """
     ids = [tokenizer.chat(messages) for messages in prompts]
-    fits = [i for i in range(len(ids)) if len(ids[i]) < model.config.context]
+    room = model.config.context - (guide.least if guide else 1)
+    fits = [i for i in range(len(ids)) if len(ids[i]) <= room]
     turns = [[rema.Turn(role.name, prompt, [], [], False, "") for _ in range(samples)] for prompt in ids]
     completions = generate(model, [ids[i] for i in fits], samples, max_new_tokens=max_new_tokens,
                            temperature=temperature, top_p=top_p, stop_ids=tokenizer.stop_ids,
-                           generator=[stream(*keys[i], role.name) for i in fits], rows=batch, bar=bar)
+                           generator=[stream(*keys[i], role.name) for i in fits], rows=batch, bar=bar,
+                           guide=guide)
     for i, group in zip(fits, completions):
-        turns[i] = [rema.Turn(role.name, ids[i], c.tokens, c.logprobs, c.stopped, tokenizer.decode(c.tokens))
-                    for c in group]
+        turns[i] = [rema.Turn(role.name, ids[i], c.tokens, c.logprobs, c.stopped, tokenizer.decode(c.tokens),
+                              c.states) for c in group]
     return turns
 
 
 def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_tokens, temperature=1.0, top_p=1.0,
-            key=(0,), batch=256, bar=None):
+            key=(0,), batch=256, bar=None, guide=None):
     """Let the agents answer each row's problem -> list of rema.Episode, in the order of rows, plans, answers.
 
     agents: role name -> Transformer (two names may share one). rows: dicts with problem, answer and id.
     roles: from rema.roles. batch: rows decoded at a time.
     key: (seed, step, ...): draws depend on it, the role and the row's id.
+    temperature: a number, or one by role name. guide: which tokens the high-level agent may say, see
+    data/guide.py.
     A low-level prompt that its plan has made too long for the context is not answered.
     """
     def ask(role, prompts, samples, keys):
-        return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, temperature,
-                     top_p, batch, bar)
+        heat = temperature[role.name] if isinstance(temperature, dict) else temperature
+        return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, heat, top_p,
+                     batch, bar, guide if role.name == "high" else None)
 
     first, *second = roles
-    names = [row["id"] for row in rows]              # a problem that comes twice draws different samples
-    keys = [(*key, name, names[:i].count(name)) for i, name in enumerate(names)]
+    keys = [(*key, row["id"], row.get("copy", 0)) for row in rows]         # copy: the row came before
     prompts = [first.prompt(row["problem"]) for row in rows]
     if not second:
         return [rema.Episode(rows[i], i, 0, j, [turn])
@@ -211,12 +235,135 @@ def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_token
             for (i, j), turns in zip(pairs, replies) for k, turn in enumerate(turns)]
 
 
-def batch_logprobs(model, samples, temperature=1.0):
+# ------------------------------------------------------------------------------------------------------------
+# Conversations. Here B counts those that go on.
+
+def heard(tokenizer, role, episode):
+    """What is put before a role's next turn -> ids: its whole chat at first, then what is new to it.
+
+    That is what the template puts behind its own last turn, whose sampled ids stay as they are, and the
+    other's text as the user's message.
+    """
+    said = episode.said(role.name)
+    text = episode.turns[-1].text if episode.turns else ""
+    if not said:
+        return tokenizer.chat(role.prompt(episode.row["problem"], text))
+    return tokenizer.after(said[-1].tokens) + tokenizer.turn("user", text) + tokenizer.assistant
+
+
+def seen(episode, role):
+    """All ids that a role was shown and that it sampled, in order."""
+    return [id for turn in episode.said(role.name) for id in turn.prompt + turn.tokens]
+
+
+def listen(model, live, role, cache):
+    """Run what is new to a role in B conversations -> (its Cache, logits (B, V) of the next token).
+
+    At first that is a prompt, for a role that speaks first the same in all conversations about a question.
+    Later it goes behind what the cache holds, which is all but the last token of the role's last turn: that
+    one was drawn, but not run.
+    """
+    device, ids = model.embed_tokens.weight.device, [seen(e, role) for e in live]
+    if cache is None:
+        owner = [e.question if len(e.turns) == 1 else b for b, e in enumerate(live)]
+        prompts = dict(zip(owner, ids))
+        group = torch.tensor([list(prompts).index(name) for name in owner], device=device)     # (B,)
+        prompt_cache, hidden = prefill(model, list(prompts.values()))                          # hidden (P, D)
+        return Cache(prompt_cache, group, capacity=64), model.lm_head(hidden)[group]
+    new = [one[-1 - len(e.turns[-1].prompt):] for one, e in zip(ids, live)]
+    tokens, lengths = pad(new, device)                                                         # (B, T)
+    hidden = model.hidden(tokens, cache, lengths)                                              # (B, T, D)
+    return cache, model.lm_head(hidden[torch.arange(len(live), device=device), lengths - 1])
+
+
+def stay(live, caches, choice):
+    """The conversations that go on (one bool each); the others leave the caches of both roles as well."""
+    if not all(choice):
+        for cache in caches.values():
+            cache.keep(torch.tensor(choice, device=cache.length.device))
+    return list(itertools.compress(live, choice))
+
+
+@torch.no_grad()
+def converse(agents, tokenizer, rows, roles, *, turns, samples, max_new_tokens, temperature=1.0, top_p=1.0,
+             key=(0,), batch=256, bar=None):
+    """Up to `turns` turns of both agents on each row's problem, eq. 6 -> list of rema.Episode, row by row.
+
+    Each agent has a message list of its own, in which its turns are the assistant's and the other's are the
+    user's, and so a KV cache of its own, which is continued from turn to turn. A conversation ends when the
+    low-level agent has answered a high-level turn with [FINISH], when a turn was cut off at max_new_tokens or
+    at the end of the context (it has no tokens if it found no room there at all), and after the last turn.
+
+    agents, rows, key: as for rollout(). roles: high-level, low-level; Role.prompt writes their first message.
+    samples: conversations a row. batch: conversations at a time. bar: advanced by each conversation.
+    """
+    episodes = [rema.Episode(row, i, 0, j, []) for i, row in enumerate(rows) for j in range(samples)]
+    keys = [(*key, row["id"], row.get("copy", 0)) for row in rows]         # copy: the row came before
+    for start in range(0, len(episodes), batch):
+        live, caches = episodes[start:start + batch], {}                       # caches: role name -> Cache
+        for t, role in itertools.product(range(turns), roles):
+            model = agents[role.name]
+            device = model.embed_tokens.weight.device
+            for e in live:
+                e.turns.append(rema.Turn(role.name, heard(tokenizer, role, e), [], [], False, ""))
+            live = stay(live, caches, [len(seen(e, role)) < model.config.context for e in live])
+            if not live:
+                break
+            cache, logits = listen(model, live, role, caches.get(role.name))
+            caches[role.name] = cache
+            room = torch.tensor([model.config.context - len(seen(e, role)) for e in live], device=device)
+            uniform = torch.stack([
+                torch.rand(max_new_tokens, generator=stream(*keys[e.question], e.sample, role.name, t))
+                for e in live]).to(device)                                     # (B, T)
+            for e, c in zip(live, decode(model, cache, logits, room.clamp(max=max_new_tokens), temperature,
+                                         top_p, tokenizer.stop_ids, uniform, leave=False)):
+                turn, text = e.turns[-1], tokenizer.decode(c.tokens)
+                turn.tokens, turn.logprobs, turn.stopped, turn.text = c.tokens, c.logprobs, c.stopped, text
+            cache.cut(torch.tensor([len(seen(e, role)) - 1 for e in live], device=device))
+            live = stay(live, caches, [e.turns[-1].stopped and not (
+                role is roles[-1] and rema.FINISH in e.turns[-2].text) for e in live])
+        if bar is not None:
+            bar.update(min(batch, len(episodes) - start))
+    return episodes
+
+
+def play(agents, tokenizer, rows, roles, *, turns=1, plans=1, answers=1, guide=None, **how):
+    """Episodes of rows: conversations when turns > 1, otherwise one turn of each role; all arguments above.
+
+    Of several processes (torchrun) each one takes every world-th row and then has the episodes of all: draws
+    depend on the row, so that these are the episodes of one process, in the same order.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    mine = rows[rank::world]
+    episodes = (converse(agents, tokenizer, mine, roles, turns=turns, samples=answers, **how) if turns > 1
+                else rollout(agents, tokenizer, mine, roles, plans=plans, answers=answers, guide=guide, **how))
+    if world == 1:
+        return episodes
+    parts = [None] * world
+    dist.all_gather_object(parts, episodes)
+    for i, part in enumerate(parts):
+        for episode in part:
+            episode.question = episode.question * world + i
+    return sorted(itertools.chain(*parts), key=lambda e: (e.question, e.plan, e.sample))
+
+
+def together(tensor):
+    """The sum of a tensor over all processes, in place; the tensor itself when there is one process."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+# ------------------------------------------------------------------------------------------------------------
+# For the trainer
+
+def batch_logprobs(model, samples, temperature=1.0, guide=None):
     """Log-prob and entropy of sampled tokens (flat, sample by sample), each prompt run once for its samples.
 
-    samples: rema.Samples, those of one prompt side by side. The hidden state at a prompt's last token
-    predicts each sample's first token; their own tokens then see the prompt through its keys and values, with
-    gradients.
+    samples: rema.Samples, those of one prompt side by side; a whole conversation is one of them and one
+    forward pass. The hidden state at a prompt's last token predicts each sample's first token; their own
+    tokens then see the prompt through its keys and values, with gradients. Tokens with turn -1 are read, not
+    returned. guide: the one that samples with `states` were drawn under.
     """
     device = model.embed_tokens.weight.device
     prompts = list(dict.fromkeys(tuple(sample.prompt) for sample in samples))
@@ -224,8 +371,12 @@ def batch_logprobs(model, samples, temperature=1.0):
     group = torch.tensor([index[tuple(sample.prompt)] for sample in samples], device=device)   # (B,)
     cache, hidden = prefill(model, [list(prompt) for prompt in prompts])
     hidden = hidden[group][:, None]                                                            # (B, 1, D)
-    tokens, lengths = pad([sample.tokens for sample in samples], device)                       # (B, T)
+    tokens, _ = pad([sample.tokens for sample in samples], device)                             # (B, T)
     if tokens.shape[1] > 1:
         hidden = torch.cat((hidden, model.hidden(tokens[:, :-1], Cache(cache, group))), 1)     # (B, T, D)
-    real = torch.arange(tokens.shape[1], device=device) < lengths[:, None]                     # (B, T)
-    return logprobs(model, hidden[real], tokens[real], temperature)
+    learned = pad([sample.turn for sample in samples], device, -1)[0] >= 0                     # (B, T)
+    allowed = states = None
+    if guide:
+        states = pad([s.states or [guide.FREE] * len(s.tokens) for s in samples], device)[0][learned]
+        allowed = guide.allowed
+    return logprobs(model, hidden[learned], tokens[learned], temperature, allowed=allowed, states=states)

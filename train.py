@@ -3,117 +3,41 @@
     python train.py                                       the embedded tiny model, minutes on a laptop's CPU
     python train.py --process vrp                         the same budget for a single agent
     python train.py --model llama-1b --data gsm8k-train   a real model on one CUDA GPU
+    python train.py --model llama-8b --lora 16 --fit      how much memory that would take
+    torchrun --nproc_per_node 2 train.py                  questions split over two processes or GPUs
     python train.py --resume out/tiny-rema-s0             go on where a run was interrupted
 
 Deviations from the paper, on purpose:
 - GRPO, its loss averaged over the tokens of the whole batch, not REINFORCE++ (--advantage reinforce++);
 - no KL term unless asked for (--kl 0.01: the paper's single-turn value), then in the loss, not the reward;
 - one update for each batch of rollouts (--updates), so that the ratio is 1 and clipping does nothing;
-- the problems of a step are drawn from the whole training set: no difficulty filter yet.
+- no difficulty filter unless asked for (--filter 200): problems are drawn from the whole training set;
+- the turn-level ratio is a geometric mean (rema.policy_loss says why).
 """
-import argparse
 import json
 import math
+import os
 import pathlib
 import signal
+import sys
+import tempfile
 import time
 
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 import eval as evaluation
 import model as models
 import rema
-from data import UserError, plots
-from data.checkpoint import append, atomic_write, forget_after, load_state, read_json, save_state
+from data import UserError, memory, plots
+from data.benchmarks import read_jsonl
+from data.checkpoint import (NAMES, append, atomic_write, forget_after, load_state, read_json,
+                             save_state)
+from data.flags import claim, parse
+from data.guide import Guide
 from data.plots import say
-from rollout import batch_logprobs, rollout, stream
-
-# What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). Real
-# models take the literature's full-weight rate, 1e-6; the tiny one is far from what it was trained to be.
-DEFAULTS = {True: ("arithmetic", 3e-4, 64, 32, 60), False: ("words", 1e-6, 512, 16, 100)}
-
-
-def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    flag = parser.add_argument_group("model and problems").add_argument
-    flag("--model", default="tiny", help="a name (tiny, llama-1b ...), a hub name, or a directory (tiny)")
-    flag("--process", choices=sorted(rema.PROCESSES), default="rema", help="vrp, mrp: a single agent (rema)")
-    flag("--data", help="arithmetic, words, a benchmark or JSON-lines file (arithmetic for tiny, else words)")
-    flag("--eval-data", help="held-out problems, likewise (generated: the other split; a file: a tenth)")
-    flag("--data-dir", help="a directory that holds NAME.jsonl, so that nothing is downloaded")
-    flag("--example", action="store_true", help="three worked examples first: small models need to see the format")
-    flag = parser.add_argument_group("sampling").add_argument
-    flag("--questions", type=int, help="problems a step (32 for tiny, else 16)")
-    flag("--plans", type=int, default=8, help="plans a problem while high learns: its group (8)")
-    flag("--answers", type=int, default=8, help="answers a plan while the low-level or only agent learns (8)")
-    flag("--answers-high", type=int, default=1, help="answers a plan while high learns: less noise (1)")
-    flag("--max-new-tokens", type=int, help="for each turn (64 for tiny, else 512)")
-    flag("--temperature", type=float, default=1.0, help="of samples and loss alike; 1 as in the paper (1.0)")
-    flag("--batch", type=int, default=256, help="rows decoded at a time: fewer need less memory (256)")
-    flag = parser.add_argument_group("learning").add_argument
-    flag("--steps", type=int, help="batches of rollouts (60 for tiny, else 100)")
-    flag("--switch-every", type=int, default=10, help="steps each agent learns; 0: both (10, the paper's)")
-    flag("--first", choices=("high", "low"), default="high", help="who learns first; Algorithm 1: low (high)")
-    flag("--updates", type=int, default=1, help="optimizer steps a batch: more make the ratio matter (1)")
-    flag("--advantage", choices=rema.ADVANTAGES, default="grpo", help="what a reward is compared with (grpo)")
-    flag("--normalise", choices=("batch", "sequence", "constant"), help="what the loss is divided by (batch)")
-    flag("--lr", type=float, help="peak learning rate of AdamW (3e-4 for tiny, else 1e-6)")
-    flag("--warmup", type=int, default=5, help="updates of each agent until the learning rate is reached (5)")
-    flag("--clip", type=float, default=0.2, help="the ratio is clipped to 1 +- this (0.2, the paper's)")
-    flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
-    flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
-    flag("--micro-tokens", type=int, default=16384, help="tokens at once in training, for memory (16384)")
-    flag("--checkpointing", action="store_true", help="recompute in the backward pass: less memory, slower")
-    flag = parser.add_argument_group("watching").add_argument
-    flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
-    flag("--eval-questions", type=int, help="held-out problems (1000 for tiny, else 100)")
-    flag("--show-every", type=int, default=20, help="steps between two printed episodes (20)")
-    flag("--save-every", type=int, default=10, help="steps between checkpoints for --resume (10)")
-    flag = parser.add_argument_group("run").add_argument
-    flag("--seed", type=int, default=0, help="of all draws (0)")
-    flag("--device", help="cpu, cuda or mps (cuda where there is one)")
-    flag("--dtype", choices=("float32", "bfloat16"), help="for compute; weights: float32 (bfloat16 on cuda)")
-    flag("--out", help="the run's directory (out/MODEL-PROCESS-sSEED, with -2, -3 ... when that exists)")
-    flag("--resume", metavar="DIR", help="go on with a run and its settings; only more --steps may be added")
-    args = parser.parse_args(argv)
-    if args.resume:
-        saved = read_json(pathlib.Path(args.resume) / "config.json")
-        given = [name for name, value in vars(args).items() if value != parser.get_default(name)]
-        if not {"steps", "switch_every", "seed"} <= saved.keys():
-            raise UserError(f"{args.resume} holds no run of train.py: its config.json has other entries")
-        if set(given) - {"resume", "steps"}:
-            raise UserError(f"--resume takes its settings from the run: beside it only --steps, not {given}")
-        evaluation.pick_device(saved["device"])
-        saved.update(resume=args.resume, out=args.resume, steps=args.steps or saved["steps"])
-        return argparse.Namespace(**saved)
-
-    data, lr, tokens, questions, steps = DEFAULTS[args.model == "tiny"]
-    args.device = device = evaluation.pick_device(args.device)
-    defaults = dict(data=data, lr=lr, max_new_tokens=tokens, questions=questions, steps=steps,
-                    eval_every=args.switch_every or 10, eval_questions=1000 if args.model == "tiny" else 100,
-                    normalise="constant" if args.advantage == "dr_grpo" else "batch",
-                    dtype="bfloat16" if device == "cuda" else "float32")
-    for name, value in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    positive = ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps",
-                "updates", "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every")
-    least = {"switch_every": 0, "warmup": 0, "clip": 0, "kl": 0, "lr": 1e-12, "grad_clip": 1e-12,
-             **dict.fromkeys(positive, 1)}
-    for name, bound in least.items():
-        if getattr(args, name) < bound:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least {bound:g}, not {getattr(args, name)}")
-    if args.temperature <= 0:
-        raise UserError(f"--temperature {args.temperature:g}: greedy samples are all the same, "
-                        "so nothing can be compared")
-    for flag, size in (("--plans", args.plans), ("--answers", args.answers))[args.process != "rema":]:
-        if size < 2 and args.advantage != "reinforce++":
-            raise UserError(f"{flag} {size} is too small: --advantage {args.advantage} compares the samples "
-                            "of a group, so take at least 2")
-    return args
+from rollout import batch_logprobs, play, stream, together
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -124,11 +48,12 @@ class Learner:
 
     bfloat16 has 8 significant bits: a weight of 1 moves by 0.004 or not at all, so updates of 1e-6 are lost.
     Gradients of all micro-batches are therefore summed and applied in float32, and the weights copied back.
+    With LoRA only the adapters learn; they are float32 themselves.
     """
 
     def __init__(self, model, args):
         self.model, self.args, self.updates = model, args, 0
-        self.weights = list(model.parameters())
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.masters = self.weights
         if self.weights[0].dtype.itemsize < 4:
             self.masters = [weight.detach().float().requires_grad_() for weight in self.weights]
@@ -142,12 +67,22 @@ class Learner:
         master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
         weight.grad = None
 
-    def step(self):
+    def rest(self, device):
+        """Masters and moments to "cpu" while the agent is frozen, and back: a card holds one agent's only."""
+        if self.masters is not self.weights:
+            for master in self.masters:
+                master.data = master.data.to(device)
+                for name, moment in self.optimizer.state[master].items():
+                    self.optimizer.state[master][name] = moment.to("cpu" if name == "step" else device)
+
+    def step(self, rate=None):
         """Apply the gradient and forget it -> its norm before clipping. Not finite: nothing is applied."""
+        for master in self.masters:              # of several processes, each has a part of the micro-batches
+            master.grad = together(torch.zeros_like(master) if master.grad is None else master.grad)
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.args.grad_clip).item()
         if math.isfinite(norm):
             for settings in self.optimizer.param_groups:
-                settings["lr"] = self.args.lr * min(1.0, (self.updates + 1) / max(1, self.args.warmup))
+                settings["lr"] = (rate or self.args.lr) * min(1.0, (self.updates + 1) / max(1, self.args.warmup))
             self.optimizer.step()
             self.updates += 1
             if self.masters is not self.weights:
@@ -173,6 +108,32 @@ class Learner:
             for i, (weight, master) in enumerate(zip(self.weights, self.masters)):
                 master.copy_(tensors[f"weight.{i}"])
                 weight.copy_(master)
+
+
+def load_learners(args, roles, dtype):
+    """-> ({role name: Learner}, {role name: reference Transformer}, tokenizer).
+
+    Each agent has its own weights; or its own adapters on one frozen base, which is then also the reference;
+    or, with --share, there is one agent with two names.
+    """
+    agents, reference, shared = {}, {}, None
+    generator = stream(args.seed, "adapters")
+    for role, source in evaluation.sources(args.model, roles).items():
+        if not (shared and (args.share or args.lora)):
+            shared, tokenizer = models.load(source, args.device, dtype)
+        if not (agents and args.share):
+            model = shared
+            if args.lora:
+                name = NAMES.get(source, source)
+                targets = args.lora_targets.split(",") if args.lora_targets else models.TARGETS
+                model = models.adapt(shared, args.lora, args.lora_alpha, generator, targets,
+                                     pathlib.Path(name).resolve() if os.path.isdir(name) else name)
+            model.checkpointing = args.checkpointing
+            learner = Learner(model, args)
+        agents[role], reference[role] = learner, shared
+    if args.kl and not args.lora:
+        reference = evaluation.load_agents(args.model, roles, args.device, dtype)[0]
+    return agents, reference if args.kl else {}, tokenizer
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -206,41 +167,50 @@ def micro_batches(samples, budget):
             for batch in batches]
 
 
-def update(learner, samples, args, reference=None):
+def update(learner, samples, args, reference=None, guide=None):
     """--updates optimizer steps on one batch of samples -> statistics for the log.
 
-    Every token's weight in the loss is fixed for the whole batch first, so micro-batches only bound memory.
+    Every token's weight in the loss is fixed for the whole batch first, so micro-batches only bound memory,
+    and several processes can share them out: their gradients are added up before the optimizer.
     """
-    weights = rema.token_weights([len(sample.tokens) for sample in samples], args.normalise,
-                                 args.max_new_tokens)
+    lengths = [[sample.turn.count(t) for t in dict.fromkeys(sample.turn) if t >= 0] for sample in samples]
+    weights = rema.token_weights(lengths, args.normalise, args.max_new_tokens)
     share = {id(sample): weight for sample, weight in zip(samples, weights)}
     device = learner.weights[0].device
     dtype = torch.promote_types(learner.weights[0].dtype, torch.float32)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     batches = []
-    for batch in micro_batches(samples, args.micro_tokens):
-        flat = [torch.tensor(values, device=device, dtype=dtype) for values in (
+    for batch in micro_batches(samples, args.micro_tokens)[rank::world]:
+        old, advantage, weight = [torch.tensor(values, device=device, dtype=dtype) for values in (
             [logprob for s in batch for logprob in s.logprobs],
-            [s.advantage for s in batch for _ in s.tokens], [share[id(s)] for s in batch for _ in s.tokens])]
+            [s.advantage for s in batch for _ in s.logprobs], [w for s in batch for w in share[id(s)]])]
+        turn = None
+        if args.ratio == "turn":             # numbered through the whole micro-batch
+            places = [(i, t) for i, s in enumerate(batch) for t in s.turn if t >= 0]
+            number = {place: j for j, place in enumerate(dict.fromkeys(places))}
+            turn = torch.tensor([number[place] for place in places], device=device)
         with torch.no_grad():
-            batches.append((batch, *flat,
-                            batch_logprobs(reference, batch, args.temperature)[0] if args.kl else None))
+            ref = batch_logprobs(reference, batch, args.temperature, guide)[0] if args.kl else None
+        batches.append((batch, old, advantage, weight, ref, turn))
 
-    total, count, norms = {}, sum(len(sample.tokens) for sample in samples), []
+    count, norms = sum(map(sum, lengths)), []
+    names = ["clip_share", "entropy", "sampling_logp_difference"] + ["kl"] * bool(args.kl)
+    total = dict.fromkeys(names, 0.0)
     for i in range(args.updates):
-        for batch, old, advantage, weight, ref in batches:
-            new, entropy = batch_logprobs(learner.model, batch, args.temperature)
-            loss, stats = rema.policy_loss(new, old, advantage, weight, args.clip, args.kl, ref)
+        for batch, old, advantage, weight, ref, turn in batches:
+            new, entropy = batch_logprobs(learner.model, batch, args.temperature, guide)
+            loss, stats = rema.policy_loss(new, old, advantage, weight, args.clip, args.kl, ref, turn,
+                                           args.dual_clip)
             loss.backward()
             stats["entropy"] = entropy.mean().item()
-            if i == 0:
-                stats["sampling_logp_difference"] = (new - old).abs().mean().item()
+            if i == 0:                       # multiplied, because all of them are averaged over the updates
+                stats["sampling_logp_difference"] = (new - old).abs().mean().item() * args.updates
             for name, value in stats.items():
-                total[name] = total.get(name, 0.0) + value * len(old) / count
+                total[name] += value * len(old) / count / args.updates
         norms.append(learner.step())
-    for name in total.keys() - {"sampling_logp_difference"}:
-        total[name] /= args.updates
-    return {**total, "grad_norm": max(norms, key=lambda norm: norm if math.isfinite(norm) else math.inf),
-            "trained_tokens": count * args.updates}
+    values = together(torch.tensor(list(total.values()), device=device)).tolist()
+    return {**dict(zip(total, values)), "trained_tokens": count * args.updates,
+            "grad_norm": max(norms, key=lambda norm: norm if math.isfinite(norm) else math.inf)}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -250,16 +220,18 @@ def models_of(agents):
     return {role: learner.model for role, learner in agents.items()}
 
 
-def one_step(step, agents, tokenizer, rows, roles, args, reference):
+def one_step(step, agents, tokenizer, rows, roles, args, reference, guide):
     """Sample, score, learn -> (metrics, episodes)."""
     learning = rema.learners(step, sorted(agents, key=lambda role: role != args.first), args.switch_every)
     plans, answers = rema.sampling_shape(learning, args.plans, args.answers, args.answers_high)
+    for role, learner in agents.items():
+        learner.rest(args.device if role in learning else "cpu")
     started = time.perf_counter()
-    episodes = rollout(models_of(agents), tokenizer, rows, roles, plans=plans,
-                       answers=answers, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
-                       key=(args.seed, step), batch=args.batch)
+    episodes = play(models_of(agents), tokenizer, rows, roles, turns=args.turns, plans=plans,
+                    answers=args.answers if args.turns > 1 else answers, guide=guide, batch=args.batch,
+                    max_new_tokens=args.max_new_tokens, temperature=args.temperature, key=(args.seed, step))
     sampled = time.perf_counter()
-    rema.score(episodes)
+    rema.score(episodes, args.reward, args.turns > 1)
     turns = {id(turn): turn for episode in episodes for turn in episode.turns}.values()
     tokens = sum(len(turn.tokens) for turn in turns)
     metrics = {"learner": "+".join(sorted(learning)),
@@ -271,12 +243,16 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
                    truncated=sum(not turn.stopped for turn in theirs) / len(theirs),
                    repeated=sum(plots.repeated_share(turn.tokens) for turn in theirs) / len(theirs),
                    unparsed=evaluation.unparsed(episodes), episodes=len(episodes), sampled_tokens=tokens)
+    if guide:
+        metrics.update(rema.action_shares(episodes))
     trained, found = 0, []
-    for role in learning:
-        samples, dead = rema.samples(episodes, role, args.advantage, keep_dead=args.kl > 0)
-        stats = update(agents[role], samples, args, reference.get(role)) if samples else {}
+    for learner in dict.fromkeys(agents[role] for role in learning):              # with --share: one for both
+        names = [role for role in learning if agents[role] is learner]
+        parts = [rema.samples(episodes, role, args.advantage, keep_dead=args.kl > 0) for role in names]
+        samples = [sample for part, _ in parts for sample in part]
+        stats = update(learner, samples, args, reference.get(names[0]), guide) if samples else {}
         trained += stats.pop("trained_tokens", 0)
-        found.append({"frac_reward_zero_std": dead, **stats})
+        found.append({"frac_reward_zero_std": sum(dead for _, dead in parts) / len(parts), **stats})
     for name in ("frac_reward_zero_std", "entropy", "kl", "grad_norm", "clip_share",
                  "sampling_logp_difference"):
         values = [one[name] for one in found if name in one]           # of the learners; two are averaged
@@ -288,20 +264,72 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference):
     return metrics, episodes
 
 
+def refilter(step, agents, tokenizer, rows, roles, args, guide):
+    """The difficulty filter at the start of a phase, appendix D.1 -> (rows to train on, metrics).
+
+    --filter problems are tried 10 times by the agent about to be trained, the other one greedy; those solved
+    in 0.2 to 0.8 of the tries are kept. Too few: problems that were not kept fill the batch, and are counted.
+    """
+    learning, = rema.learners(step, sorted(agents, key=lambda role: role != args.first), args.switch_every)
+    order = torch.randperm(len(rows), generator=stream(args.seed, "filter", step)).tolist()
+    tried = [rows[i] for i in order[:args.filter]]
+    episodes = play(models_of(agents), tokenizer, tried, roles, plans=10 if learning == "high" else 1,
+                    answers=1 if learning == "high" else 10, max_new_tokens=args.max_new_tokens,
+                    temperature={role.name: float(role.name == learning) for role in roles},
+                    key=(args.seed, "filter", step), batch=args.batch, guide=guide)
+    rema.score(episodes)
+    solved = [[] for _ in tried]
+    for episode in episodes:
+        solved[episode.question].append(episode.correct)
+    kept = [row for row, successes in zip(tried, solved) if rema.worth_learning(successes)]
+    others = [row for row, successes in zip(tried, solved) if not rema.worth_learning(successes)]
+    filled = max(0, args.questions - len(kept))
+    turns = {id(turn): turn for episode in episodes for turn in episode.turns}.values()
+    metrics = {"filter_kept": len(kept) / len(tried), "filter_refilled": filled,
+               "filter_tokens": sum(len(turn.tokens) for turn in turns)}
+    say(f"filter: {len(kept)} of {len(tried)} problems are neither too easy nor too hard for {learning}"
+        + (f"; {filled} others fill the batch" if filled else ""))
+    return kept + others[:filled], metrics
+
+
+def warm_start(agents, tokenizer, roles, args):
+    """--sft: one pass over conversations, before RL; a role learns those with its own system message.
+
+    A conversation with another system message, or none, teaches all agents. The optimizer starts anew after.
+    """
+    rows = read_jsonl(args.sft, ("messages",))
+    known = {role.system for role in roles}
+    for learner in dict.fromkeys(agents.values()):
+        own = {role.system for role in roles if agents[role.name] is learner}
+        mine = [row["messages"] for row in rows if row["messages"][0]["content"] in own
+                or row["messages"][0]["content"] not in known]
+        order = torch.randperm(len(mine), generator=stream(args.seed, "sft")).tolist()
+        for start in tqdm(range(0, len(mine), args.questions), desc="warm start", unit="step"):
+            samples = [rema.lesson(tokenizer, mine[i]) for i in order[start:start + args.questions]]
+            count = sum(t >= 0 for sample in samples for t in sample.turn)
+            for batch in micro_batches(samples, args.micro_tokens):
+                (-batch_logprobs(learner.model, batch)[0].sum() / count).backward()
+            learner.step(args.sft_lr)
+        learner.optimizer.state.clear()
+        learner.updates = 0
+
+
 def run(argv):
-    args = parse(argv)
+    args = parse(argv, __doc__)
+    if args.fit:
+        print(memory.table(args.model, args))
+        return
     if args.out and not args.resume and (out := pathlib.Path(args.out)).exists() and (
             not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} holds another run: name another --out, or continue it with --resume {out}")
-    dtype, roles = getattr(torch, args.dtype), rema.roles(args.process, args.example)
-    agents, context = {}, 0
-    for role, source in evaluation.sources(args.model, roles).items():       # each agent has its own weights
-        model, tokenizer = models.load(source, args.device, dtype)
-        model.checkpointing, context = args.checkpointing, model.config.context
-        agents[role] = Learner(model, args)
-    reference = evaluation.load_agents(args.model, roles, args.device, dtype)[0] if args.kl else {}
-
     train_rows, eval_rows = evaluation.split_data(args)
+    roles = rema.roles(args.process, args.example, args.turns, args.plan_format, eval_rows[0].get("judge"))
+    agents, reference, tokenizer = load_learners(args, roles, getattr(torch, args.dtype))
+    model = agents[roles[0].name].model
+    context, guide = model.config.context, None
+    if args.plan_format == "json":
+        guide = Guide(tokenizer, model.config.vocab_size, args.device)
+
     fit = evaluation.fitting(train_rows, tokenizer, roles, context, args.max_new_tokens)
     if len(fit) < len(train_rows):
         say(f"{len(train_rows) - len(fit)} of {len(train_rows)} training problems are left out: with "
@@ -314,22 +342,28 @@ def run(argv):
 
     def measure():
         return evaluation.held_out(models_of(agents), tokenizer, eval_rows, roles, args.max_new_tokens,
-                                   args.batch)
+                                   args.batch, turns=args.turns, guide=guide)
 
-    args.out = args.out or str(evaluation.claim(
+    if dist.is_initialized() and dist.get_rank():            # what only the first process shows and keeps
+        args.out = tempfile.mkdtemp()
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+    args.out = args.out or str(claim(
         pathlib.Path("out") / f"{pathlib.Path(args.model).name}-{args.process}-s{args.seed}"))
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
     first, best, failures = 1, -1.0, 0
-    if args.resume and (out / "state.safetensors").exists():
-        first, best, failures = load_state(out / "state.safetensors", agents)
+    saved = pathlib.Path(args.resume or out) / "state.safetensors"
+    if args.resume and saved.exists():
+        first, best, failures = load_state(saved, agents)
         forget_after(out / "metrics.jsonl", first)
         forget_after(out / "episodes.jsonl", first)
         first += 1
     else:
         for name in ("metrics.jsonl", "episodes.jsonl"):
             (out / name).unlink(missing_ok=True)
+        if args.sft:
+            warm_start(agents, tokenizer, roles, args)
         before = {"step": 0, **measure()}
         append(out / "metrics.jsonl", json.dumps(before))
         say(f"before training: held-out {before['heldout_greedy']:.1f} % greedy, "
@@ -347,7 +381,7 @@ def run(argv):
         previous = None
     try:
         healthy = train(first, agents, tokenizer, fit, roles, args, out, best, failures, reference,
-                        interrupted, measure)
+                        interrupted, measure, guide)
     finally:
         if previous is not None:
             signal.signal(signal.SIGINT, previous)
@@ -357,26 +391,40 @@ def run(argv):
 
 
 def pick(rows, step, args):
-    """The rows of a step: the data is shuffled for each pass, the place in it follows from the step alone."""
+    """The rows of a step: the data is shuffled for each pass, the place in it follows from the step alone.
+
+    copy: a problem that comes twice in a step draws different samples.
+    """
     chosen = []
     for place in range((step - 1) * args.questions, step * args.questions):
         epoch, i = divmod(place, len(rows))
         if not chosen or i == 0:
             order = torch.randperm(len(rows), generator=stream(args.seed, "order", epoch)).tolist()
-        chosen.append(rows[order[i]])
+        row = rows[order[i]]
+        chosen.append({**row, "copy": sum(one["id"] == row["id"] for one in chosen)})
     return chosen
 
 
-def train(first, agents, tokenizer, rows, roles, args, out, best, failures, reference, interrupted, measure):
+def train(first, agents, tokenizer, rows, roles, args, out, best, failures, reference, interrupted, measure,
+          guide):
     """Steps `first` to --steps, or until interrupted -> whether the gradients were finite."""
+    pool, place = rows, pathlib.Path(args.resume or out) / "pool.json"       # what the difficulty filter kept
+    if args.filter and place.exists():
+        pool = read_json(place)["rows"]
     for step in tqdm(range(first, args.steps + 1), initial=first - 1, total=args.steps, desc="train",
                      unit="step"):
-        metrics, episodes = one_step(step - 1, agents, tokenizer, pick(rows, step, args), roles,
-                                     args, reference)
+        filtered = {}
+        if args.filter and (step - 1) % args.switch_every == 0:
+            pool, filtered = refilter(step - 1, agents, tokenizer, rows, roles, args, guide)
+            atomic_write(out / "pool.json", json.dumps({"step": step, "rows": pool}).encode())
+        metrics, episodes = one_step(step - 1, agents, tokenizer, pick(pool, step, args), roles, args,
+                                     reference, guide)
+        metrics.update(filtered)
         norm = metrics["grad_norm"]                          # None: all groups were dead
         bad = norm is not None and not math.isfinite(norm)
         failures = failures + 1 if bad else failures if norm is None else 0
-        last = step == args.steps or bool(interrupted) or failures == 3
+        stop = together(torch.tensor(float(bool(interrupted)), device=args.device)).item() > 0
+        last = step == args.steps or stop or failures == 3
         if step % args.eval_every == 0 or last:
             metrics.update(measure())
         append(out / "metrics.jsonl", json.dumps({"step": step, **metrics}))
@@ -413,7 +461,7 @@ def closing_table(args, agents, tokenizer, eval_rows, roles):
     print(f"\n{args.model}, {args.process}, {len(eval_rows)} held-out problems of "
           f"{args.eval_data or args.data}, percent")
     print(plots.before_and_after(plots.read(args.out)))
-    if len(roles) == 2:
+    if len(roles) == 2 and args.turns == 1:
         outcomes = evaluation.diagnose(models_of(agents), tokenizer, eval_rows, roles, batch=args.batch,
                                        max_new_tokens=args.max_new_tokens)
         print(evaluation.diagnosis(outcomes))
@@ -421,6 +469,10 @@ def closing_table(args, agents, tokenizer, eval_rows, roles):
 
 
 def main(argv=None):
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():             # torchrun
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     evaluation.guarded(run, argv, "train.py")
 
 

@@ -67,6 +67,21 @@ BENCHMARKS = {
     "rewardbench5k": (5000, "9b37f67e924daae65a1302dd3b9693ffe568f04d9738ca66525372965f979f14",
          [REWARDBENCH]),
 }
+
+# Greedy pass@1 in the paper (tables 1 and 2), percent, by model and benchmark
+PAPER = {(model, name): dict(zip(("VRP", "VRP + RL", "MRP + RL", "ReMA"), numbers)) for model, rows in {
+    "llama3-8b": {
+        "math500": (30.80, 33.40, 32.80, 33.80), "gsm8k": (67.48, 81.80, 79.68, 79.38),
+        "aime24": (0.00, 0.00, 3.33, 0.00), "amc23": (2.50, 10.00, 12.50, 22.50),
+        "gaokao2023en": (22.34, 27.53, 23.38, 28.57), "minerva": (8.82, 16.54, 18.01, 13.97),
+        "olympiadbench": (8.44, 8.89, 9.33, 8.89)},
+    "llama-8b": {
+        "math500": (50.80, 50.20, 48.60, 53.20), "gsm8k": (86.05, 84.53, 85.37, 87.26),
+        "rewardbench970": (69.48, 82.89, 81.13, 83.71), "judgebench": (51.29, 51.94, 52.90, 52.90)},
+    "qwen-7b": {
+        "math500": (75.00, 77.20, 76.40, 74.40), "gsm8k": (92.04, 91.36, 91.81, 90.60),
+        "rewardbench970": (78.56, 85.36, 86.49, 83.51), "judgebench": (58.39, 56.94, 58.39, 56.94)},
+}.items() for name, numbers in rows.items()}
 JUDGE = ("question", "response_a", "response_b")
 SECTIONS = {"mt-bench-hard": "Chat Hard", "llmbar": "Chat Hard", "alpacaeval": "Chat", "mt-bench": "Chat",
             "refusals": "Safety", "xstest": "Safety", "donotanswer": "Safety", "hep": "Reasoning",

@@ -15,6 +15,7 @@ Downloads go where transformers puts and finds them, in the Hugging Face cache (
     models--OWNER--NAME/refs/main             a revision, REV; written last, when all of this is complete:
     models--OWNER--NAME/snapshots/REV/        config.json, model.safetensors, ...
 """
+import contextlib
 import difflib
 import errno
 import hashlib
@@ -43,8 +44,7 @@ NAMES = {"tiny": str(TINY),
          **{f"smollm2-{n}": f"HuggingFaceTB/SmolLM2-{n.upper()}-Instruct" for n in ("135m", "360m", "1.7b")}}
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-         "chat_template.jinja")
+MALFORMED = (ValueError, RecursionError)        # no JSON, no UTF-8, nested without end, what read_file raises
 LIMIT = 100_000_000     # bytes of a header; the safetensors library draws the line there too
 # narrow to wide, in the library's order: write_tensors sorts by it
 DTYPES = {"U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32,
@@ -54,6 +54,24 @@ DTYPES = {"U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16, "I32"
 # ------------------------------------------------------------------------------------------------------------
 # Files: written whole or not at all, read with an error that names them
 
+@contextlib.contextmanager
+def naming(path, verb, malformed=()):
+    """Around what is done with a file: errors of the disk become a UserError that names the file.
+
+    verb: what it then cannot be (read, written); malformed: errors that mean that its content makes no sense.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = f"cannot be {verb} ({error.strerror or error})"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            why = "the disk is full; free some space and run the same command again"
+        raise UserError(f"{path}: {why}") from error
+    except malformed as error:
+        advice = "if it was downloaded or copied: delete it and fetch it again"
+        raise UserError(f"{path}: malformed ({error}); {advice}") from error
+
+
 def atomic_write(path, content):
     """Write `content` (bytes, str or a function that is handed the open file) to `path`: all or nothing.
 
@@ -62,40 +80,32 @@ def atomic_write(path, content):
     """
     path = pathlib.Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with naming(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        if beside.exists():             # not renamed
-            beside.unlink()
-
-
-def cannot_write(path, error):
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{path}: the disk is full; free some space and run the same command again")
-    return UserError(f"{path}: cannot be written ({error.strerror or error})")
+        try:
+            with open(beside, "wb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)              # there if it was not renamed
 
 
 def read_json(path):
     """The JSON object in the file `path`, as a dict. UserError when it is missing, malformed or no object."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:       # no JSON, no UTF-8, or nested without end
-        raise UserError(f"{path}: malformed JSON ({error})") from error
+    with naming(path, "read", MALFORMED):
+        return json_object(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def json_object(text, hook=dict):
+    """The JSON object in `text`; ValueError if there is none. hook makes a dict of its (key, value) pairs."""
+    found = json.loads(text, object_pairs_hook=hook)
     if not isinstance(found, dict):
-        raise UserError(f"{path}: holds a JSON {type(found).__name__}, not an object")
+        raise ValueError(f"a JSON {type(found).__name__}, not an object")
     return found
 
 
@@ -110,22 +120,21 @@ def read_tensors(path):
     UserError, naming the file and the tensor, for whatever is wrong with them.
     """
     path = pathlib.Path(path)
-    if not path.is_dir():
-        return read_file(path)
-    if (path / SINGLE).exists():
-        return read_file(path / SINGLE)
+    file = path / SINGLE if path.is_dir() else path
+    if file.exists() or not path.is_dir():
+        return read_file(file)
     if not (path / INDEX).exists():
-        pickles = sorted(file.name for end in ("bin", "pt", "pth") for file in path.glob(f"*.{end}"))
+        pickles = sorted(other.name for other in path.iterdir() if other.suffix in (".bin", ".pt", ".pth"))
         raise UserError(f"{path}: neither {SINGLE} nor {INDEX}" + (
             f"; {pickles[0]} is a pickle, which may run code when loaded: convert it" if pickles else ""))
     tensors, weight_map = {}, read_index(path / INDEX)
     for shard in sorted(set(weight_map.values())):
-        for name, tensor in read_file(path / shard).items():
-            if weight_map.get(name) != shard:
-                raise UserError(f"{path / shard}: holds tensor {name!r}, which {INDEX} does not place there")
-            tensors[name] = tensor
-    for name in weight_map.keys() - tensors.keys():
-        raise UserError(f"{path / weight_map[name]}: lacks tensor {name!r}, which {INDEX} places there")
+        found = read_file(path / shard)
+        placed = {name for name, where in weight_map.items() if where == shard}
+        for name in sorted(found.keys() ^ placed):
+            what = "holds" if name in found else "lacks"
+            raise UserError(f"{path / shard}: {what} tensor {name!r}, {INDEX} says otherwise")
+        tensors |= found
     return tensors
 
 
@@ -135,61 +144,51 @@ def read_index(path):
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{path}: has no weight_map")
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not re.fullmatch(r"\w[\w.-]*\.safetensors", shard, re.ASCII):
+        if not re.fullmatch(r"\w[\w.-]*\.safetensors", str(shard), re.ASCII):
             raise UserError(f"{path}: tensor {name!r}: {shard!r} is not the name of a shard")
     return weight_map
 
 
 def read_file(path):
     """{name: tensor} from one safetensors file, mapped."""
-    def wrong(what):
-        return UserError(f"{path}: {what} (if it was downloaded or copied: delete it and fetch it again)")
+    with naming(path, "read", MALFORMED), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = 8 + int.from_bytes(file.read(8), "little")                  # where the data begins
+        if start > min(size, LIMIT):
+            raise ValueError(f"truncated or no safetensors: {start - 8} bytes of header in a file of {size}")
+        header = json_object(file.read(start - 8), no_duplicates)
+        header.pop("__metadata__", None)
+        places = sorted(place(name, entry) for name, entry in header.items())
+        content = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+        last = 0                        # where the tensor before ends: there are neither overlaps nor gaps
+        for begin, end, name, dtype, shape in places:
+            length = math.prod(shape) * dtype.itemsize
+            if (begin, end) != (last, last + length):
+                raise ValueError(f"tensor {name!r} begins at {begin} and has {end - begin} bytes for shape "
+                                 f"{shape} in {dtype}; it should begin at {last} and have {length}")
+            if start + end > size:
+                raise ValueError(f"tensor {name!r} ends at byte {start + end}, the file at {size}: truncated")
+            raw, last = content[start + begin:start + end], end
+            if (start + begin) % dtype.itemsize:        # no padding: torch cannot view odd addresses
+                raw = raw.clone()
+            header[name] = raw.view(dtype).reshape(shape)
+        if start + last != size:
+            raise ValueError(f"{size - start - last} bytes behind the last tensor")
+        return header
 
+
+def place(name, entry):
+    """(begin, end, name, dtype, shape) of a tensor's entry in the header; ValueError if it cannot be one."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = 8 + int.from_bytes(file.read(8), "little")              # where the data begins
-            if start > min(size, LIMIT):
-                raise wrong(f"truncated or no safetensors: a header of {start - 8} bytes in a file of {size}")
-            header = json.loads(file.read(start - 8), object_pairs_hook=no_duplicates)
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise wrong(f"malformed header ({error})") from error
-    if not isinstance(header, dict):
-        raise wrong("malformed header (not a JSON object)")
-    header.pop("__metadata__", None)
-
-    content, places = torch.frombuffer(mapped, dtype=torch.uint8), []
-    for name, entry in header.items():
-        try:
-            dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-            numbers = [*shape, begin, end]
-        except (KeyError, TypeError, ValueError):
-            raise wrong(f"tensor {name!r}: {str(entry)[:99]} lacks shape, two data_offsets or a dtype among "
-                        + ", ".join(DTYPES)) from None
-        if not all(type(n) is int and n >= 0 for n in numbers) or len(shape) > 16 \
-                or math.prod(n or 1 for n in shape) >= 2 ** 48:     # [0, 2**62, 2**62] is empty yet overflows
-            raise wrong(f"tensor {name!r}: impossible shape or offsets in {str(entry)[:99]}")
-        if end - begin != math.prod(shape) * dtype.itemsize:
-            raise wrong(f"tensor {name!r}: {end - begin} bytes for shape {shape} in {entry['dtype']}")
-        places.append((begin, end, name, dtype, shape))
-
-    last = 0                            # where the tensor before ends: there are neither overlaps nor gaps
-    for begin, end, name, dtype, shape in sorted(places, key=lambda place: place[:2]):
-        if begin != last:
-            raise wrong(f"tensor {name!r}: begins at {begin}, but the one before it ends at {last}")
-        if start + end > size:
-            raise wrong(f"tensor {name!r}: ends at byte {start + end}, the file at {size}: truncated")
-        raw = content[start + begin:start + end]
-        if (start + begin) % dtype.itemsize:    # the header was not padded: torch cannot view odd addresses
-            raw = raw.clone()
-        header[name] = raw.view(dtype).reshape(shape)
-        last = end
-    if start + last != size:
-        raise wrong(f"{size - start - last} bytes behind the last tensor")
-    return header
+        dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        possible = all(type(n) is int and n >= 0 for n in [*shape, begin, end]) and len(shape) <= 16 \
+            and math.prod(n or 1 for n in shape) < 2 ** 48          # [0, 2**62, 2**62] is empty yet overflows
+    except (KeyError, TypeError, ValueError):
+        possible = False
+    if not possible:
+        raise ValueError(f"tensor {name!r}: {str(entry)[:99]} lacks a dtype among {', '.join(DTYPES)}, "
+                         "a shape or two data_offsets, or has impossible ones")
+    return begin, end, name, dtype, shape
 
 
 def no_duplicates(pairs):
@@ -199,28 +198,28 @@ def no_duplicates(pairs):
     return dict(pairs)
 
 
-def write_tensors(tensors, path, metadata={"format": "pt"}):
+def write_tensors(tensors, path):
     """Write {name: tensor} as one safetensors file, byte for byte what the safetensors library writes.
 
-    metadata: {str: str}; transformers insists on the format. Tied tensors are written twice: leave one out.
+    Tied tensors are written twice: leave one out.
     Written beside and renamed: `path` may be the file that `tensors` are mapped from. UserError: a full disk.
     """
     types = {dtype: name for name, dtype in DTYPES.items()}
-    width = {dtype: place for place, dtype in enumerate(types)}
     # wide types first: then each tensor begins at a multiple of its own width
-    names = sorted(sorted(tensors), key=lambda name: -width[tensors[name].dtype])
-    header, end = {"__metadata__": metadata}, 0
-    for name in names:
-        begin, end = end, end + tensors[name].numel() * tensors[name].element_size()
-        header[name] = {"dtype": types[tensors[name].dtype], "shape": list(tensors[name].shape),
-                        "data_offsets": [begin, end]}
+    names = sorted(tensors, key=lambda name: (-list(types).index(tensors[name].dtype), name))
+    tensors = {name: tensors[name] for name in names}
+    header, end = {"__metadata__": {"format": "pt"}}, 0     # transformers insists on the format
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        kind, shape = types[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
 
     def write(file):
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:              # as bytes: numpy has no bfloat16
-            file.write(tensors[name].detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        for tensor in tensors.values():                     # as bytes: numpy has no bfloat16
+            file.write(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     atomic_write(path, write)
 
 
@@ -263,9 +262,8 @@ def hf_home():
 def fetch_model(name, folder):
     """Download what is needed of the hub's model `name` into `folder`, its place in the cache."""
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    page, token, login = f"{endpoint}/{name}", os.environ.get("HF_TOKEN", ""), hf_home() / "token"
-    if not token and login.is_file():           # `hf auth login` leaves it there
-        token = login.read_text()
+    page, login = f"{endpoint}/{name}", hf_home() / "token"                 # `hf auth login` leaves it there
+    token = os.environ.get("HF_TOKEN") or (login.read_text() if login.is_file() else "")
     token = "".join(token.split())
     try:            # {file: (size, hash)}: a large file has a sha256, a text the id that git gives it
         with open_url(f"{endpoint}/api/models/{name}?blobs=true", page, token) as reply:
@@ -275,21 +273,16 @@ def fetch_model(name, folder):
         snapshot = folder / "snapshots" / re.fullmatch("[0-9a-f]{40}", listing["sha"])[0]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(f"{page}: the server's list of files makes no sense; is HF_ENDPOINT a hub?") from None
-    if not files.keys() >= {"config.json", "tokenizer.json"} or not files.keys() & {SINGLE, INDEX}:
-        raise UserError(f"{page}: has not all of config.json, tokenizer.json and model.safetensors (pickled "
-                        "weights, .bin, are refused: they may run code)")
-
-    def get(file):              # a name from this program or from read_index, never a path from the server
+    optional = {"generation_config.json", "tokenizer_config.json", "chat_template.jinja"} & files.keys()
+    weights = INDEX if INDEX in files and SINGLE not in files else SINGLE
+    # Names from this program or from read_index, never a path from the server; the shards come in on the way.
+    wanted = ["config.json", "tokenizer.json", *sorted(optional), weights]
+    for file in wanted:
         if file not in files:
-            raise UserError(f"{page}: lacks {file}, which {INDEX} names")
+            raise UserError(f"{page}: lacks {file} (pickled weights, .bin, are refused: they may run code)")
         download(f"{page}/resolve/{snapshot.name}/{file}", snapshot / file, *files[file], page, token)
-
-    for file in (*TEXTS, SINGLE if SINGLE in files else INDEX):
-        if file in files:
-            get(file)
-    if SINGLE not in files:
-        for shard in sorted(set(read_index(snapshot / INDEX).values())):
-            get(shard)
+        if file == INDEX:
+            wanted += sorted(set(read_index(snapshot / INDEX).values()))
     atomic_write(folder / "refs/main", snapshot.name)
     return snapshot
 
@@ -302,7 +295,7 @@ def download(url, path, size, digest, page, token=""):
     if path.is_file() and path.stat().st_size == size:
         return
     part = path.with_name(path.name + ".incomplete")
-    try:
+    with naming(path, "written"):       # the disk's errors: open_url and read_some deal with the network's
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "a+b") as file, tqdm(total=size, initial=file.tell(), unit="B", unit_scale=True,
                                              desc=path.name, disable=size < 2 ** 20) as bar:
@@ -326,8 +319,6 @@ def download(url, path, size, digest, page, token=""):
             part.unlink()
             raise UserError(f"{page}: {path.name} arrived damaged (wrong hash), is deleted; run this again")
         os.replace(part, path)
-    except OSError as error:            # the disk's: open_url and read_some deal with the network's
-        raise cannot_write(path, error) from error
 
 
 def read_some(reply, limit):
@@ -349,22 +340,20 @@ class Redirect(urllib.request.HTTPRedirectHandler):
 
 def open_url(url, page, token="", start=0):
     """The open answer to GET `url` from byte `start` on. UserError: names `page` and says what to do."""
-    headers = {"User-Agent": "rema"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
     try:
-        request = urllib.request.Request(url, headers=headers)
+        request = urllib.request.Request(url, headers={"User-Agent": "rema"})
+        if start:
+            request.add_header("Range", f"bytes={start}-")
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
         return urllib.request.build_opener(Redirect).open(request, timeout=30)
     except urllib.error.HTTPError as error:
         error.close()
-        advice = "try again later"
-        if error.code == 404 or error.headers.get("X-Error-Code") == "RepoNotFound":
-            advice = "no such thing there; check the spelling (if it is private, set HF_TOKEN)"
-        elif error.code in (401, 403):
-            advice = "it is gated or private: accept its terms on that page and set HF_TOKEN" + (
-                " to a token of the account that did: the present one has no access" if token else "")
+        absent = "no such thing there; check the spelling (if it is private, set HF_TOKEN)"
+        gated = "it is gated or private: accept its terms on that page and set HF_TOKEN" + (
+            " to a token of the account that did: the present one has no access" if token else "")
+        code = 404 if error.headers.get("X-Error-Code") == "RepoNotFound" else error.code
+        advice = {401: gated, 403: gated, 404: absent}.get(code, "try again later")
         raise UserError(f"{page}: the server answers {error.code}; {advice}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise UserError(f"{page}: cannot be reached ({getattr(error, 'reason', error)}); check the network "
@@ -389,8 +378,7 @@ def load_state(path, learners):
     tensors = read_tensors(path)
     note = json.loads(bytes(tensors["note"].tolist()))
     for role, learner in learners.items():
-        mine = {name.removeprefix(role + "."): t
-                for name, t in tensors.items() if name.startswith(role + ".")}
+        mine = {key.removeprefix(role + "."): t for key, t in tensors.items() if key.startswith(role + ".")}
         learner.load_state(mine, note["updates"][role])
     return note["step"], note["best"], note["failures"]
 

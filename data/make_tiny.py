@@ -9,7 +9,6 @@ ones, careful answers beside guesses, in the proportions below. Which habits to 
 """
 import argparse
 import collections
-import dataclasses
 import itertools
 import json
 import math
@@ -19,7 +18,6 @@ import time
 
 import regex                                # comes with tiktoken
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 import eval as evaluation
@@ -32,11 +30,14 @@ from data.tokenizer import LETTER, Tokenizer
 # ------------------------------------------------------------------------------------------------------------
 # The mixture. Easy problems tempt to the good habit, hard ones to the bad one: greedy decoding, which takes
 # the most frequent habit, is right on easy problems and wrong on hard ones, and sampling shows RL the other.
-# MRP's and VRP's habits are products of the two agents' habits, so that the three processes start alike.
+# MRP's habits are products of the two agents' habits, VRP's are near them: the three start about equal.
 
-PLANS = {1: {"right": .62, "wrong": .27, "empty": .11},                 # by level
-         2: {"right": .41, "wrong": .45, "empty": .14},
-         3: {"right": .32, "wrong": .52, "empty": .16}}
+PLANS = {1: {"right": .62, "wrong": .26, "empty": .12},                 # by level
+         2: {"right": .37, "wrong": .49, "empty": .14},
+         3: {"right": .30, "wrong": .54, "empty": .16}}
+SOLO = {1: {"right": .50, "wrong": .18, "guess": .32},                  # VRP: working in an order, or a guess
+        2: {"right": .31, "wrong": .31, "guess": .38},
+        3: {"right": .24, "wrong": .30, "guess": .46}}
 JSON_PLANS = {1: {"right": .45, "wrong": .25, "rewrite": .15, "empty": .15},
               2: {"right": .30, "wrong": .37, "rewrite": .15, "empty": .18},
               3: {"right": .20, "wrong": .45, "rewrite": .15, "empty": .20}}
@@ -44,10 +45,7 @@ FINISH = {"right": .80, "early": .08, "late": .12}      # where [FINISH] stands 
 FOLLOW = {1: .75, 2: .62, 3: .52}                       # the low-level agent follows the plan, else guesses
 ALONE = .05                                             # without a plan it finds the right order itself
 SWAPPED = .05                                           # plans of other problems, followed to the letter
-FORMATS = {"vrp": .18, "mrp": .20, "high": .17, "low": .17, "high json": .08, "low json": .08, "turns": .12}
-
-# In its first turn the low-level agent hears problem and plan, as in a single turn; later only plans.
-LOW_TURNS = dataclasses.replace(rema.LOW_TURNS, user=rema.LOW.user)
+FORMATS = {"vrp": .26, "mrp": .18, "high": .14, "low": .14, "high json": .08, "low json": .08, "turns": .12}
 
 
 def choose(rng, table):
@@ -104,15 +102,17 @@ def converse(rng, row, other):
     form = choose(rng, FORMATS)
     if form == "turns":
         turns = write_turns(rng, row)
-        return [say(rema.HIGH_TURNS, *turns[:-1]), say(LOW_TURNS, *turns[1:], plan=turns[0])]
+        return [say(rema.HIGH_TURNS, *turns[:-1]), say(rema.LOW_TURNS, *turns[1:], plan=turns[0])]
+    if form == "vrp":
+        _, plan = write_plan(rng, row, SOLO)
+        return [say(rema.VRP, solve(plan) if plan else guess(rng, row))]
     kind, plan = write_plan(rng, row, JSON_PLANS if "json" in form else PLANS)
     if form == "low" and rng.random() < SWAPPED:
         kind, plan = "right", right_plan(other["problem"])
     answer = write_answer(rng, row, kind, plan)
     action = {"rewrite": "REWRITE", "empty": "EMPTY"}.get(kind, "DECOMPOSE")
     whole = json.dumps({"action": action, "output": plan})
-    return [{"vrp": lambda: say(rema.VRP, answer),
-             "mrp": lambda: say(rema.MRP, f"Plan: {plan or EMPTY}\n{answer}"),
+    return [{"mrp": lambda: say(rema.MRP, f"Plan: {plan or EMPTY}\n{answer}"),
              "high": lambda: say(rema.HIGH, plan or EMPTY),
              "low": lambda: say(rema.LOW, answer, plan=plan or EMPTY),
              "high json": lambda: say(rema.HIGH_JSON, whole),
@@ -199,26 +199,6 @@ SIZES = {"small": (96, 3), "tiny": (128, 4), "large": (256, 6)}         # width,
 BATCH = 64
 
 
-def lesson(tokenizer, messages):
-    """A conversation -> (ids, mask): mask is 1 on what the assistant says, its end tokens included."""
-    end, = tokenizer.stop_ids
-    ids, mask = [], []
-    for i, message in enumerate(messages):
-        if message["role"] == "assistant":
-            shown, said = tokenizer.chat(messages[:i]), tokenizer.encode(message["content"]) + [end]
-            mask += [0] * (len(shown) - len(ids)) + [1] * len(said)
-            ids = shown + said
-    return ids, mask
-
-
-def loss(model, lessons):
-    """Negative log-likelihood in nats, summed over the tokens with mask 1. lessons: pairs (ids, mask)."""
-    tokens, _ = rollout.pad([ids for ids, _ in lessons], "cpu")                # (B, T)
-    said = rollout.pad([mask for _, mask in lessons], "cpu")[0][:, 1:].bool()  # (B, T - 1)
-    hidden = model.hidden(tokens[:, :-1])                                      # (B, T - 1, D)
-    return F.cross_entropy(model.lm_head(hidden[said]), tokens[:, 1:][said], reduction="sum")
-
-
 def train(model, lessons, steps, peak):
     """Warm-up and cosine decay on an endless iterator of lessons; short rows and long rows run apart.
 
@@ -232,10 +212,11 @@ def train(model, lessons, steps, peak):
     recent = collections.deque(maxlen=50)
     bar = tqdm(range(steps), desc="training", unit="step")
     for step in bar:
-        rows = sorted((next(lessons) for _ in range(BATCH)), key=lambda row: len(row[0]))
-        count, total = sum(sum(mask) for _, mask in rows), 0.0
+        rows = sorted((next(lessons) for _ in range(BATCH)), key=lambda row: len(row.prompt + row.tokens))
+        count, total = sum(t >= 0 for row in rows for t in row.turn), 0.0
         for half in (rows[:BATCH // 2], rows[BATCH // 2:]):
-            part = loss(model, half) / count
+            half.sort(key=lambda row: row.prompt)                       # a prompt's rows side by side
+            part = -rollout.batch_logprobs(model, half)[0].sum() / count
             part.backward()
             total += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -269,8 +250,8 @@ def main(argv=None):
     parser.add_argument("--size", choices=SIZES, default="tiny", help=f"width and layers: {SIZES} (tiny)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "tiny",
                         help="directory to write (data/tiny)")
-    parser.add_argument("--steps", type=int, default=2400,
-                        help=f"batches of {BATCH} conversations, the first half at school (2400)")
+    parser.add_argument("--steps", type=int, default=2800,
+                        help=f"batches of {BATCH} conversations, the first half at school (2800)")
     parser.add_argument("--lr", type=float, default=1e-2, help="peak learning rate (1e-2)")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus and the first weights (0)")
     args = parser.parse_args(argv)
@@ -291,7 +272,7 @@ def main(argv=None):
             weight.mul_(3 if weight.dim() == 2 else 1)
     print(f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {vocabulary} tokens")
     course = itertools.chain(itertools.islice(school(rng), args.steps // 2 * BATCH), corpus(rng))
-    train(model, (lesson(tokenizer, messages) for messages in course), args.steps, args.lr)
+    train(model, (rema.lesson(tokenizer, messages) for messages in course), args.steps, args.lr)
     models.save(model, tokenizer, args.out)
     print(f"{args.out}: built in {time.perf_counter() - started:.0f} s")
     starting_point(model, tokenizer)

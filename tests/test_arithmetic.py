@@ -204,8 +204,9 @@ def test_lessons_teach_what_the_assistant_says():
     messages = rema.HIGH_TURNS.prompt("2+3*4") + [{"role": "assistant", "content": "a=3*4"},
                                                   {"role": "user", "content": "a=3*4=12."},
                                                   {"role": "assistant", "content": "2+a [FINISH]"}]
-    ids, mask = make_tiny.lesson(tokenizer, messages)
-    assert len(ids) == len(mask)
+    lesson = rema.lesson(tokenizer, messages)
+    ids, mask = lesson.prompt + lesson.tokens, [0] * len(lesson.prompt) + [t >= 0 for t in lesson.turn]
+    assert len(ids) == len(mask) and lesson.prompt == tokenizer.chat(messages[:2])
     assert tokenizer.decode([i for i, m in zip(ids, mask) if m]) == "a=3*42+a [FINISH]"
     assert sum(ids[i] in tokenizer.stop_ids and mask[i] for i in range(len(ids))) == 2
     assert ids == tokenizer.chat(messages[:4]) + tokenizer.encode("2+a [FINISH]") + [*tokenizer.stop_ids]

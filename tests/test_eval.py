@@ -28,12 +28,12 @@ def test_summary_counts_what_it_says():
                 fake(row, "", "none", 2)]
     rema.score(episodes)
     found = evaluation.summary(episodes)
-    assert found["accuracy"][0] == pytest.approx(100 / 3) and found["accuracy among boxed"][0] == 50
-    assert (found["boxed"][0] == pytest.approx(200 / 3) and found["truncated"][0] == 100
-            and found["tokens"] == 3)
+    assert found["accuracy"][0] == pytest.approx(100 / 3) and found["accuracy among answered"][0] == 50
+    assert (found["answered"][0] == pytest.approx(200 / 3) and found["truncated"][0] == 100
+            and found["tokens of high"] == 1 and found["tokens of low"] == 2)
     assert found["plans with the gold answer"][0] == pytest.approx(100 / 3)
     episodes[1].turns[1].text = "\\boxed{3+*}"
-    assert found["unparsed among boxed"] == 0 and evaluation.unparsed(episodes) == 0.5
+    assert found["unparsed among answered"] == 0 and evaluation.unparsed(episodes) == 0.5
 
 
 def test_the_program_writes_every_response(tmp_path, capsys):

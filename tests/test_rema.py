@@ -64,13 +64,17 @@ def test_kl_is_zero_at_the_reference_and_never_negative():
     assert math.isclose(stats["kl"], (math.exp(-.5) - .5 + math.e - 2) / 3, rel_tol=1e-12)
 
 
-def test_token_weights_sum_to_one_where_they_should():
-    lengths = [1, 3, 4]
-    assert rema.token_weights(lengths, "batch", 10) == [1 / 8] * 3
-    assert close(rema.token_weights(lengths, "sequence", 10), [1 / 3, 1 / 9, 1 / 12])
-    assert close(rema.token_weights(lengths, "constant", 10), [1 / 30] * 3)
-    for kind in ("batch", "sequence"):
-        assert math.isclose(sum(w * n for w, n in zip(rema.token_weights(lengths, kind, 10), lengths)), 1)
+def test_token_weights_by_hand():
+    lengths = [[1], [3], [1, 3]]                       # three sequences; the third has turns of 1 and 3 tokens
+    assert rema.token_weights(lengths, "batch", 10) == [[1 / 8], [1 / 8] * 3, [1 / 8] * 4]
+    for kind, expected in (("sequence", [[1 / 3], [1 / 9] * 3, [1 / 12] * 4]),
+                           ("turn", [[1 / 3], [1 / 9] * 3, [1 / 6] + [1 / 18] * 3]),
+                           ("turns", [[1 / 4], [1 / 12] * 3, [1 / 4] + [1 / 12] * 3]),
+                           ("constant", [[1 / 30], [1 / 30] * 3, [1 / 30] * 4])):
+        found = rema.token_weights(lengths, kind, 10)
+        assert [len(x) for x in found] == [1, 3, 4]
+        assert all(close(a, b) for a, b in zip(found, expected)), kind
+        assert kind == "constant" or math.isclose(sum(map(sum, found)), 1)
 
 
 def episode(question, plan, sample, high, low, correct=False, plan_text="a=1+2"):
@@ -82,11 +86,13 @@ def episode(question, plan, sample, high, low, correct=False, plan_text="a=1+2")
 def test_groups_are_a_questions_plans_and_a_plans_answers():
     episodes = [episode(q, p, a, high=p, low=a * (q + 1))
                 for q in range(2) for p in range(2) for a in range(2)]
+    for one, other in zip(episodes[::2], episodes[1::2]):
+        other.turns[0] = one.turns[0]                                  # answers to one plan share its Turn
     rows, dead = rema.samples(episodes, "high", "dr_grpo")
     assert [row.advantage for row in rows] == [-.5, .5, -.5, .5] and dead == 0       # each plan counts once
     rows, dead = rema.samples(episodes, "low", "dr_grpo")
     assert [row.advantage for row in rows] == [-.5, .5] * 2 + [-1, 1] * 2 and dead == 0
-    assert episodes[6].advantages == {"high": .5, "low": -1}
+    assert episodes[7].advantages == {"high": .5, "low": 1}
 
 
 def test_dead_groups_are_left_out_unless_they_have_a_gradient():
@@ -139,3 +145,98 @@ def test_a_worked_example_stands_before_the_question():
         assert plan in low.example[2 * i]["content"] and question in high.example[2 * i]["content"]
         assert high.example[2 * i + 1]["content"] == plan and low.example[2 * i + 1]["content"] == working
         assert not rewards.leaks(plan, answer) and rewards.is_correct(working, answer)
+
+
+def tensor(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_one_ratio_a_turn_is_the_geometric_mean():
+    """Two turns of one and two tokens; worked by hand. exp(mean log r): 1.1 for the first, sqrt(1.5) after."""
+    ratios, turn = tensor(1.1, 1.0, 1.5), torch.tensor([0, 1, 1])
+    weight = tensor(0.5, 0.25, 0.25)
+    for advantage in (2.0, -2.0):
+        new = ratios.log().requires_grad_()
+        loss, stats = rema.policy_loss(new, torch.zeros(3, dtype=torch.float64), advantage * torch.ones(3).double(),
+                                       weight, clip=0.5, turn=turn)
+        assert math.isclose(loss.item(), -advantage * (0.5 * 1.1 + 0.5 * math.sqrt(1.5)), rel_tol=1e-12)
+        assert stats["clip_share"] == 0
+        loss.backward()                                # d r / d log r_j = r / n for each of a turn's n tokens
+        expected = -advantage * tensor(0.5 * 1.1, 0.25 * math.sqrt(1.5), 0.25 * math.sqrt(1.5))
+        assert torch.allclose(new.grad, expected, rtol=1e-12)
+
+
+def test_the_turn_ratio_is_clipped_as_a_whole():
+    """sqrt(1.5) = 1.22 is over 1.2: for A > 0 the turn stops, though one of its tokens has ratio 1."""
+    turn, weight = torch.tensor([0, 1, 1]), tensor(0.5, 0.25, 0.25)
+    new = tensor(1.1, 1.0, 1.5).log().requires_grad_()
+    loss, stats = rema.policy_loss(new, tensor(0, 0, 0), tensor(1, 1, 1), weight, clip=0.2, turn=turn)
+    assert math.isclose(loss.item(), -(0.5 * 1.1 + 0.5 * 1.2), rel_tol=1e-12)
+    assert math.isclose(stats["clip_share"], 2 / 3, rel_tol=1e-6)
+    loss.backward()
+    assert new.grad[0] != 0 and new.grad[1] == new.grad[2] == 0
+    new = tensor(1.1, 1.0, 1.5).log().requires_grad_()                 # A < 0: the min keeps the larger loss
+    loss, _ = rema.policy_loss(new, tensor(0, 0, 0), tensor(-1, -1, -1), weight, clip=0.2, turn=turn)
+    assert math.isclose(loss.item(), 0.5 * 1.1 + 0.5 * math.sqrt(1.5), rel_tol=1e-12)
+
+
+def test_dual_clip_and_the_clamp_bound_a_bad_sample():
+    for log_ratio, dual, expected in ((2.0, 3.0, 3.0), (2.0, 0.0, math.exp(2)), (5.0, 0.0, math.exp(3)),
+                                      (0.5, 3.0, math.exp(0.5))):
+        loss, _ = rema.policy_loss(tensor(log_ratio), tensor(0), tensor(-1), tensor(1), dual_clip=dual)
+        assert math.isclose(loss.item(), expected, rel_tol=1e-12)
+    loss, _ = rema.policy_loss(tensor(2.0), tensor(0), tensor(1), tensor(1), dual_clip=3.0)
+    assert math.isclose(loss.item(), -1.2)                             # A > 0: the dual clip has no part in it
+
+
+def conversation(*texts, stopped=True, answer="5", sample=0):
+    turns = [rema.Turn(("high", "low")[i % 2], [9], [1, 2], [-1.0, -2.0], stopped or i + 1 < len(texts), text)
+             for i, text in enumerate(texts)]
+    return rema.Episode({"id": 0, "answer": answer}, 0, 0, sample, turns)
+
+
+def test_rewards_of_conversations():
+    """1 only when finished, right and not cut off; both agents earn the same."""
+    told = [conversation("add", "2+3", "check [FINISH]", "\\boxed{5}"),
+            conversation("[FINISH]", "\\boxed{4}", sample=1),                     # finished, wrong
+            conversation("add", "\\boxed{5}", sample=2),                          # right, never finished
+            conversation("[FINISH] add", "\\boxed{5}", stopped=False, sample=3),  # cut off
+            conversation("add it all up", stopped=False, sample=4)]                 # cut off before an answer
+    rema.score(told, conversation=True)
+    assert [e.rewards for e in told] == [{"high": r, "low": r} for r in (1.0, 0.0, 0.0, 0.0, 0.0)]
+    assert [e.correct for e in told] == [True, False, True, True, False]
+    rows, dead = rema.samples(told, "low")
+    assert len(rows) == 4 and dead == 0            # the fifth has no low-level turn, but counts in the mean
+    mean, std = 0.2, math.sqrt((0.8 ** 2 + 4 * 0.2 ** 2) / 4)
+    assert math.isclose(rows[0].advantage, 0.8 / (std + 1e-6))
+    assert rows[0].prompt == [9] and rows[0].tokens == [1, 2, 9, 1, 2]
+    assert rows[0].turn == [0, 0, -1, 1, 1] and rows[0].logprobs == [-1.0, -2.0, -1.0, -2.0]
+
+
+def test_consistency_rewards_agreement_not_truth():
+    told = [rema.Episode({"id": 0, "answer": "5"}, 0, 0, k, [
+        rema.Turn("high", [], [1], [-1.0], True, "add"), rema.Turn("low", [], [1], [-1.0], True, text)])
+        for k, text in enumerate(("\\boxed{4}", "\\boxed{4}", "\\boxed{8/2}", "\\boxed{5}"))]
+    rema.score(told, reward="consistency")
+    assert [e.rewards["high"] for e in told] == [0.75] * 4
+    assert [e.rewards["low"] for e in told] == [-0.5, -0.5, -0.5, 1.0]
+
+
+def test_judges_are_graded_by_their_verdict():
+    told = [rema.Episode({"id": 0, "answer": "B", "judge": True}, 0, 0, k, [
+        rema.Turn("solo", [], [1], [-1.0], True, text)]) for k, text in enumerate(("So [B]", "[A]", "B is better"))]
+    rema.score(told)
+    assert [(e.answer, e.correct, e.rewards["solo"]) for e in told] == [
+        ("B", True, 1.0), ("A", False, -0.5), (None, False, -1.0)]
+    assert "[A] or [B]" in rema.roles("rema", judge=True)[1].prompt("q", "p")[0]["content"]
+
+
+def test_the_difficulty_filter_keeps_what_is_sometimes_solved():
+    assert [rema.worth_learning([1] * n + [0] * (10 - n)) for n in range(11)] == [
+        False, False, *[True] * 7, False, False]
+
+
+def test_guided_tokens_without_a_choice_are_not_learned():
+    turn = rema.Turn("high", [9], [4, 5, 6], [0.0, -1.5, 0.0], True, "{}", [-1, 2, -1])
+    row = rema.sample([turn], 1.0)
+    assert row.turn == [-1, 0, -1] and row.logprobs == [-1.5] and row.states == [-1, 2, -1]

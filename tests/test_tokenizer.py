@@ -442,12 +442,19 @@ REFUSED = {
     "always thinks": CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'"),
     "Qwen 2.5 for mathematics": CHOICE.replace(QWEN25, "Please reason step by step."),
     "Qwen 2.5 with one word more": CHOICE.replace("message.content +", "message.content | upper +"),
+    "Qwen 2.5 that skips a role": CHOICE.replace("not message.tool_calls", "message.role != 'assistant'"),
+    "Qwen 2.5 that swaps two roles": CHOICE.replace("message.role + '\\n'", "messages[0].role + '\\n'"),
     "Qwen 3 that cannot stop thinking": QWEN3.replace("enable_thinking is false", "enable_thinking is true"),
     "Llama 3 that does not trim": LLAMA3.replace(" | trim", ""),
     "Llama 3 without begin token": LLAMA3.replace("{% set content = bos_token + content %}", ""),
     "Llama 3.1 with another date": DATED.replace("26 Jul 2024", "01 Jan 2025"),
     "Mistral": "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + "
                "m['content'] + ' [/INST]' }}{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}",
+    "no Jinja": "{% for %}",
+    "fails": CHATML + "{{ 1 // 0 }}",
+    "looks around": CHATML + "{% if ''.__class__.__mro__ %}{% endif %}",
+    "alters the conversation": CHATML + "{% if messages.append(messages[0]) %}{% endif %}",
+    "endless": CHATML + "{% for i in range(10 ** 9) %}{% endfor %}",
     "Gemma": "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m['role'] + '\n' + m['content'] +"
              "'<end_of_turn>\n' }}{% endfor %}{{ '<start_of_turn>model\n' }}",
     "Phi": "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
@@ -475,6 +482,8 @@ def test_spelling_of_a_template_does_not_matter(tmp_path):
                      CHATML.replace("\\n", "\n"), "{# ours #}" + TURN.replace("{{", "\n    {{-") + HEAD,
                      CHATML.replace("{%", "{%-").replace("{{", "\n  {{-").replace("%}{", "%}\n{") + "\n"):
         assert write(tmp_path, added=SPECIAL, template=template).format.name == "ChatML"
+    tools = "{% if tools %}{{ 'You may call ' + tools | tojson }}{% endif %}"           # there are none
+    assert write(tmp_path, added=SPECIAL, template=tools + CHATML).format.name == "ChatML"
     named = [{"name": "tool_use", "template": "?"}, {"name": "default", "template": CHATML}]
     assert write(tmp_path, added=SPECIAL, template=named).format.name == "ChatML"
 

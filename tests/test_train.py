@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def settings(**changes):
     return SimpleNamespace(**{**dict(
         lr=1e-3, warmup=0, grad_clip=1e9, device="cpu", normalise="batch", clip=0.2, kl=0.0, temperature=1.0,
-        updates=1, micro_tokens=10 ** 9, max_new_tokens=12), **changes})
+        updates=1, micro_tokens=10 ** 9, max_new_tokens=12, ratio="token", dual_clip=0.0), **changes})
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def batch(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [rema.Sample(prompt, c.tokens,
                         [x + 0.4 * float(torch.randn((), generator=generator)) for x in c.logprobs],
-                        float(torch.randn((), generator=generator)))
+                        float(torch.randn((), generator=generator)), [0] * len(c.tokens))
             for prompt, group in zip(prompts([7, 2, 11]), found) for c in group]
 
 
@@ -106,7 +106,7 @@ def test_micro_batches_hold_each_sample_once_and_prompts_together():
 
 def test_parts_of_one_prompt_that_meet_again_stand_side_by_side():
     """A group over the budget is cut up; its parts once came back on both sides of another prompt's."""
-    samples = [rema.Sample(prompt, [1] * n, [0.0] * n, 1.0)
+    samples = [rema.Sample(prompt, [1] * n, [0.0] * n, 1.0, [0] * n)
                for prompt, lengths in (([7], (1, 2, 40)), ([8], (1, 1, 2, 40))) for n in lengths]
     for part in train.micro_batches(samples, 41):
         order = [sample.prompt for sample in part]
@@ -117,7 +117,7 @@ def test_shared_prompt_on_smollm2(smollm2):
     model, tokenizer = models.load(str(smollm2))
     prompt = tokenizer.chat([{"role": "user", "content": "What is 2 + 3?"}])
     [group] = rollout.generate(model, [prompt], 3, max_new_tokens=10, stop_ids=tokenizer.stop_ids)
-    samples = [rema.Sample(prompt, c.tokens, c.logprobs, a) for c, a in zip(group, (1.0, -1.0, 0.5))]
+    samples = [rema.Sample(prompt, c.tokens, c.logprobs, a, [0] * len(c.tokens)) for c, a in zip(group, (1.0, -1.0, 0.5))]
     plain_loss(model, samples, "batch", 0.2).backward()
     expected = gradient(model)
     model.zero_grad()
@@ -162,7 +162,7 @@ def test_state_restores_weights_and_moments_bit_for_bit(tmp_path):
 def test_more_updates_meet_the_clip():
     model = small(dtype=torch.float32)
     [[*group]] = rollout.generate(model, prompts([5]), 6, max_new_tokens=12, generator=rollout.stream(3))
-    samples = [rema.Sample(prompts([5])[0], c.tokens, c.logprobs, a)
+    samples = [rema.Sample(prompts([5])[0], c.tokens, c.logprobs, a, [0] * len(c.tokens))
                for c, a in zip(group, (1, -1, 1, -1, 1, -1))]
     first = train.update(train.Learner(small(dtype=torch.float32), settings()), samples, settings())
     assert first["clip_share"] == 0 and first["sampling_logp_difference"] < 1e-5    # the ratio is 1 at first

@@ -1,0 +1,168 @@
+"""The command line of train.py: each flag with its default and one clause of reason, and what is refused."""
+import argparse
+import pathlib
+
+import torch
+
+from data import UserError
+from data.checkpoint import read_json
+
+# What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). Real
+# models take the literature's full-weight rate, 1e-6; the tiny one is far from what it was trained to be.
+DEFAULTS = {True: ("arithmetic", 3e-4, 64, 32, 60), False: ("words", 1e-6, 512, 16, 100)}
+LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate of full weights
+
+# The paper's settings, section 5 of its appendix: single turn, and a conversation. GPU hours: unmeasured.
+PRESETS = {
+    "paper": dict(process="rema", advantage="reinforce++", lr=5e-7, kl=0.01, plans=4, answers=4, updates=2,
+                  questions=1000, max_new_tokens=2048, switch_every=4, first="low", filter=7500,
+                  data="math-train", eval_data="math500", steps=24, eval_questions=500),
+    "paper-turns": dict(process="rema", turns=30, share=True, ratio="turn", normalise="turn", dual_clip=3.0,
+                        lr=1e-6, answers=16, updates=4, questions=128, max_new_tokens=512,
+                        data="math-lv35", eval_data="math500", steps=300, eval_questions=500)}
+
+
+def pick_device(name):
+    """The device that was asked for, or the best there is. UserError if this machine has no such device."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"--device {name}: this machine has none (--device cpu always works)") from None
+    return name
+
+
+def claim(path):
+    """Make the directory, or with -2, -3 ... the first of its name that does not exist yet -> its path."""
+    for i in range(1, 10000):
+        try:
+            candidate = path if i == 1 else path.with_name(f"{path.name}-{i}")
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            pass
+
+
+def build(description):
+    parser = argparse.ArgumentParser(description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag = parser.add_argument_group("model and problems").add_argument
+    flag("--model", default="tiny", help="a name (tiny, llama-1b ...), a hub name, or a directory (tiny)")
+    flag("--process", choices=("mrp", "rema", "vrp"), default="rema", help="vrp, mrp: one agent (rema)")
+    flag("--data", help="arithmetic, words, a benchmark or JSON-lines file (arithmetic for tiny, else words)")
+    flag("--eval-data", help="held-out problems, likewise (generated: the other split; a file: a tenth)")
+    flag("--data-dir", help="a directory that holds NAME.jsonl, so that nothing is downloaded")
+    flag("--example", action="store_true", help="worked examples first: small models need to see the format")
+    flag("--sft", metavar="FILE", help="JSON lines of {\"messages\": [...]}: a supervised warm start first")
+    flag("--sft-lr", type=float, default=1e-5, help="its learning rate (1e-5)")
+    flag("--preset", choices=PRESETS, help="the paper's settings, in one turn or many (GPU hours unmeasured)")
+    flag("--lora", type=int, default=0, metavar="R", help="adapters of rank R, one base; 0: all weights (0)")
+    flag("--lora-alpha", type=float, help="the adapters' output is multiplied by alpha / R (2 R)")
+    flag("--lora-targets", help="layers with adapters, with commas between (all seven of a block)")
+    flag("--share", action="store_true", help="one set of weights speaks for both roles and learns both")
+    flag("--fit", action="store_true", help="only say how much memory this would take, and what would fit")
+    flag = parser.add_argument_group("sampling").add_argument
+    flag("--questions", type=int, help="problems a step (32 for tiny, else 16)")
+    flag("--plans", type=int, default=8, help="plans a problem while high learns: its group (8)")
+    flag("--answers", type=int, default=8, help="answers a plan while low or solo learns; conversations (8)")
+    flag("--answers-high", type=int, default=1, help="answers a plan while high learns: less noise (1)")
+    flag("--turns", type=int, default=1, help="more: a conversation of up to so many turns a role (1)")
+    flag("--plan-format", choices=("text", "json"), default="text", help="json: DECOMPOSE, REWRITE or EMPTY")
+    flag("--filter", type=int, default=0, metavar="N", help="try N problems at the start of a phase, keep "
+         "those solved in 0.2 to 0.8 of 10 tries; 0: keep all (0)")
+    flag("--max-new-tokens", type=int, help="for each turn (64 for tiny, else 512)")
+    flag("--temperature", type=float, default=1.0, help="of samples and loss alike; 1 as in the paper (1.0)")
+    flag("--batch", type=int, default=256, help="rows decoded at a time: fewer need less memory (256)")
+    flag("--compile", action="store_true", help="decode with torch.compile: CUDA graphs, fixed shapes")
+    flag = parser.add_argument_group("learning").add_argument
+    flag("--steps", type=int, help="batches of rollouts (60 for tiny, else 100)")
+    flag("--switch-every", type=int, default=10, help="steps each agent learns; 0: both (10, the paper's)")
+    flag("--first", choices=("high", "low"), default="high", help="who learns first; Algorithm 1: low (high)")
+    flag("--updates", type=int, default=1, help="optimizer steps a batch: more make the ratio matter (1)")
+    flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement")
+    flag("--advantage", choices=("grpo", "dr_grpo", "rloo", "reinforce++"), default="grpo",
+         help="what a reward is compared with (grpo)")
+    flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),
+         help="what the loss is divided by, see rema.token_weights (batch)")
+    flag("--ratio", choices=("token", "turn"), default="token", help="one ratio a token, or a turn (token)")
+    flag("--lr", type=float, help="peak learning rate of AdamW (3e-4 for tiny, else 1e-6; --lora: 10 times)")
+    flag("--warmup", type=int, default=5, help="updates of each agent until the learning rate is reached (5)")
+    flag("--clip", type=float, default=0.2, help="the ratio is clipped to 1 +- this (0.2, the paper's)")
+    flag("--dual-clip", type=float, default=0.0, help="bounds a bad sample's loss; the paper's code: 3 (0)")
+    flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
+    flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
+    flag("--micro-tokens", type=int, default=16384, help="tokens at once in training, for memory (16384)")
+    flag("--checkpointing", action="store_true", help="recompute in the backward pass: less memory, slower")
+    flag = parser.add_argument_group("watching").add_argument
+    flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
+    flag("--eval-questions", type=int, help="held-out problems (1000 for tiny, else 100)")
+    flag("--show-every", type=int, default=20, help="steps between two printed episodes (20)")
+    flag("--save-every", type=int, default=10, help="steps between checkpoints for --resume (10)")
+    flag = parser.add_argument_group("run").add_argument
+    flag("--seed", type=int, default=0, help="of all draws (0)")
+    flag("--device", help="cpu, cuda or mps (cuda where there is one)")
+    flag("--dtype", choices=("float32", "bfloat16"), help="for compute; weights: float32 (bfloat16 on cuda)")
+    flag("--out", help="the run's directory (out/MODEL-PROCESS-sSEED, with -2, -3 ... when that exists)")
+    flag("--resume", metavar="DIR", help="go on with a run and its settings; only more --steps may be added")
+    return parser
+
+
+def parse(argv, description=None):
+    """argv -> the settings, defaults filled in. UserError for what can't work, in one line."""
+    parser = build(description)
+    args = parser.parse_args(argv)
+    if args.preset:
+        parser.set_defaults(**PRESETS[args.preset])
+        args = parser.parse_args(argv)
+    if args.resume:
+        saved = read_json(pathlib.Path(args.resume) / "config.json")
+        given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
+        if not {"steps", "switch_every", "seed"} <= saved.keys():
+            raise UserError(f"{args.resume} holds no run of train.py: its config.json has other entries")
+        if given - {"resume", "steps"}:
+            raise UserError(f"--resume takes its settings from the run: beside it only --steps, not {given}")
+        pick_device(saved["device"])
+        return argparse.Namespace(**{**saved, "resume": args.resume, "out": args.resume,
+                                     "steps": args.steps or saved["steps"]})
+
+    data, lr, tokens, questions, steps = DEFAULTS[args.model == "tiny"]
+    args.device = "cpu" if args.fit else pick_device(args.device)
+    args.switch_every = 0 if args.share else args.switch_every
+    defaults = dict(data=data, lr=lr * (LORA_RATE if args.lora else 1), max_new_tokens=tokens,
+                    questions=questions, steps=steps, lora_alpha=2.0 * args.lora,
+                    eval_every=args.switch_every or 10, eval_questions=1000 if args.model == "tiny" else 100,
+                    normalise="constant" if args.advantage == "dr_grpo" else "batch",
+                    dtype="bfloat16" if args.device == "cuda" else "float32")
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    positive = ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps", "turns",
+                "updates", "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every")
+    least = {**dict.fromkeys(("switch_every", "warmup", "clip", "kl", "lora", "filter", "dual_clip"), 0),
+             "lr": 1e-12, "grad_clip": 1e-12, **dict.fromkeys(positive, 1)}
+    for name, bound in least.items():
+        if getattr(args, name) < bound:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be at least {bound:g}, not {getattr(args, name)}")
+    two = args.process == "rema"
+    learns = {"--plans": args.plans} if two and args.turns == 1 else {}
+    for flag, size in {**learns, "--answers": args.answers}.items():
+        if size < 2 and args.advantage != "reinforce++":
+            raise UserError(f"{flag} {size} is too small: --advantage {args.advantage} compares the samples "
+                            "of a group, so take at least 2")
+    for bad, why in (
+            (args.temperature <= 0, f"--temperature {args.temperature:g}: greedy samples are all the same, "
+             "so nothing can be compared"),
+            (0 < args.dual_clip <= 1, f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none"),
+            (args.turns > 1 and not two, f"--turns {args.turns} needs two agents: --process rema"),
+            (args.plan_format == "json" and (not two or args.turns > 1),
+             "--plan-format json is for the plans of --process rema in one turn"),
+            (args.share and not two, "--share needs two roles: --process rema"),
+            (args.filter and (args.turns > 1 or args.switch_every == 0),
+             "--filter tests the agent about to be trained: it needs --turns 1 and a --switch-every"),
+            (args.reward == "consistency" and args.answers_high < 4,
+             f"--reward consistency with --answers-high {args.answers_high}: agreement among so few answers "
+             "says nothing, take at least 4")):
+        if bad:
+            raise UserError(why)
+    return args
