@@ -228,11 +228,9 @@ class Cache:
     def append(self, layer, k, v):
         """Put the new keys and values (B, K, T, C) in their places -> all that the rows hold (B, K, S, C)."""
         if not self.capacity:
-            if self.base:
-                k, v = (torch.cat((old[layer].expand(len(k), -1, -1, -1), new), 2)
-                        for old, new in ((self.base.k, k), (self.base.v, v)))
-            self.k[layer], self.v[layer] = k, v
-            return k, v
+            if layer not in self.k:                          # not again when checkpointing runs a block twice
+                self.k[layer], self.v[layer] = k, v
+            return self.whole(layer, k, v)
         if layer not in self.k:
             B, K, _, C = k.shape
             self.k[layer], self.v[layer] = (k.new_zeros(B, K, self.capacity, C),
@@ -246,35 +244,53 @@ class Cache:
         self.v[layer][rows, :, self.new] = v.transpose(1, 2)
         return self.k[layer][:, :, :self.keys], self.v[layer][:, :, :self.keys]
 
+    def whole(self, layer, k, v):
+        """The rows' keys and values (B, K, T, C) behind those of the base."""
+        if not self.base:
+            return k, v
+        return tuple(torch.cat((old[layer].expand(len(own), -1, -1, -1), own), 2)
+                     for old, own in ((self.base.k, k), (self.base.v, v)))
+
     def attend(self, layer, q, k, v):
         """Attention of the new queries (B, H, T, C) over all that their rows hold -> (B, H, T, C)."""
         k, v = self.append(layer, k, v)
         if self.prefix is not None:
-            prompt_k, prompt_v = self.prefix.k[layer], self.prefix.v[layer]                    # (P, K, Tp, C)
+            prompts = self.prefix.k[layer], self.prefix.v[layer]                               # (P, K, Tp, C)
             if q.shape[2] == 1 and not torch.is_grad_enabled():
-                return self.attend_one(q, k, v, prompt_k, prompt_v)
+                return self.attend_one(layer, q, k, v, *prompts)
+            prompt_k, prompt_v = self.prefix.whole(layer, *prompts)
             k, v = torch.cat((prompt_k[self.group], k), 2), torch.cat((prompt_v[self.group], v), 2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask[:, None], enable_gqa=True)
 
-    def attend_one(self, q, k, v, prompt_k, prompt_v):
-        """One new token a row (decoding): a prompt's keys are read once for all its rows, never copied.
+    def attend_one(self, layer, q, k, v, prompt_k, prompt_v):
+        """One new token a row (decoding): keys that rows share are read once for all of them, never copied.
 
-        softmax over [prompt's keys, own keys] = one softmax over the two products, put side by side.
-        In the shapes below n is the most rows of a prompt.
+        softmax over [base's keys, prompt's keys, own keys] = one softmax over three products, side by side.
+        In the shapes below n is the most rows of a prompt, Tb the length of the base, N anything.
         """
-        (B, H, _, C), (P, K, Tp, _) = q.shape, prompt_k.shape
+        (B, H, _, C), (P, K, Tp, _), base = q.shape, prompt_k.shape, self.prefix.base
         R = H // K
+
+        def by_prompt(x):                                    # (B, K, R, N) -> (P, K, nR, N)
+            return x[self.slots].view(P, -1, K, R, x.shape[-1]).transpose(1, 2).reshape(P, K, -1, x.shape[-1])
+
+        def by_row(x):                                       # (P, K, nR, N) -> (B, K, R, N)
+            return x.view(P, K, -1, R, x.shape[-1]).transpose(1, 2).reshape(-1, K, R, x.shape[-1])[self.place]
+
+        def with_base(x, y):                                 # x (B, K, R, N), y (K, N, M) -> (B, K, R, M)
+            return (x.transpose(0, 1).reshape(K, B * R, -1) @ y).view(K, B, R, -1).transpose(0, 1)
+
         q = q.view(B, K, R, C) / math.sqrt(C)
-        by_prompt = q[self.slots].view(P, -1, K, R, C).transpose(1, 2).reshape(P, K, -1, C)   # (P, K, nR, C)
-        far = by_prompt @ prompt_k.transpose(2, 3)                                            # (P, K, nR, Tp)
-        far = far.view(P, K, -1, R, Tp).transpose(1, 2).reshape(-1, K, R, Tp)[self.place]     # (B, K, R, Tp)
-        near = q @ k.transpose(2, 3)                                                          # (B, K, R, S)
-        scores = torch.cat((far, near), -1).masked_fill(~self.mask[:, None], -math.inf)
+        scores = [by_row(by_prompt(q) @ prompt_k.transpose(2, 3)), q @ k.transpose(2, 3)]
+        if base:
+            scores.insert(0, with_base(q, base.k[layer][0].transpose(1, 2)))
+        scores = torch.cat(scores, -1).masked_fill(~self.mask[:, None], -math.inf)     # (B, K, R, Tb + Tp + S)
         weight = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
-        far, near = weight.split((Tp, self.keys), -1)
-        far = far[self.slots].view(P, -1, K, R, Tp).transpose(1, 2).reshape(P, K, -1, Tp) @ prompt_v
-        far = far.view(P, K, -1, R, C).transpose(1, 2).reshape(-1, K, R, C)[self.place]
-        return (far + near @ v).view(B, H, 1, C)
+        shared, far, near = weight.split((weight.shape[-1] - Tp - self.keys, Tp, self.keys), -1)
+        y = by_row(by_prompt(far) @ prompt_v) + near @ v
+        if base:
+            y = y + with_base(shared, base.v[layer][0])
+        return y.view(B, H, 1, C)
 
     def cut(self, lengths):
         """Row b goes on behind its first lengths[b] tokens, its prompt's included: it forgets the others.
@@ -430,8 +446,12 @@ def load(name_or_dir, device="cpu", dtype=torch.float32, bases=None):
         if tensors[name].shape != weight.shape:
             raise UserError(f"{directory}: tensor {name} has shape {tuple(tensors[name].shape)}, "
                             f"config.json asks for {tuple(weight.shape)}")
-    weights = {name: nn.Parameter(tensors[hf_name(name)].to(device=device, dtype=dtype, copy=True))
-               for name, _ in model.named_parameters()}                          # the file stays as it is
+    weights = {}
+    for name, weight in model.named_parameters():
+        tensor = tensors[hf_name(name)].to(device=device, dtype=dtype, copy=True)        # the file stays as it is
+        if device == "cpu" and weight.dim() == 2 and "embed" not in name:
+            tensor = tensor.t().contiguous().t()     # transposed in memory: few rows times it are 20 % faster
+        weights[name] = nn.Parameter(tensor)
     return assemble(config, weights), Tokenizer.load(directory)
 
 

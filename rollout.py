@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 import rema
 from data import UserError
@@ -69,24 +70,40 @@ def draw(logits, uniform, temperature, top_p):
     many times faster than torch.multinomial over a large vocabulary. Temperature 0 is greedy and reports
     log-probs at temperature 1.
     """
+    B, V = logits.shape
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature not in (0, 1):
         logits = logits / temperature
-    logz = logits.logsumexp(-1, keepdim=True)                                  # (B, 1)
+    best, place = logits.max(-1, keepdim=True)                                 # (B, 1)
+    probs = (logits - best).exp_()           # times their sum: one pass over the vocabulary, not two
+    blocks = F.pad(probs, (0, -V % 256)).view(B, -1, 256)                      # (B, V / 256, 256)
+    total = blocks.sum(-1)                                                     # (B, V / 256)
     if temperature == 0:
-        best = logits.max(-1, keepdim=True)
-        return best.indices[:, 0], (best.values - logz)[:, 0]
-    probs = (logits - logz).exp_()
+        return place[:, 0], -total.sum(-1).log()
     if top_p < 1:            # keep the likeliest until their mass reaches top_p: those with less before them
         ordered = probs.sort(-1, descending=True).values
-        last = (ordered.cumsum(-1) - ordered < top_p).sum(-1, keepdim=True) - 1
-        probs = probs.masked_fill(probs < ordered.gather(-1, last), 0)
-        logz = logz + probs.sum(-1, keepdim=True).log()
-    cdf = probs.cumsum(-1)
-    total = cdf[:, -1:]
-    point = torch.minimum(uniform[:, None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cdf, point, right=True)                        # never one of probability 0
-    return tokens[:, 0], (logits.gather(-1, tokens) - logz)[:, 0]
+        mass = top_p * ordered.sum(-1, keepdim=True)
+        last = (ordered.cumsum(-1) - ordered < mass).sum(-1, keepdim=True) - 1
+        blocks = blocks.masked_fill(blocks < ordered.gather(-1, last)[..., None], 0)
+        total = blocks.sum(-1)
+    # Two levels, so that the cumulative sum over V is never formed: which block of tokens, which token in it.
+    block, point = pick(total, uniform.to(probs)[:, None])
+    place, _ = pick(blocks[torch.arange(B, device=block.device), block[:, 0]], point)
+    tokens = 256 * block + place                                               # (B, 1)
+    return tokens[:, 0], (logits.gather(-1, tokens) - best)[:, 0] - total.sum(-1).log()
+
+
+def pick(weights, point):
+    """weights (B, N), point (B, 1) in [0, 1) -> (where point * sum falls among them, how far into it in [0, 1)).
+
+    Never one of weight 0.
+    """
+    cdf = weights.cumsum(-1)
+    point = point * cdf[:, -1:]
+    point = torch.minimum(point, torch.nextafter(cdf[:, -1:], torch.zeros_like(point)))
+    index = torch.searchsorted(cdf, point, right=True)                         # (B, 1)
+    weight = weights.gather(-1, index)
+    return index, ((point - cdf.gather(-1, index) + weight) / weight).clamp(0, 1 - 2 ** -24)
 
 
 @torch.no_grad()

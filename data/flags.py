@@ -4,7 +4,7 @@ import pathlib
 
 import torch
 
-from data import UserError
+from data import UserError, memory
 from data.checkpoint import read_json
 
 # What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). Real
@@ -56,7 +56,8 @@ def build(description):
     flag("--sft", metavar="FILE", help="JSON lines of {\"messages\": [...]}: a supervised warm start first")
     flag("--sft-lr", type=float, default=1e-5, help="its learning rate (1e-5)")
     flag("--preset", choices=PRESETS, help="the paper's settings, in one turn or many (GPU hours unmeasured)")
-    flag("--lora", type=int, default=0, metavar="R", help="adapters of rank R, one base; 0: all weights (0)")
+    flag("--lora", type=int, metavar="R", help="adapters of rank R on one base; 0: all weights (0; above 4e9 "
+         "parameters 16)")
     flag("--lora-alpha", type=float, help="the adapters' output is multiplied by alpha / R (2 R)")
     flag("--lora-targets", help="layers with adapters, with commas between (all seven of a block)")
     flag("--share", action="store_true", help="one set of weights speaks for both roles and learns both")
@@ -92,7 +93,8 @@ def build(description):
     flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
     flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
     flag("--micro-tokens", type=int, default=16384, help="tokens at once in training, for memory (16384)")
-    flag("--checkpointing", action="store_true", help="recompute in the backward pass: less memory, slower")
+    flag("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute in the backward pass: less "
+         "memory, slower (on cuda, but not for tiny)")
     flag = parser.add_argument_group("watching").add_argument
     flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
     flag("--eval-questions", type=int, help="held-out problems (1000 for tiny, else 100)")
@@ -128,11 +130,17 @@ def parse(argv, description=None):
     data, lr, tokens, questions, steps = DEFAULTS[args.model == "tiny"]
     args.device = "cpu" if args.fit else pick_device(args.device)
     args.switch_every = 0 if args.share else args.switch_every
+    if args.lora is None:
+        try:
+            args.lora = memory.default_lora(memory.config_of(args.model))
+        except UserError:                    # not here yet, or a run's directory: the loader will say
+            args.lora = 0
     defaults = dict(data=data, lr=lr * (LORA_RATE if args.lora else 1), max_new_tokens=tokens,
                     questions=questions, steps=steps, lora_alpha=2.0 * args.lora,
                     eval_every=args.switch_every or 10, eval_questions=1000 if args.model == "tiny" else 100,
                     normalise="constant" if args.advantage == "dr_grpo" else "batch",
-                    dtype="bfloat16" if args.device == "cuda" else "float32")
+                    dtype="bfloat16" if args.device == "cuda" else "float32",
+                    checkpointing=args.model != "tiny" and (args.fit or args.device == "cuda"))
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

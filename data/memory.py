@@ -155,8 +155,8 @@ def advice(config, args, size, card):
     for flag in reversed(flags):
         fewer = {other: value for other, value in flags.items() if other != flag}
         flags = fewer if fits(fewer) else flags
-    said = " ".join(f"--{f} {v}" for f, v in flags.items()).replace("_", "-").replace(" True", "")
-    return "fits" if not flags else f"does not fit; with {said}" if fits(flags) else "does not fit, with any flags"
+    text = " ".join(f"--{f} {v}" for f, v in flags.items()).replace("_", "-").replace(" True", "")
+    return "fits" if not flags else f"does not fit, {'with ' + text if fits(flags) else 'no flag helps'}"
 
 
 def table(name, args):

@@ -367,7 +367,7 @@ def step(args, size):
         bars = (">= 3", "<= 0.5") if other is best else ("", "")     # the bars are those of TRL's faster way
         yield line(f"GRPO step, float32, against TRL {way} checkpointing", "seconds", results[0], other,
                    bars[0], invert=True)
-        yield line(f"its memory beyond weights, gradients and moments, against TRL {way} checkpointing", "MiB",
+        yield line(f"its memory beyond weights, gradients, moments, against TRL {way} checkpointing", "MiB",
                    peaks[0], more, bars[1])
 
 

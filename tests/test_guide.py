@@ -17,7 +17,7 @@ from test_rollout import exact, read_tokenizer        # noqa: F401
 def untrained(dtype=torch.float32):
     """The embedded tokenizer under random weights that are large enough for opinions."""
     model, tokenizer = models.load("tiny")
-    model.init_weights(torch.Generator().manual_seed(0))
+    model = models.Transformer(model.config).init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():
         for weight in model.parameters():
             weight *= 2 if weight.dim() == 2 else 1

@@ -1,4 +1,4 @@
-"""data/memory.py: what it says a run needs, against counting by hand and against what was really allocated."""
+"""data/memory.py: what it says a run needs, against counting by hand and against what was allocated."""
 import gc
 import itertools
 import json
@@ -30,7 +30,8 @@ PUBLISHED = {"llama-1b": 1_235_814_400, "llama-3b": 3_212_749_824, "llama-8b": 8
              "qwen3-1.7b": 1_720_574_976, "qwen3-4b": 4_022_468_096, "qwen3-8b": 8_190_735_360,
              "smollm2-135m": 134_515_008, "smollm2-360m": 361_821_120, "smollm2-1.7b": 1_711_376_384}
 SMALL = Config("llama", vocab_size=10, width=4, layers=3, heads=2, kv_heads=1, head_width=2, hidden=6,
-               context=99, eps=1e-5, rope_theta=1e4, rope_scaling=None, tied=True, qkv_bias=False, qk_norm=False)
+               context=99, eps=1e-5, rope_theta=1e4, rope_scaling=None, tied=True, qkv_bias=False,
+               qk_norm=False)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -61,18 +62,18 @@ def test_the_tiny_model_and_its_adapters_are_counted():
 
 def test_by_hand():
     """V 10, D 4, Q 4, KV 2, F 6, L 3; 2 prompts of 5 tokens, 2 samples each of 3, in float32."""
-    block = 4 * 4 + 4 * 2 + 4 * 2 + 4 * 4 + 3 * 4 * 6 + 2 * 4                  # q, k, v, o, the MLP, two norms
+    block = 4 * 4 + 4 * 2 + 4 * 2 + 4 * 4 + 3 * 4 * 6 + 2 * 4        # q, k, v, o, the MLP, two norms
     weights = 10 * 4 + 3 * block + 4
     assert memory.parameters(SMALL) == weights == 428
     assert memory.parameters(SMALL, lora=2) == 3 * 2 * (8 + 6 + 6 + 8 + 10 + 10 + 10)
 
-    # One block: each norm's input and its result before the gain; what the six other matrix products see
-    # (q, k and v the same); the MLP; queries, result, log-sum-exp, mask; keys and values.
+    # One block: each norm's input and its result before the gain; what matrix products see (q, k, v; gate,
+    # up; o; down); gate, silu, up; queries, result, log-sum-exp, mask; keys and values.
     tokens = 2 * (4 + 4) + (4 + 4 + 4 + 6) + 3 * 6 + 4 + 4 + 2 + 7
     assert memory.kept(SMALL, 4, 2, 7, 4, lora=0) == 4 * (4 * 2 * tokens + 4 * 7 * 2 * 2)
 
-    got = memory.estimate(SMALL, agents=1, dtype="float32", questions=2, group=2, prompt_tokens=5, new_tokens=3,
-                          batch=4, per_prompt=2)
+    got = memory.estimate(SMALL, agents=1, dtype="float32", questions=2, group=2, prompt_tokens=5,
+                          new_tokens=3, batch=4, per_prompt=2)
     assert (got["weights"], got["gradients"], got["optimizer"]) == (4 * weights, 4 * weights, 8 * weights)
     assert got["cache"] == 3 * 2 * 2 * 4 * (2 * 5 + 4 * 3)                     # layers, k and v, KV, float32
     assert got["activations"] == (3 * (memory.kept(SMALL, 4, 2, 7, 4, 0) + memory.kept(SMALL, 2, 5, 5, 4, 0))
@@ -95,31 +96,31 @@ def test_who_holds_what():
 
 @pytest.mark.parametrize("fixed", [{}, {"lora": 16}, {"checkpointing": True}, {"dtype": "float32"}])
 def test_more_of_anything_never_needs_less(fixed):
-    config = memory.config_of("llama-1b")
+    """A budget of micro_tokens can be filled in many ways, so for the others it is out of the way."""
+    def total(**changes):
+        settings = {"micro_tokens": 10 ** 9, **fixed, **changes}
+        return memory.estimate(memory.config_of("llama-1b"), **settings)["total"]
     for name, values in {"agents": (1, 2), "questions": (1, 2, 16, 64), "group": (1, 2, 8, 32), "kl": (0, 1),
                          "prompt_tokens": (8, 64, 200, 800), "new_tokens": (2, 64, 65, 512, 2048),
                          "batch": (1, 16, 256), "chunk": (64, 1024), "dtype": ("bfloat16", "float32"),
-                         "micro_tokens": (512, 2048, 16384, 65536)}.items():
-        totals = [memory.estimate(config, **{**fixed, name: value})["total"] for value in values]
-        if name not in ("prompt_tokens", "new_tokens"):      # these change how many fit into a micro-batch
-            assert totals == sorted(totals), name
-        assert totals[0] <= totals[-1], name
-    assert (memory.estimate(config, **{**fixed, "checkpointing": True})["total"]
-            <= memory.estimate(config, **{**fixed, "checkpointing": False})["total"])
+                         "micro_tokens": (1024, 2048, 16384, 65536)}.items():
+        totals = [total(**{name: value}) for value in values]
+        assert totals == sorted(totals), name
+    assert total(checkpointing=True) <= total(checkpointing=False) and total(offload=True) <= total()
 
 
 # ------------------------------------------------------------------------------------------------------------
 # The table
 
 def test_the_table_of_an_8b_model():
-    full = memory.table("llama-8b", parse(["--model", "llama-8b"])).splitlines()
+    full = memory.table("llama-8b", parse(["--model", "llama-8b", "--lora", "0", "--no-checkpointing"])).splitlines()
     assert full[0].startswith("llama-8b: 8,030,261,248 weights")
     card = next(line for line in full if line.startswith(" 80 GB"))
-    assert card.startswith(" 80 GB: does not fit; with --lora 16")
-    flags = ["--model", "llama-8b", *card.partition("; with ")[2].split()]
+    assert card.startswith(" 80 GB: does not fit, with --lora 16")
+    flags = ["--model", "llama-8b", *card.partition(", with ")[2].split()]
     assert " 80 GB: fits" in memory.table("llama-8b", parse(flags))            # what it says is true
-    assert "24 GB: does not fit; with --" in memory.table("llama-8b", parse(flags))
-    assert "16 GB: does not fit, with any flags" in memory.table("llama-8b", parse(flags))
+    assert "24 GB: does not fit, with --" in memory.table("llama-8b", parse(flags))
+    assert "16 GB: does not fit, no flag helps" in memory.table("llama-8b", parse(flags))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -130,8 +131,8 @@ def test_named_models_fit_one_80_gb_card_by_default(name):
 
 
 def test_all_settings_of_the_command_line_have_a_table():
-    for flags in itertools.chain([["--process", "vrp"], ["--share"], ["--kl", "0.1"], ["--switch-every", "0"]],
-                                 [["--preset", name] for name in ("paper", "paper-turns")]):
+    for flags in (["--process", "vrp"], ["--share"], ["--kl", "0.1"], ["--switch-every", "0"],
+                  ["--turns", "3"], ["--preset", "paper"], ["--preset", "paper-turns"]):
         assert "total" in memory.table("qwen-0.5b", parse(["--model", "qwen-0.5b", *flags]))
 
 
@@ -139,21 +140,21 @@ def test_all_settings_of_the_command_line_have_a_table():
 # Against what a run allocates
 
 def settings(model, new, lora, micro, checkpointing):
-    return parse(["--model", str(model), "--process", "vrp", "--lora", str(lora), "--max-new-tokens", str(new),
-                  "--micro-tokens", str(micro)] + ["--checkpointing"] * checkpointing)
+    return parse(["--model", str(model), "--process", "vrp", "--lora", str(lora), "--max-new-tokens",
+                  str(new), "--micro-tokens", str(micro)] + ["--checkpointing"] * checkpointing)
 
 
 def one_step(learner, args, questions, group, prompt, new, phase=lambda name: None):
-    """What train.py does in a step: sample, then update; twice, since moments come with the first update."""
+    """What train.py does in a step: sample, then learn; twice, since moments come with the first update."""
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(learner.model.config.vocab_size, (questions, prompt), generator=generator)
     prompts[:, 0] = torch.arange(questions)                                    # they share no beginning
+    phase("sampling")
+    found = rollout.generate(learner.model, prompts.tolist(), group, max_new_tokens=new, rows=10 ** 6)
+    samples = [rema.Sample(ids, one.tokens, one.logprobs, (-1.0) ** i, [0] * new)
+               for ids, those in zip(prompts.tolist(), found) for i, one in enumerate(those)]
+    phase("learning")
     for _ in range(2):
-        phase("sampling")
-        found = rollout.generate(learner.model, prompts.tolist(), group, max_new_tokens=new, rows=10 ** 6)
-        samples = [rema.Sample(ids, one.tokens, one.logprobs, (-1.0) ** i, [0] * new)
-                   for ids, those in zip(prompts.tolist(), found) for i, one in enumerate(those)]
-        phase("learning")
         train.update(learner, samples, args)
 
 
@@ -165,7 +166,8 @@ def predicted(name, questions, group, prompt, new, lora=0, micro=10 ** 9, checkp
 
 def allocated(work):
     """The most bytes of tensors that were alive at once while `work` ran, beyond those from before."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    profiler = torch.profiler
+    with profiler.profile(activities=[profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         work()
     events = [(event.start_ns(), event.nbytes()) for event in profile.profiler.kineto_results.events()
               if event.name() == "[memory]"]
@@ -173,8 +175,8 @@ def allocated(work):
 
 
 @pytest.mark.parametrize("questions, group, prompt, new, lora, micro, checkpointing", [
-    (3, 4, 30, 40, 0, 10 ** 9, False), (2, 3, 100, 20, 16, 10 ** 9, False), (3, 4, 25, 50, 0, 300, False),
-    (2, 8, 40, 40, 16, 400, True), (2, 8, 40, 40, 0, 10 ** 9, True)])
+    (2, 3, 100, 20, 16, 10 ** 9, False), (3, 4, 25, 50, 0, 300, False), (2, 8, 40, 40, 16, 400, True),
+    (2, 8, 40, 40, 0, 10 ** 9, True)])
 def test_the_embedded_model_allocates_what_was_predicted(questions, group, prompt, new, lora, micro,
                                                          checkpointing):
     args = settings("tiny", new, lora, micro, checkpointing)
@@ -184,7 +186,9 @@ def test_the_embedded_model_allocates_what_was_predicted(questions, group, promp
         learners.update(train.load_learners(args, rema.roles("vrp"), torch.float32)[0])
         one_step(learners["solo"], args, questions, group, prompt, new)
     want = predicted("tiny", questions, group, prompt, new, lora, micro, checkpointing)["total"]
-    assert want == pytest.approx(allocated(work), rel=0.15)
+    found = allocated(work)
+    print(f"predicted {want / 1e6:.2f} MB, allocated {found / 1e6:.2f} MB")
+    assert want == pytest.approx(found, rel=0.15)
 
 
 def anonymous():
@@ -213,21 +217,23 @@ def measure(model, questions, group, prompt, new, lora=0, micro=10 ** 9, checkpo
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_smollm2_needs_what_was_predicted(smollm2):
-    """One small shape with adapters, for speed; README has three shapes, full and LoRA, by the same program."""
-    shape = dict(questions=2, group=2, prompt=60, new=24, lora=16)
+    """One small shape with adapters, for speed; `python tests/test_memory.py JSON` measures any other one."""
+    shape = dict(questions=2, group=2, prompt=48, new=20, lora=16)
     # glibc keeps freed blocks: give them back at once, so that the process is as large as its tensors
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
                    "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     found = subprocess.run([sys.executable, __file__, json.dumps({"model": str(smollm2), **shape})],
                            env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert predicted(smollm2, **shape)["total"] == pytest.approx(json.loads(found.stdout)["learning"], rel=0.15)
+    print(found.stdout)
+    measured = json.loads(found.stdout)["learning"]
+    assert predicted(smollm2, **shape)["total"] == pytest.approx(measured, rel=0.15)
 
 
 if __name__ == "__main__":
     started, given = time.perf_counter(), json.loads(sys.argv[1])
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    measure("tiny", 2, 2, 20, 8, given.get("lora", 0))       # the process's own: what torch imports at first use
+    measure("tiny", 2, 2, 20, 8, given.get("lora", 0))       # the process's own: imports at first use
     print(json.dumps({**measure(**given), "predicted": predicted(given.pop("model"), **given)["total"],
                       "seconds": time.perf_counter() - started}))

@@ -228,14 +228,20 @@ def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, monkeypatch
 @pytest.mark.parametrize("extra", [["--process", "vrp"], ["--process", "mrp", "--advantage", "reinforce++"],
                                    ["--switch-every", "0", "--kl", "0.1", "--updates", "2"],
                                    ["--advantage", "dr_grpo", "--answers-high", "2"],
-                                   ["--advantage", "rloo", "--normalise", "sequence", "--checkpointing"]])
+                                   ["--advantage", "rloo", "--normalise", "sequence", "--checkpointing"],
+                                   ["--share", "--turns", "2", "--ratio", "turn", "--normalise", "turn",
+                                    "--dual-clip", "3", "--updates", "2"],
+                                   ["--turns", "2", "--switch-every", "1", "--normalise", "turns"],
+                                   ["--plan-format", "json", "--lora", "2", "--kl", "0.1"],
+                                   ["--filter", "6", "--switch-every", "1", "--reward", "consistency",
+                                    "--answers-high", "4"]])
 def test_every_way_to_train_runs(tmp_path, extra):
     train.main([*SMALL_RUN, "--steps", "3", "--eval-every", "3", *extra, "--out", str(tmp_path / "run")])
     lines = metrics(tmp_path / "run")
     assert len(lines) == 4 and all(math.isfinite(line["reward_" + line["learner"].split("+")[0]])
                                    for line in lines[1:])
     if "--kl" in extra:
-        assert lines[1]["kl"] >= 0 and lines[3]["kl"] > 0
+        assert lines[1]["kl"] >= 0 and max(line["kl"] for line in lines[1:]) > 0
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
@@ -352,3 +358,149 @@ def test_rows_that_are_too_long_are_left_out_of_training_and_wrong_in_evaluation
     assert "fewer than --questions" in capsys.readouterr().err
 
 
+
+
+# ------------------------------------------------------------------------------------------------------------
+# LoRA
+
+def test_adapters_learn_and_the_base_does_not(tmp_path):
+    """Two agents on one base: base and frozen adapter stay bitwise as they were; the run loads again."""
+    base = [w.clone() for w in models.load("tiny")[0].parameters()]
+    train.main([*SMALL_RUN, "--steps", "2", "--eval-every", "2", "--lora", "2", "--out", str(tmp_path / "run")])
+    agents, _ = evaluation.load_agents(str(tmp_path / "run"), rema.roles("rema"))
+    high, low = agents["high"], agents["low"]
+    names = [name for name, _ in high.named_parameters() if "lora" not in name]
+    assert len(names) == len(base)
+    for name, weight in zip(names, base):
+        assert high.get_parameter(name) is low.get_parameter(name) and torch.equal(high.get_parameter(name), weight)
+    assert any(w.any() for name, w in high.named_parameters() if name.endswith("lora_B"))          # high learned
+    assert not any(w.any() for name, w in low.named_parameters() if name.endswith("lora_B"))       # low was frozen
+    assert {p.name for p in (tmp_path / "run/high").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert not (tmp_path / "run/high/model.safetensors").exists()
+
+
+def test_an_adapter_is_a_low_rank_correction():
+    """y = W x + b + (alpha / r) B A x against the merged matrix; off at first; alpha and targets count."""
+    model = small()
+    agent = models.adapt(model, 2, 6.0, rollout.stream("lora"), ("q_proj", "down_proj"))
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    assert torch.equal(agent(tokens), model(tokens))
+    trained = [w for w in agent.parameters() if w.requires_grad]
+    assert len(trained) == 2 * 2 * model.config.layers and all(w.dtype == torch.float64 for w in trained)
+    with torch.no_grad():
+        for weight in trained:
+            weight.normal_(0, 0.1, generator=rollout.stream("more"))
+        shown = agent(tokens)
+        merged = small()
+        for name, layer in agent.named_modules():
+            if isinstance(layer, models.LoRA):
+                merged.get_submodule(name).weight += 3.0 * layer.lora_B @ layer.lora_A
+        assert (shown - model(tokens)).abs().max() > 1e-4
+        assert (shown - merged(tokens)).abs().max() < 1e-10
+
+
+def test_two_agents_with_adapters_cost_little_more_than_one():
+    model = small()
+    def size(*agents):
+        return sum(w.untyped_storage().nbytes() for w in
+                   {w.data_ptr(): w for agent in agents for w in agent.parameters()}.values())
+    agents = [models.adapt(model, 1, 2.0, rollout.stream(i)) for i in range(2)]
+    assert size(*agents) < 1.2 * size(agents[0])
+
+
+def test_peft_reads_the_adapters(tmp_path, smollm2):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    base, tokenizer = models.load(str(smollm2))
+    tokens = torch.randint(0, 1000, (2, 17), generator=rollout.stream("peft"))
+    for i in range(2):
+        agent = models.adapt(base, 4, 8.0, rollout.stream(i), name=smollm2)
+        with torch.no_grad():
+            for weight in agent.parameters():
+                if weight.requires_grad:
+                    weight.normal_(0, 0.02, generator=rollout.stream(i))
+            models.save(agent, tokenizer, tmp_path / str(i))
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+            theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / str(i))
+            assert (theirs(tokens).logits - agent(tokens)).abs().max() < 5e-4
+            assert (agent(tokens) - base(tokens)).abs().max() > 0.01
+            assert torch.equal(models.load(str(tmp_path / str(i)))[0](tokens), agent(tokens))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Several processes
+
+WORKER = """
+import sys, os, torch, torch.distributed as dist
+sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+torch.set_num_threads(1)
+import rema, rollout, train, model as models
+from data import arithmetic
+from test_train import batch, settings
+from test_rollout import small
+if "WORLD_SIZE" in os.environ:
+    dist.init_process_group("gloo")
+learner, found = train.Learner(small(), settings()), {{}}
+plain = torch.nn.utils.clip_grad_norm_
+def spy(weights, *rest):
+    found["gradient"] = [w.grad.clone() for w in learner.masters]
+    return plain(weights, *rest)
+torch.nn.utils.clip_grad_norm_ = spy
+found["stats"] = train.update(learner, batch(small()), settings(micro_tokens=40, updates=2))
+model, tokenizer = models.load("tiny")
+episodes = rollout.play(dict(high=model, low=model), tokenizer, arithmetic.generate(5), rema.roles("rema"),
+                        plans=2, answers=2, max_new_tokens=24, key=(1, 2))
+found["episodes"] = [(e.row["id"], e.plan, e.sample, *(t.tokens for t in e.turns)) for e in episodes]
+found["shared"] = episodes[0].turns[0] is episodes[1].turns[0]
+torch.save(found, sys.argv[1] + os.environ.get("RANK", ""))
+"""
+
+
+def test_two_processes_have_the_gradient_and_the_episodes_of_one(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(root=str(ROOT)))
+    subprocess.run([sys.executable, script, str(tmp_path / "one")], check=True, timeout=100)
+    port = str(20000 + os.getpid() % 20000)
+    both = [subprocess.Popen([sys.executable, script, str(tmp_path / "two")], env={
+        **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
+        for rank in range(2)]
+    assert [process.wait(timeout=100) for process in both] == [0, 0]
+    one, *two = [torch.load(tmp_path / name, weights_only=True) for name in ("one", "two0", "two1")]
+    for found in two:
+        for a, b in zip(one["gradient"], found["gradient"]):
+            assert (a - b).norm() <= 1e-5 * a.norm() and a.norm() > 0
+        assert found["stats"] == pytest.approx(one["stats"])
+        assert found["episodes"] == one["episodes"] and found["shared"]
+
+
+def test_torchrun_trains_as_one_process_does(tmp_path):
+    """The whole program on two ranks: the same steps as on one, written by the first alone."""
+    flags = [*SMALL_RUN, "--steps", "2", "--eval-every", "2"]
+    train.main([*flags, "--out", str(tmp_path / "one")])
+    port = str(21000 + os.getpid() % 20000)
+    both = [subprocess.Popen([sys.executable, str(ROOT / "train.py"), *flags, "--out", str(tmp_path / "two")],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={
+        **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}) for rank in range(2)]
+    assert [process.wait(timeout=100) for process in both] == [0, 0]
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two")):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            assert b[key] == (pytest.approx(value, rel=1e-3, abs=1e-6) if isinstance(value, float) else value), key
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The warm start
+
+def test_a_supervised_warm_start_teaches_each_role_its_conversations(tmp_path):
+    rows = [role.prompt("2+3*4", "b") + [{"role": "assistant", "content": text}]
+            for role, text in zip(rema.roles("rema"), ("zz", "qq"))]
+    (tmp_path / "sft.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows * 60))
+    agents, _, tokenizer = train.load_learners(args := train.parse(
+        ["--sft", str(tmp_path / "sft.jsonl"), "--sft-lr", "3e-3", "--questions", "2", "--warmup", "0"]),
+        rema.roles("rema"), torch.float32)
+    train.warm_start(agents, tokenizer, rema.roles("rema"), args)
+    for role, text in zip(rema.roles("rema"), ("zz", "qq")):
+        [[said]] = rollout.generate(agents[role.name].model, [tokenizer.chat(role.prompt("2+3*4", "b"))],
+                                    max_new_tokens=8, temperature=0, stop_ids=tokenizer.stop_ids)
+        assert tokenizer.decode(said.tokens) == text
+        assert agents[role.name].updates == 0 and not agents[role.name].optimizer.state
