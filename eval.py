@@ -21,40 +21,8 @@ import rewards
 import rollout
 from data import UserError, arithmetic, benchmarks, plots
 from data.checkpoint import atomic_write, read_json
-from data.flags import claim, pick_device
+from data.flags import claim, pick_device, unused
 from data.guide import Guide
-
-GENERATED = {"arithmetic": "arithmetic", "words": "words"}
-
-
-def load_data(name, split, count, data_dir=None):
-    """Rows {"id", "problem", "answer", ...} of generated problems, a benchmark, or a JSON-lines file.
-
-    Generated problems have disjoint splits "train" and "heldout"; a file is used as it is. count None: all
-    rows (for generated ones 1,000). Raises UserError for a name that is not known and for a malformed file.
-    """
-    if name in GENERATED:
-        try:
-            return arithmetic.generate(count or 1000, seed=0, split=split, kind=name)
-        except ValueError as error:
-            raise UserError(f"--data {name}: {error}") from None
-    return benchmarks.load(name, data_dir)[:count]
-
-
-def split_data(args):
-    """-> (training, held-out rows): generated splits, two files, or a shuffled tenth of one file held out."""
-    if args.data in GENERATED:
-        train_rows = load_data(args.data, "train", 2000)
-    else:
-        train_rows = load_data(args.data, "train", None, args.data_dir)
-    if args.eval_data or args.data in GENERATED:
-        held = load_data(args.eval_data or args.data, "heldout", args.eval_questions, args.data_dir)
-        return train_rows, held
-    order = torch.randperm(len(train_rows), generator=rollout.stream("held out")).tolist()
-    tenth = max(1, len(train_rows) // 10)
-    return ([train_rows[i] for i in order[tenth:]],
-            [train_rows[i] for i in order[:tenth][:args.eval_questions]])
-
 
 def sources(name, roles):
     """{role name: what models.load takes}: one model for all roles, or a run's high/ and low/ (or solo/)."""
@@ -133,7 +101,7 @@ def pass_at(k, outcomes):
 
 
 def vote(group, hierarchical=False):
-    """The answer that most of a problem's episodes give, up to equivalence; the first of equals, None if none.
+    """The answer that most of a problem's episodes give, up to equivalence; the first of equals, or None.
 
     hierarchical: each plan's answers elect one, then the plans' choices do.
     """
@@ -247,25 +215,6 @@ def record(episode):
         "rewards": episode.rewards}, ensure_ascii=False)
 
 
-def compare(first, second):
-    """Two evaluations of the same problems, paired: what the second gains, as text. Directories of eval.py."""
-    def outcomes(directory):
-        found = {}
-        for row in benchmarks.read_jsonl(pathlib.Path(directory) / "episodes.jsonl"):
-            found.setdefault(row["id"], []).append(row["correct"])
-        return {name: sum(values) / len(values) for name, values in found.items()}
-
-    a, b = outcomes(first), outcomes(second)
-    shared = [name for name in a if name in b]
-    if not shared:
-        raise UserError(f"{first} and {second} have no problem in common")
-    lines = [f"{label:10} {accuracy([values[name] for name in shared])[0]:6.1f} %"
-             for label, values in ((first, a), (second, b))]
-    gain = accuracy([b[name] - a[name] for name in shared])
-    return "\n".join([*lines, f"{len(shared)} problems in both; the second gains {gain[0]:+.1f} points +- "
-                      f"{gain[1]:.1f} (paired)"])
-
-
 def run(argv):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -273,7 +222,7 @@ def run(argv):
     add("--model", default="tiny", help="a name, a hub name, a directory or a run's directory (default tiny)")
     add("--process", choices=sorted(rema.PROCESSES), help="who speaks (default: as trained, else rema)")
     add("--example", action="store_true", help="worked examples before each problem, for models that need it")
-    add("--turns", type=int, help="a conversation of up to so many turns a role (default: as trained, else 1)")
+    add("--turns", type=int, help="a conversation of up to so many turns a role (as trained, else 1)")
     add("--plan-format", choices=("text", "json"), help="json: guided plans (default: as trained, else text)")
     add("--data", default=None, help="arithmetic, words, a benchmark's name or a JSON-lines file with "
                                      "problem and answer (default: arithmetic for tiny, else words)")
@@ -282,17 +231,14 @@ def run(argv):
     add("--plans", type=int, default=1, help="plans a problem: avg@n, pass@k and votes (default 1)")
     add("--answers", type=int, default=1, help="answers a plan, or conversations a problem (default 1)")
     add("--max-new-tokens", type=int, default=None, help="for a turn (default 64 for arithmetic, else 512)")
-    add("--temperature", type=float, help="0 is greedy, as the paper evaluates (default 0; several samples: 1)")
-    add("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this mass (default 1: all)")
+    add("--temperature", type=float, help="0 is greedy, as the paper evaluates (0; several samples: 1)")
+    add("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this mass (1: all)")
     add("--diagnose", action="store_true", help="also answer under swapped and empty plans: do plans matter?")
-    add("--compare", nargs=2, metavar="DIR", help="only compare two evaluations, problem by problem")
     add("--batch", type=int, default=256, help="rows decoded at a time: less memory, slower (default 256)")
     add("--seed", type=int, default=0, help="of the draws when the temperature is not 0 (default 0)")
     add("--device", default=None, help="cpu, cuda or mps (default: cuda where there is one)")
     add("--out", default=None, help="directory for episodes.jsonl (default out/eval-MODEL-PROCESS-DATA)")
     args = parser.parse_args(argv)
-    if args.compare:
-        return print(compare(*args.compare))
 
     directory = pathlib.Path(args.model)         # of a run: its settings are the defaults
     places = [one for one in (directory, directory.parent) if (one / "metrics.jsonl").exists()]   # RUN/best
@@ -309,17 +255,16 @@ def run(argv):
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
     if trained and not own:                      # what the run held out, not what it was trained on
         trained["data_dir"] = args.data_dir or trained["data_dir"]
-        rows = split_data(argparse.Namespace(**trained))[1][:args.limit]
+        rows = benchmarks.split_data(argparse.Namespace(**trained))[1][:args.limit]
     else:
-        rows = load_data(args.data, "heldout", args.limit, args.data_dir)
+        rows = benchmarks.load_data(args.data, "heldout", args.limit, args.data_dir)
     args.device = pick_device(args.device)
     roles = rema.roles(args.process, args.example, args.turns, args.plan_format, rows[0].get("judge"))
     agents, tokenizer = load_agents(args.model, roles, args.device,
                                     torch.bfloat16 if args.device == "cuda" else torch.float32)
     config = next(iter(agents.values())).config
     guide = Guide(tokenizer, config.vocab_size, args.device) if args.plan_format == "json" else None
-    if args.out and (out := pathlib.Path(args.out)).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty: name another --out, or leave it away")
+    unused(args.out, "is not empty: name another --out, or leave it away")
     common = dict(max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch, guide=guide)
     with tqdm(desc="evaluate", unit="turn") as bar:
         episodes = evaluate(agents, tokenizer, rows, roles, temperature=args.temperature, bar=bar,
@@ -338,7 +283,7 @@ def run(argv):
                                if value is not None))
     published = benchmarks.PAPER.get((args.model, args.data))
     if published:
-        print("  the paper, greedy: " + ", ".join(f"{name} {value:.2f} %" for name, value in published.items()))
+        print("  the paper: " + ", ".join(f"{name} {value:.2f} %" for name, value in published.items()))
     if args.diagnose and args.process == "rema" and args.turns == 1:
         with tqdm(desc="diagnose", unit="turn") as bar:
             outcomes = diagnose(agents, tokenizer, rows, roles, bar=bar, **common)

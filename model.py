@@ -284,7 +284,7 @@ class Cache:
         scores = [by_row(by_prompt(q) @ prompt_k.transpose(2, 3)), q @ k.transpose(2, 3)]
         if base:
             scores.insert(0, with_base(q, base.k[layer][0].transpose(1, 2)))
-        scores = torch.cat(scores, -1).masked_fill(~self.mask[:, None], -math.inf)     # (B, K, R, Tb + Tp + S)
+        scores = torch.cat(scores, -1).masked_fill(~self.mask[:, None], -math.inf)   # (B, K, R, Tb + Tp + S)
         weight = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
         shared, far, near = weight.split((weight.shape[-1] - Tp - self.keys, Tp, self.keys), -1)
         y = by_row(by_prompt(far) @ prompt_v) + near @ v
@@ -346,8 +346,8 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 class LoRA(nn.Linear):
     """A frozen linear layer and what is learned beside it, of rank r: y = W x + b + (alpha / r) B A x.
 
-    arXiv 2106.09685. A (r, in) starts random and B (out, r) at zero, so that nothing changes at first. Both are
-    float32 whatever the type of W, which is the very tensor of the base: all agents look at the same one.
+    arXiv 2106.09685. A (r, in) starts random and B (out, r) at zero, so that nothing changes at first. Both
+    are float32 whatever the type of W, which is the very tensor of the base: all agents look at the same one.
     """
 
     def __init__(self, linear, rank, alpha, generator):
@@ -365,7 +365,7 @@ class LoRA(nn.Linear):
 
 
 def adapt(base, rank, alpha, generator, targets=TARGETS, name=""):
-    """A Transformer whose weights are those of `base`, now frozen, with adapters on the `targets` of its blocks.
+    """A Transformer whose weights are those of `base`, now frozen, with adapters on `targets` of its blocks.
 
     base is then the model with all adapters off: the reference policy. name: of the base, for PEFT.
     """
@@ -448,7 +448,7 @@ def load(name_or_dir, device="cpu", dtype=torch.float32, bases=None):
                             f"config.json asks for {tuple(weight.shape)}")
     weights = {}
     for name, weight in model.named_parameters():
-        tensor = tensors[hf_name(name)].to(device=device, dtype=dtype, copy=True)        # the file stays as it is
+        tensor = tensors[hf_name(name)].to(device=device, dtype=dtype, copy=True)    # the file stays as it is
         if device == "cpu" and weight.dim() == 2 and "embed" not in name:
             tensor = tensor.t().contiguous().t()     # transposed in memory: few rows times it are 20 % faster
         weights[name] = nn.Parameter(tensor)

@@ -51,9 +51,10 @@ VERDICT = ("Which response is better? Their order and their length do not matter
 JUDGES = {"vrp": (Role("solo", f"You compare two responses to a question, step by step. {VERDICT}"),),
           "mrp": (Role("solo", "You compare two responses to a question. First write a short plan of what to "
                                f"check. Then check it step by step. {VERDICT}"),),
-          "rema": (Role("high", "You guide a judge who compares two responses to a question. Write a short plan "
-                                "of what to check. Never state a verdict: that is punished."),
-                   Role("low", f"You compare two responses to a question. Follow the plan. {VERDICT}", LOW.user))}
+          "rema": (Role("high", "You guide a judge who compares two responses to a question. Write a short "
+                                "plan of what to check. Never state a verdict: that is punished."),
+                   Role("low", f"You compare two responses to a question. Follow the plan. {VERDICT}",
+                        LOW.user))}
 PROCESSES = {"vrp": (VRP,), "mrp": (MRP,), "rema": (HIGH, LOW)}
 
 # A model of 135M parameters does not find \\boxed{} by being told, but does once it has seen it: --example.
@@ -158,6 +159,11 @@ class Episode:
     def group(self, role):
         """Rewards compare within a group: the plans of a question, the answers to a question AND its plan."""
         return (self.question, self.plan) if role == "low" else self.question
+
+
+def all_turns(episodes):
+    """Every turn once: the answers to a plan share its Turn."""
+    return list({id(turn): turn for episode in episodes for turn in episode.turns}.values())
 
 
 def score(episodes, reward="base", conversation=False):
@@ -362,17 +368,17 @@ def learners(step, names, switch_every):
 
 
 def action_shares(episodes):
-    """Of guided plans: the share of each action, and the mean level of the problems it was used on, for the log.
+    """Of guided plans: the share of each action, and the mean level of the problems that it was used on.
 
     Level is the data's own measure of difficulty, where it has one (figure 4 of the paper).
     """
     levels = {"DECOMPOSE": [], "REWRITE": [], "EMPTY": []}
-    plans = {id(e.turns[0]): e for e in episodes}.values()
+    plans = list({id(e.turns[0]): e for e in episodes if e.turns[0].text}.values())
     for e in plans:
         levels[json.loads(e.turns[0].text)["action"]].append(e.row.get("level"))
     result = {}
     for action, found in levels.items():
-        result[f"share_{action}"] = len(found) / len(plans)
+        result[f"share_{action}"] = len(found) / max(1, len(plans))
         numbers = [level for level in found if isinstance(level, (int, float))]
         result[f"level_{action}"] = sum(numbers) / len(numbers) if numbers else None
     return result

@@ -94,7 +94,7 @@ def draw(logits, uniform, temperature, top_p):
 
 
 def pick(weights, point):
-    """weights (B, N), point (B, 1) in [0, 1) -> (where point * sum falls among them, how far into it in [0, 1)).
+    """weights (B, N), point (B, 1) in [0, 1) -> where point * sum falls among them, and how far into it.
 
     Never one of weight 0.
     """
@@ -350,10 +350,12 @@ def play(agents, tokenizer, rows, roles, *, turns=1, plans=1, answers=1, guide=N
     Of several processes (torchrun) each one takes every world-th row and then has the episodes of all: draws
     depend on the row, so that these are the episodes of one process, in the same order.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world = ranks()
     mine = rows[rank::world]
-    episodes = (converse(agents, tokenizer, mine, roles, turns=turns, samples=answers, **how) if turns > 1
-                else rollout(agents, tokenizer, mine, roles, plans=plans, answers=answers, guide=guide, **how))
+    if turns > 1:
+        episodes = converse(agents, tokenizer, mine, roles, turns=turns, samples=answers, **how)
+    else:
+        episodes = rollout(agents, tokenizer, mine, roles, plans=plans, answers=answers, guide=guide, **how)
     if world == 1:
         return episodes
     parts = [None] * world
@@ -362,6 +364,11 @@ def play(agents, tokenizer, rows, roles, *, turns=1, plans=1, answers=1, guide=N
         for episode in part:
             episode.question = episode.question * world + i
     return sorted(itertools.chain(*parts), key=lambda e: (e.question, e.plan, e.sample))
+
+
+def ranks():
+    """(rank, number) of this process among those of torchrun; (0, 1) when it is alone."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def together(tensor):
@@ -373,6 +380,34 @@ def together(tensor):
 
 # ------------------------------------------------------------------------------------------------------------
 # For the trainer
+
+def micro_batches(samples, budget):
+    """Cut rema.Samples into lists of at most `budget` tokens with padding; those of one prompt stay together.
+
+    Groups of like length go together, so that little is padded. A group that alone is over the budget is cut
+    up (its prompt then runs once for each part); a single sample over the budget goes alone.
+    """
+    by_prompt = {}
+    for sample in samples:
+        by_prompt.setdefault(tuple(sample.prompt), []).append(sample)
+    parts = []
+    for prompt, group in by_prompt.items():
+        group.sort(key=lambda sample: len(sample.tokens))
+        size = max(1, (budget - len(prompt)) // len(group[-1].tokens))
+        parts += [group[i:i + size] for i in range(0, len(group), size)]
+    parts.sort(key=lambda part: len(part[-1].tokens) + len(part[0].prompt))
+
+    batches, cost = [], lambda ps: (len(ps) * max(len(p[0].prompt) for p in ps)
+                                    + sum(map(len, ps)) * max(len(p[-1].tokens) for p in ps))
+    for part in parts:
+        if batches and cost(batches[-1] + [part]) <= budget:
+            batches[-1].append(part)
+        else:
+            batches.append([part])
+    order = {prompt: i for i, prompt in enumerate(by_prompt)}             # parts of one prompt meet again
+    return [sorted((sample for part in batch for sample in part), key=lambda one: order[tuple(one.prompt)])
+            for batch in batches]
+
 
 def batch_logprobs(model, samples, temperature=1.0, guide=None):
     """Log-prob and entropy of sampled tokens (flat, sample by sample), each prompt run once for its samples.

@@ -31,13 +31,13 @@ import eval as evaluation
 import model as models
 import rema
 from data import UserError, memory, plots
-from data.benchmarks import read_jsonl
+from data.benchmarks import read_jsonl, split_data
 from data.checkpoint import (NAMES, append, atomic_write, forget_after, load_state, read_json,
                              save_state)
-from data.flags import claim, parse
+from data.flags import claim, parse, unused
 from data.guide import Guide
 from data.plots import say
-from rollout import batch_logprobs, play, stream, together
+from rollout import batch_logprobs, micro_batches, play, ranks, stream, together
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -82,7 +82,8 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.args.grad_clip).item()
         if math.isfinite(norm):
             for settings in self.optimizer.param_groups:
-                settings["lr"] = (rate or self.args.lr) * min(1.0, (self.updates + 1) / max(1, self.args.warmup))
+                warm = min(1.0, (self.updates + 1) / max(1, self.args.warmup))
+                settings["lr"] = warm * (rate or self.args.lr)
             self.optimizer.step()
             self.updates += 1
             if self.masters is not self.weights:
@@ -92,33 +93,18 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def state(self):
-        """Tensors from which load_state restores weights and moments bit for bit."""
-        tensors = {f"weight.{i}": master.detach() for i, master in enumerate(self.masters)}
-        for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors.update({f"{name}.{i}": value for name, value in moments.items()})
-        return tensors
-
-    def load_state(self, tensors, updates):
-        self.updates = updates
-        moments = {i: {name: tensors[f"{name}.{i}"].clone() for name in ("step", "exp_avg", "exp_avg_sq")}
-                   for i in range(len(self.masters)) if f"step.{i}" in tensors}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        with torch.no_grad():
-            for i, (weight, master) in enumerate(zip(self.weights, self.masters)):
-                master.copy_(tensors[f"weight.{i}"])
-                weight.copy_(master)
-
 
 def load_learners(args, roles, dtype):
-    """-> ({role name: Learner}, {role name: reference Transformer}, tokenizer).
+    """-> ({role name: Learner} in the order of learning, {role name: reference Transformer}, tokenizer).
 
     Each agent has its own weights; or its own adapters on one frozen base, which is then also the reference;
     or, with --share, there is one agent with two names.
     """
     agents, reference, shared = {}, {}, None
     generator = stream(args.seed, "adapters")
-    for role, source in evaluation.sources(args.model, roles).items():
+    sources = evaluation.sources(args.model, roles)
+    for role in sorted(sources, key=lambda role: role != args.first):
+        source = sources[role]
         if not (shared and (args.share or args.lora)):
             shared, tokenizer = models.load(source, args.device, dtype)
         if not (agents and args.share):
@@ -131,41 +117,14 @@ def load_learners(args, roles, dtype):
             model.checkpointing = args.checkpointing
             learner = Learner(model, args)
         agents[role], reference[role] = learner, shared
-    if args.kl and not args.lora:
-        reference = evaluation.load_agents(args.model, roles, args.device, dtype)[0]
-    return agents, reference if args.kl else {}, tokenizer
+    if not args.kl:
+        return agents, {}, tokenizer
+    return agents, reference if args.lora else evaluation.load_agents(
+        args.model, roles, args.device, dtype)[0], tokenizer
 
 
 # ------------------------------------------------------------------------------------------------------------
 # The update
-
-def micro_batches(samples, budget):
-    """Cut rema.Samples into lists of at most `budget` tokens with padding; those of one prompt stay together.
-
-    Groups of like length go together, so that little is padded. A group that alone is over the budget is cut
-    up (its prompt then runs once for each part); a single sample over the budget goes alone.
-    """
-    by_prompt = {}
-    for sample in samples:
-        by_prompt.setdefault(tuple(sample.prompt), []).append(sample)
-    parts = []
-    for prompt, group in by_prompt.items():
-        group.sort(key=lambda sample: len(sample.tokens))
-        size = max(1, (budget - len(prompt)) // len(group[-1].tokens))
-        parts += [group[i:i + size] for i in range(0, len(group), size)]
-    parts.sort(key=lambda part: len(part[-1].tokens) + len(part[0].prompt))
-
-    batches, cost = [], lambda ps: (len(ps) * max(len(p[0].prompt) for p in ps)
-                                    + sum(map(len, ps)) * max(len(p[-1].tokens) for p in ps))
-    for part in parts:
-        if batches and cost(batches[-1] + [part]) <= budget:
-            batches[-1].append(part)
-        else:
-            batches.append([part])
-    order = {prompt: i for i, prompt in enumerate(by_prompt)}             # parts of one prompt meet again
-    return [sorted((sample for part in batch for sample in part), key=lambda one: order[tuple(one.prompt)])
-            for batch in batches]
-
 
 def update(learner, samples, args, reference=None, guide=None):
     """--updates optimizer steps on one batch of samples -> statistics for the log.
@@ -178,7 +137,7 @@ def update(learner, samples, args, reference=None, guide=None):
     share = {id(sample): weight for sample, weight in zip(samples, weights)}
     device = learner.weights[0].device
     dtype = torch.promote_types(learner.weights[0].dtype, torch.float32)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world = ranks()
     batches = []
     for batch in micro_batches(samples, args.micro_tokens)[rank::world]:
         old, advantage, weight = [torch.tensor(values, device=device, dtype=dtype) for values in (
@@ -222,7 +181,7 @@ def models_of(agents):
 
 def one_step(step, agents, tokenizer, rows, roles, args, reference, guide):
     """Sample, score, learn -> (metrics, episodes)."""
-    learning = rema.learners(step, sorted(agents, key=lambda role: role != args.first), args.switch_every)
+    learning = rema.learners(step, list(agents), args.switch_every)
     plans, answers = rema.sampling_shape(learning, args.plans, args.answers, args.answers_high)
     for role, learner in agents.items():
         learner.rest(args.device if role in learning else "cpu")
@@ -232,7 +191,7 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference, guide):
                     max_new_tokens=args.max_new_tokens, temperature=args.temperature, key=(args.seed, step))
     sampled = time.perf_counter()
     rema.score(episodes, args.reward, args.turns > 1)
-    turns = {id(turn): turn for episode in episodes for turn in episode.turns}.values()
+    turns = rema.all_turns(episodes)
     tokens = sum(len(turn.tokens) for turn in turns)
     metrics = {"learner": "+".join(sorted(learning)),
                "accuracy": sum(e.correct for e in episodes) / len(episodes)}
@@ -265,12 +224,16 @@ def one_step(step, agents, tokenizer, rows, roles, args, reference, guide):
 
 
 def refilter(step, agents, tokenizer, rows, roles, args, guide):
-    """The difficulty filter at the start of a phase, appendix D.1 -> (rows to train on, metrics).
+    """The difficulty filter at the start of a phase, appendix D.1 -> (rows to train on, metrics or {}).
 
     --filter problems are tried 10 times by the agent about to be trained, the other one greedy; those solved
     in 0.2 to 0.8 of the tries are kept. Too few: problems that were not kept fill the batch, and are counted.
     """
-    learning, = rema.learners(step, sorted(agents, key=lambda role: role != args.first), args.switch_every)
+    start = step // args.switch_every * args.switch_every
+    place = pathlib.Path(args.resume or args.out) / f"pool-{start}.json"
+    if step > start:
+        return read_json(place)["rows"], {}
+    learning, = rema.learners(step, list(agents), args.switch_every)
     order = torch.randperm(len(rows), generator=stream(args.seed, "filter", step)).tolist()
     tried = [rows[i] for i in order[:args.filter]]
     episodes = play(models_of(agents), tokenizer, tried, roles, plans=10 if learning == "high" else 1,
@@ -284,12 +247,13 @@ def refilter(step, agents, tokenizer, rows, roles, args, guide):
     kept = [row for row, successes in zip(tried, solved) if rema.worth_learning(successes)]
     others = [row for row, successes in zip(tried, solved) if not rema.worth_learning(successes)]
     filled = max(0, args.questions - len(kept))
-    turns = {id(turn): turn for episode in episodes for turn in episode.turns}.values()
     metrics = {"filter_kept": len(kept) / len(tried), "filter_refilled": filled,
-               "filter_tokens": sum(len(turn.tokens) for turn in turns)}
+               "filter_tokens": sum(len(turn.tokens) for turn in rema.all_turns(episodes))}
     say(f"filter: {len(kept)} of {len(tried)} problems are neither too easy nor too hard for {learning}"
         + (f"; {filled} others fill the batch" if filled else ""))
-    return kept + others[:filled], metrics
+    pool = kept + others[:filled]
+    atomic_write(pathlib.Path(args.out) / place.name, json.dumps({"rows": pool}).encode())
+    return pool, metrics
 
 
 def warm_start(agents, tokenizer, roles, args):
@@ -308,7 +272,7 @@ def warm_start(agents, tokenizer, roles, args):
             samples = [rema.lesson(tokenizer, mine[i]) for i in order[start:start + args.questions]]
             count = sum(t >= 0 for sample in samples for t in sample.turn)
             for batch in micro_batches(samples, args.micro_tokens):
-                (-batch_logprobs(learner.model, batch)[0].sum() / count).backward()
+                (-batch_logprobs(learner.model, batch)[0].sum() / count / ranks()[1]).backward()
             learner.step(args.sft_lr)
         learner.optimizer.state.clear()
         learner.updates = 0
@@ -317,12 +281,10 @@ def warm_start(agents, tokenizer, roles, args):
 def run(argv):
     args = parse(argv, __doc__)
     if args.fit:
-        print(memory.table(args.model, args))
-        return
-    if args.out and not args.resume and (out := pathlib.Path(args.out)).exists() and (
-            not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} holds another run: name another --out, or continue it with --resume {out}")
-    train_rows, eval_rows = evaluation.split_data(args)
+        return print(memory.table(args.model, args))
+    if not args.resume:
+        unused(args.out, f"holds another run: name another --out, or continue it with --resume {args.out}")
+    train_rows, eval_rows = split_data(args)
     roles = rema.roles(args.process, args.example, args.turns, args.plan_format, eval_rows[0].get("judge"))
     agents, reference, tokenizer = load_learners(args, roles, getattr(torch, args.dtype))
     model = agents[roles[0].name].model
@@ -330,13 +292,12 @@ def run(argv):
     if args.plan_format == "json":
         guide = Guide(tokenizer, model.config.vocab_size, args.device)
 
-    fit = evaluation.fitting(train_rows, tokenizer, roles, context, args.max_new_tokens)
-    if len(fit) < len(train_rows):
-        say(f"{len(train_rows) - len(fit)} of {len(train_rows)} training problems are left out: with "
-            f"--max-new-tokens {args.max_new_tokens} they do not fit the context of {context}")
-    held = evaluation.fitting(eval_rows, tokenizer, roles, context, args.max_new_tokens)
-    if len(held) < len(eval_rows):
-        say(f"{len(eval_rows) - len(held)} held-out problems do not fit either: they count as wrong")
+    fit, held = (evaluation.fitting(rows, tokenizer, roles, context, args.max_new_tokens)
+                 for rows in (train_rows, eval_rows))
+    if len(fit) < len(train_rows) or len(held) < len(eval_rows):
+        say(f"with --max-new-tokens {args.max_new_tokens}, {len(train_rows) - len(fit)} of {len(train_rows)} "
+            f"training problems do not fit the context of {context} and are left out; "
+            f"{len(eval_rows) - len(held)} held-out ones do not fit and count as wrong")
     if len(fit) < args.questions:
         raise UserError(f"{len(fit)} training problems fit, fewer than --questions {args.questions}")
 
@@ -344,7 +305,7 @@ def run(argv):
         return evaluation.held_out(models_of(agents), tokenizer, eval_rows, roles, args.max_new_tokens,
                                    args.batch, turns=args.turns, guide=guide)
 
-    if dist.is_initialized() and dist.get_rank():            # what only the first process shows and keeps
+    if ranks()[0]:                                           # what only the first process shows and keeps
         args.out = tempfile.mkdtemp()
         sys.stdout = sys.stderr = open(os.devnull, "w")
     args.out = args.out or str(claim(
@@ -387,7 +348,7 @@ def run(argv):
             signal.signal(signal.SIGINT, previous)
     if not healthy:
         raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {out}")
-    closing_table(args, agents, tokenizer, eval_rows, roles)
+    closing_table(args, agents, tokenizer, eval_rows, roles, guide)
 
 
 def pick(rows, step, args):
@@ -408,15 +369,11 @@ def pick(rows, step, args):
 def train(first, agents, tokenizer, rows, roles, args, out, best, failures, reference, interrupted, measure,
           guide):
     """Steps `first` to --steps, or until interrupted -> whether the gradients were finite."""
-    pool, place = rows, pathlib.Path(args.resume or out) / "pool.json"       # what the difficulty filter kept
-    if args.filter and place.exists():
-        pool = read_json(place)["rows"]
     for step in tqdm(range(first, args.steps + 1), initial=first - 1, total=args.steps, desc="train",
                      unit="step"):
-        filtered = {}
-        if args.filter and (step - 1) % args.switch_every == 0:
+        pool, filtered = rows, {}
+        if args.filter:
             pool, filtered = refilter(step - 1, agents, tokenizer, rows, roles, args, guide)
-            atomic_write(out / "pool.json", json.dumps({"step": step, "rows": pool}).encode())
         metrics, episodes = one_step(step - 1, agents, tokenizer, pick(pool, step, args), roles, args,
                                      reference, guide)
         metrics.update(filtered)
@@ -456,14 +413,14 @@ def save_agents(agents, tokenizer, directory):
         models.save(learner.model, tokenizer, directory / role)
 
 
-def closing_table(args, agents, tokenizer, eval_rows, roles):
+def closing_table(args, agents, tokenizer, eval_rows, roles, guide):
     """What the run has changed, for stdout."""
     print(f"\n{args.model}, {args.process}, {len(eval_rows)} held-out problems of "
           f"{args.eval_data or args.data}, percent")
     print(plots.before_and_after(plots.read(args.out)))
     if len(roles) == 2 and args.turns == 1:
         outcomes = evaluation.diagnose(models_of(agents), tokenizer, eval_rows, roles, batch=args.batch,
-                                       max_new_tokens=args.max_new_tokens)
+                                       max_new_tokens=args.max_new_tokens, guide=guide)
         print(evaluation.diagnosis(outcomes))
     print(f"{args.out}: curves.png, metrics.jsonl, episodes.jsonl, config.json, {', '.join(agents)}, best")
 

@@ -20,13 +20,14 @@ import hashlib
 import json
 import os
 import pathlib
+import random
 import re
 import sys
 import urllib.parse
 
 from tqdm import tqdm
 
-from data import UserError
+from data import UserError, arithmetic
 from data.checkpoint import atomic_write, open_url, read_json, read_some
 
 HOSTS = {"github": "https://raw.githubusercontent.com", "rows": "https://datasets-server.huggingface.co",
@@ -133,6 +134,37 @@ def fingerprint(name, rows):
     lines = [json.dumps([str(row.get(key)).strip() for key in keys]) for row, keys in zip(rows, fields)]
     lines = sorted(lines) if name.startswith(("rewardbench", "math-t")) else lines
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What --data names
+
+GENERATED = ("arithmetic", "words")
+
+
+def load_data(name, split, count, data_dir=None):
+    """Rows {"id", "problem", "answer", ...} of generated problems, a benchmark, or a JSON-lines file.
+
+    Generated problems have disjoint splits "train" and "heldout"; a file is used as it is. count None: all
+    rows (for generated ones 1,000). Raises UserError for a name that is not known and for a malformed file.
+    """
+    if name in GENERATED:
+        try:
+            return arithmetic.generate(count or 1000, seed=0, split=split, kind=name)
+        except ValueError as error:
+            raise UserError(f"--data {name}: {error}") from None
+    return load(name, data_dir)[:count]
+
+
+def split_data(args):
+    """-> (training, held-out rows): generated splits, two files, or a shuffled tenth of one file held out."""
+    train_rows = load_data(args.data, "train", 2000 if args.data in GENERATED else None, args.data_dir)
+    if args.eval_data or args.data in GENERATED:
+        return train_rows, load_data(args.eval_data or args.data, "heldout", args.eval_questions,
+                                     args.data_dir)
+    random.Random("held out").shuffle(train_rows)
+    tenth = max(1, len(train_rows) // 10)
+    return train_rows[tenth:], train_rows[:tenth][:args.eval_questions]
 
 
 # ------------------------------------------------------------------------------------------------------------

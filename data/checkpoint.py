@@ -364,9 +364,15 @@ def open_url(url, page, token="", start=0):
 # The state of a run, for --resume
 
 def save_state(path, learners, step, best, failures):
-    """All that --resume needs. Draws come from (seed, step, question), so generators have no state."""
-    tensors = {f"{role}.{name}": tensor
-               for role, learner in learners.items() for name, tensor in learner.state().items()}
+    """All that --resume needs: weights and moments of every learner, bit for bit, and where the run was.
+
+    Draws come from (seed, step, question), so generators have no state.
+    """
+    tensors = {}
+    for role, learner in learners.items():
+        tensors.update({f"{role}.weight.{i}": master.detach() for i, master in enumerate(learner.masters)})
+        for i, moments in learner.optimizer.state_dict()["state"].items():
+            tensors.update({f"{role}.{name}.{i}": value for name, value in moments.items()})
     note = json.dumps({"step": step, "best": best, "failures": failures,
                        "updates": {role: one.updates for role, one in learners.items()}})
     tensors["note"] = torch.frombuffer(bytearray(note.encode()), dtype=torch.uint8)
@@ -378,8 +384,15 @@ def load_state(path, learners):
     tensors = read_tensors(path)
     note = json.loads(bytes(tensors["note"].tolist()))
     for role, learner in learners.items():
-        mine = {key.removeprefix(role + "."): t for key, t in tensors.items() if key.startswith(role + ".")}
-        learner.load_state(mine, note["updates"][role])
+        learner.updates = note["updates"][role]
+        moments = {i: {name: tensors[f"{role}.{name}.{i}"].clone()
+                       for name in ("step", "exp_avg", "exp_avg_sq")}
+                   for i in range(len(learner.masters)) if f"{role}.step.{i}" in tensors}
+        learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": moments})
+        with torch.no_grad():
+            for i, (weight, master) in enumerate(zip(learner.weights, learner.masters)):
+                master.copy_(tensors[f"{role}.weight.{i}"])
+                weight.copy_(master)
     return note["step"], note["best"], note["failures"]
 
 

@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face directory, in our words: what the transformer has to know before its weights."""
+"""config.json of a Hugging Face directory, in our words: what a transformer must know before its weights."""
 from dataclasses import dataclass
 
 from data import UserError

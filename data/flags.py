@@ -43,6 +43,13 @@ def claim(path):
             pass
 
 
+def unused(out, why):
+    """UserError when a directory that was asked for holds something."""
+    path = pathlib.Path(out or "")
+    if out and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{out} {why}")
+
+
 def build(description):
     parser = argparse.ArgumentParser(description=description,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,8 +100,8 @@ def build(description):
     flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
     flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
     flag("--micro-tokens", type=int, default=16384, help="tokens at once in training, for memory (16384)")
-    flag("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute in the backward pass: less "
-         "memory, slower (on cuda, but not for tiny)")
+    flag("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute in the backward "
+         "pass: less memory, slower (on cuda, but not for tiny)")
     flag = parser.add_argument_group("watching").add_argument
     flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
     flag("--eval-questions", type=int, help="held-out problems (1000 for tiny, else 100)")

@@ -8,7 +8,7 @@ import eval as evaluation
 import rema
 import rewards
 import train
-from data import UserError
+from data import benchmarks, UserError
 
 
 def test_standard_error_by_hand():
@@ -51,7 +51,7 @@ def test_the_program_writes_every_response(tmp_path, capsys):
 def test_own_data_and_own_reward(tmp_path, monkeypatch):
     (tmp_path / "mine.jsonl").write_text('{"problem": "1+2*3", "answer": "7"}\n'
                                          '{"problem": "(1+2)*3", "answer": 9}\n')
-    rows = evaluation.load_data(str(tmp_path / "mine.jsonl"), "heldout", None)
+    rows = benchmarks.load_data(str(tmp_path / "mine.jsonl"), "heldout", None)
     assert [row["answer"] for row in rows] == ["7", "9"] and len({row["id"] for row in rows}) == 2
     agents, tokenizer = evaluation.load_agents("tiny", rema.roles("vrp"))
     monkeypatch.setattr(rewards, "compute_reward", lambda response, answer: 0.25)
@@ -64,7 +64,7 @@ def test_own_data_and_own_reward(tmp_path, monkeypatch):
 def test_malformed_data_names_file_and_line(tmp_path, text, message):
     (tmp_path / "bad.jsonl").write_text(text)
     with pytest.raises(UserError, match="bad.jsonl.*" + message):
-        evaluation.load_data(str(tmp_path / "bad.jsonl"), "heldout", None)
+        benchmarks.load_data(str(tmp_path / "bad.jsonl"), "heldout", None)
 
 
 def test_claim_never_takes_what_exists(tmp_path):

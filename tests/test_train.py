@@ -17,7 +17,7 @@ import model as models
 import rema
 import rollout
 import train
-from data import checkpoint, plots
+from data import benchmarks, checkpoint, plots
 from test_rollout import prompts, small
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -345,10 +345,10 @@ def test_rows_that_are_too_long_are_left_out_of_training_and_wrong_in_evaluation
     train.main(["--data", str(tmp_path / "mine.jsonl"), "--eval-data", str(tmp_path / "mine.jsonl"),
                 *SMALL_RUN, "--steps", "1", "--out", str(tmp_path / "run")])
     told = capsys.readouterr().err
-    assert "1 of 9 training problems are left out" in told and "1 held-out problems do not fit" in told
+    assert "1 of 9 training problems do not fit" in told and "1 held-out ones do not fit" in told
     agents, tokenizer = evaluation.load_agents("tiny", rema.roles("rema"))
     found = evaluation.evaluate(agents, tokenizer,
-                                evaluation.load_data(str(tmp_path / "mine.jsonl"), "heldout", None),
+                                benchmarks.load_data(str(tmp_path / "mine.jsonl"), "heldout", None),
                                 rema.roles("rema"), max_new_tokens=32)
     assert len(found) == 9 and [e.question for e in found if e.question < 0] == [-9]
     assert not [e for e in found if e.question < 0][0].correct
