@@ -81,7 +81,6 @@ def build(description):
     flag("--max-new-tokens", type=int, help="for each turn (64 for tiny, else 512)")
     flag("--temperature", type=float, default=1.0, help="of samples and loss alike; 1 as in the paper (1.0)")
     flag("--batch", type=int, default=256, help="rows decoded at a time: fewer need less memory (256)")
-    flag("--compile", action="store_true", help="decode with torch.compile: CUDA graphs, fixed shapes")
     flag = parser.add_argument_group("learning").add_argument
     flag("--steps", type=int, help="batches of rollouts (60 for tiny, else 100)")
     flag("--switch-every", type=int, default=10, help="steps each agent learns; 0: both (10, the paper's)")
