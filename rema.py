@@ -73,7 +73,7 @@ def roles(process, example=False, turns=1, plan_format="text", judge=False):
     """The roles of a process ("vrp", "mrp" or "rema") in speaking order.
 
     example: with worked examples. turns > 1: for a conversation. plan_format "json": plans are JSON objects.
-    judge: the data is judge tasks.
+    judge: the data is judge tasks, which have no worked examples.
     """
     chosen = (JUDGES if judge else PROCESSES)[process]
     if process == "rema" and turns > 1:
@@ -92,7 +92,7 @@ def roles(process, example=False, turns=1, plan_format="text", judge=False):
                          {"role": "assistant", "content": say.format(plan=plan, working=working)}]
         return replace(role, example=tuple(messages))
 
-    return tuple(map(shown, chosen)) if example else chosen
+    return tuple(map(shown, chosen)) if example and not judge else chosen
 
 
 # ------------------------------------------------------------------------------------------------------------
