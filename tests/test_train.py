@@ -116,7 +116,7 @@ def test_parts_of_one_prompt_that_meet_again_stand_side_by_side():
 def test_shared_prompt_on_smollm2(smollm2):
     model, tokenizer = models.load(str(smollm2))
     prompt = tokenizer.chat([{"role": "user", "content": "What is 2 + 3?"}])
-    [group] = rollout.generate(model, [prompt], 3, max_new_tokens=10, stop_ids=tokenizer.stop_ids)
+    [group] = rollout.generate(model, [prompt], 3, max_new_tokens=6, stop_ids=tokenizer.stop_ids)
     samples = [rema.Sample(prompt, c.tokens, c.logprobs, a, [0] * len(c.tokens)) for c, a in zip(group, (1.0, -1.0, 0.5))]
     plain_loss(model, samples, "batch", 0.2).backward()
     expected = gradient(model)
@@ -245,7 +245,7 @@ def test_every_way_to_train_runs(tmp_path, extra):
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
-    command = [sys.executable, "train.py", *SMALL_RUN, "--steps", "9", "--eval-every", "3"]
+    command = [sys.executable, "train.py", *SMALL_RUN, "--steps", "7", "--eval-every", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     quiet = dict(cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     whole = subprocess.Popen([*command, "--out", str(tmp_path / "whole")], **quiet)
@@ -474,7 +474,7 @@ def test_two_processes_have_the_gradient_and_the_episodes_of_one(tmp_path):
 
 def test_torchrun_trains_as_one_process_does(tmp_path):
     """The whole program on two ranks: the same steps as on one, written by the first alone."""
-    flags = [*SMALL_RUN, "--steps", "2", "--eval-every", "2"]
+    flags = [*SMALL_RUN, "--steps", "1", "--questions", "4", "--eval-questions", "4"]
     train.main([*flags, "--out", str(tmp_path / "one")])
     port = str(21000 + os.getpid() % 20000)
     both = [subprocess.Popen([sys.executable, str(ROOT / "train.py"), *flags, "--out", str(tmp_path / "two")],
