@@ -369,6 +369,9 @@ def adapt(base, rank, alpha, generator, targets=TARGETS, name=""):
 
     base is then the model with all adapters off: the reference policy. name: of the base, for PEFT.
     """
+    if set(targets) - set(TARGETS):
+        raise UserError(f"no layer is called {min(set(targets) - set(TARGETS))}: adapters go on "
+                        f"{', '.join(TARGETS)}")
     model = assemble(base.config, dict(base.requires_grad_(False).named_parameters()))
     for block in list(model.layers.modules()):
         for layer, linear in list(block.named_children()):

@@ -262,6 +262,12 @@ def warm_start(agents, tokenizer, roles, args):
     A conversation with another system message, or none, teaches all agents. The optimizer starts anew after.
     """
     rows = read_jsonl(args.sft, ("messages",))
+    for number, row in enumerate(rows, 1):
+        try:
+            assert any(one["role"] == "assistant" and one["content"] + "" for one in row["messages"])
+        except (AssertionError, KeyError, TypeError):
+            raise UserError(f"{args.sft}, conversation {number}: messages must be a list of role and "
+                            "content, one of them the assistant's") from None
     known = {role.system for role in roles}
     for learner in dict.fromkeys(agents.values()):
         own = {role.system for role in roles if agents[role.name] is learner}
