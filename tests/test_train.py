@@ -232,13 +232,14 @@ def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, monkeypatch
                                    ["--share", "--turns", "2", "--ratio", "turn", "--normalise", "turn",
                                     "--dual-clip", "3", "--updates", "2"],
                                    ["--turns", "2", "--switch-every", "1", "--normalise", "turns"],
-                                   ["--plan-format", "json", "--lora", "2", "--kl", "0.1"],
+                                   ["--plan-format", "json", "--lora", "2", "--kl", "0.1", "--updates", "2"],
                                    ["--filter", "6", "--switch-every", "1", "--reward", "consistency",
                                     "--answers-high", "4"]])
 def test_every_way_to_train_runs(tmp_path, extra):
-    train.main([*SMALL_RUN, "--steps", "3", "--eval-every", "3", *extra, "--out", str(tmp_path / "run")])
+    train.main([*SMALL_RUN, "--steps", "2", "--switch-every", "1", "--eval-every", "2", "--eval-questions", "6",
+                *extra, "--out", str(tmp_path / "run")])
     lines = metrics(tmp_path / "run")
-    assert len(lines) == 4 and all(math.isfinite(line["reward_" + line["learner"].split("+")[0]])
+    assert len(lines) == 3 and all(math.isfinite(line["reward_" + line["learner"].split("+")[0]])
                                    for line in lines[1:])
     if "--kl" in extra:
         assert lines[1]["kl"] >= 0 and max(line["kl"] for line in lines[1:]) > 0
