@@ -19,7 +19,7 @@ import model as models
 import rema
 import rewards
 import rollout
-from data import UserError, arithmetic, benchmarks, plots
+from data import UserError, benchmarks, plots
 from data.checkpoint import atomic_write, read_json
 from data.flags import claim, pick_device, unused
 from data.guide import Guide

@@ -301,9 +301,6 @@ def lesson(tokenizer, messages):
 # ------------------------------------------------------------------------------------------------------------
 # The loss
 
-NORMALISE = ("batch", "sequence", "turn", "turns", "constant")
-
-
 def token_weights(lengths, normalise, max_new_tokens):
     """What each token weighs in the loss -> a list of weights for each of ALL sequences of the batch.
 

@@ -9,7 +9,6 @@ out/ablations, their config.json and metrics.jsonl, the tables and the figures t
 """
 import argparse
 import concurrent.futures
-import json
 import os
 import pathlib
 import shutil
