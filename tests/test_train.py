@@ -473,6 +473,7 @@ def test_two_processes_have_the_gradient_and_the_episodes_of_one(tmp_path):
         assert found["episodes"] == one["episodes"] and found["shared"]
 
 
+@pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="15 seconds: set REMA_SLOW=1")
 def test_torchrun_trains_as_one_process_does(tmp_path):
     """The whole program on two ranks: the same steps as on one, written by the first alone."""
     flags = [*SMALL_RUN, "--steps", "1", "--questions", "4", "--eval-questions", "4"]
