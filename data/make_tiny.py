@@ -195,7 +195,7 @@ def write_tokenizer(directory, texts):
 # ------------------------------------------------------------------------------------------------------------
 # Supervised training. Shapes: B rows, T tokens, D width.
 
-SIZES = {"small": (96, 3), "tiny": (128, 4), "large": (256, 6)}         # width, layers
+SIZES = {"small": (96, 3), "tiny": (128, 4), "large": (192, 4)}         # width, layers
 BATCH = 64
 
 
