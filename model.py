@@ -127,6 +127,7 @@ class Transformer(nn.Module):
         self.frequency = rope_frequencies(config)            # no buffer: .to(bfloat16) must not round angles
         self.checkpointing = False                           # recompute the blocks in the backward pass
         self.adapter = None                                  # of a model with LoRA: its adapter_config.json
+        self.compiled = False                                # whether `step` is: then shapes stay the same
 
     def init_weights(self, generator):
         for name, weight in self.named_parameters():
@@ -140,6 +141,15 @@ class Transformer(nn.Module):
 
     def forward(self, tokens, cache=None):
         return self.lm_head(self.hidden(tokens, cache))
+
+    def step(self, token, cache):
+        """One token of each row (B,) -> logits of the next (B, V). What `compile_step` compiles."""
+        return self(token[:, None], cache)[:, 0]
+
+    def compile_step(self):
+        """Compile decoding: on a GPU into CUDA graphs, which is why a Cache then keeps its shapes."""
+        graphs = self.embed_tokens.weight.device.type == "cuda"
+        self.step, self.compiled = torch.compile(self.step, mode="reduce-overhead" if graphs else None), True
 
     def hidden(self, tokens, cache=None, lengths=None):
         """tokens (B, T) -> the normed output of the last block (B, T, D); what the head turns into logits.
@@ -182,14 +192,20 @@ class Cache:
     group     (B,) the prompt of each row, in ascending order
     capacity  room for so many tokens a row, doubled when full; 0: a single call, its tensors kept as they are
     base      Cache of one row that every row begins with (capacity 0), or None
+    static    shapes never change, for a compiled step: the mask is over the whole capacity
     """
 
-    def __init__(self, prefix=None, group=None, capacity=0, base=None):
-        self.prefix, self.group, self.capacity, self.base = prefix, group, capacity, base
-        self.k, self.v = {}, {}                              # layer -> (B, K, capacity, C)
+    def __init__(self, prefix=None, group=None, capacity=0, base=None, static=False):
+        self.prefix, self.group, self.capacity, self.base, self.static = prefix, group, capacity, base, static
         self.length = None if group is None else torch.zeros_like(group)       # (B,) tokens each row holds
         self.filled = base.filled if base else 0             # the longest row's, without asking the device
-        self.slots = self.place = None                       # rows by prompt, see align()
+        self.kv = {}                                         # layer -> keys and values (2, B, K, capacity, C)
+        if prefix is not None:
+            self.align()
+            for layer, (keys, _) in prefix.kv.items() if capacity else ():
+                self.kv[layer] = keys.new_zeros(2, len(group), keys.shape[1], capacity, keys.shape[3])
+                if static:
+                    torch._dynamo.mark_static_address(self.kv[layer])          # CUDA graphs write into it
 
     def begin(self, tokens):
         """Called by the model before its first layer -> position of each token (B, T)."""
@@ -198,14 +214,12 @@ class Cache:
         if self.length is None:
             self.length = torch.full((B,), self.filled, device=device)
         self.new = self.length[:, None] + torch.arange(T, device=device)      # (B, T) places of the new keys
-        self.keys = self.filled + T
-        if self.capacity and self.keys > self.capacity:
+        self.keys = self.capacity if self.static else self.filled + T
+        if 0 < self.capacity < self.keys:
             self.capacity = max(self.keys, 2 * self.capacity)
         self.mask = torch.arange(self.keys, device=device) <= self.new[..., None]             # (B, T, S)
         if self.prefix is None:
             return self.new
-        if self.slots is None:
-            self.align()
         prompt = torch.arange(self.prefix.filled, device=device) < self.prefix.length[:, None]     # (P, Tp)
         self.mask = torch.cat((prompt[self.group][:, None].expand(B, T, -1), self.mask), -1)  # (B, T, Tp + S)
         return self.prefix.length[self.group][:, None] + self.new
@@ -225,50 +239,42 @@ class Cache:
         self.slots = torch.zeros(len(counts) * most, dtype=torch.int64, device=counts.device)
         self.slots[self.place] = torch.arange(len(self.group), device=counts.device)           # empty: row 0
 
-    def append(self, layer, k, v):
-        """Put the new keys and values (B, K, T, C) in their places -> all that the rows hold (B, K, S, C)."""
+    def append(self, layer, new):
+        """Put the new keys and values (2, B, K, T, C) in their places -> all that the rows hold, likewise."""
         if not self.capacity:
-            if layer not in self.k:                          # not again when checkpointing runs a block twice
-                self.k[layer], self.v[layer] = k, v
-            return self.whole(layer, k, v)
-        if layer not in self.k:
-            B, K, _, C = k.shape
-            self.k[layer], self.v[layer] = (k.new_zeros(B, K, self.capacity, C),
-                                            v.new_zeros(B, K, self.capacity, C))
-        room = self.capacity - self.k[layer].shape[2]
+            self.kv.setdefault(layer, new)                   # not again when checkpointing runs a block twice
+            return self.whole(layer, new)
+        room = self.capacity - self.kv[layer].shape[3]
         if room:
-            self.k[layer], self.v[layer] = (F.pad(old, (0, 0, 0, room))
-                                            for old in (self.k[layer], self.v[layer]))
-        rows = torch.arange(len(k), device=k.device)[:, None]
-        self.k[layer][rows, :, self.new] = k.transpose(1, 2)
-        self.v[layer][rows, :, self.new] = v.transpose(1, 2)
-        return self.k[layer][:, :, :self.keys], self.v[layer][:, :, :self.keys]
+            self.kv[layer] = F.pad(self.kv[layer], (0, 0, 0, room))
+        rows = torch.arange(len(self.new), device=new.device)[:, None]
+        self.kv[layer][:, rows, :, self.new] = new.permute(1, 3, 0, 2, 4)      # (B, T, 2, K, C)
+        return self.kv[layer][..., :self.keys, :]
 
-    def whole(self, layer, k, v):
-        """The rows' keys and values (B, K, T, C) behind those of the base."""
+    def whole(self, layer, own):
+        """The rows' keys and values (2, B, K, T, C) behind those of the base."""
         if not self.base:
-            return k, v
-        return tuple(torch.cat((old[layer].expand(len(own), -1, -1, -1), own), 2)
-                     for old, own in ((self.base.k, k), (self.base.v, v)))
+            return own
+        return torch.cat((self.base.kv[layer].expand(-1, own.shape[1], -1, -1, -1), own), 3)
 
     def attend(self, layer, q, k, v):
         """Attention of the new queries (B, H, T, C) over all that their rows hold -> (B, H, T, C)."""
-        k, v = self.append(layer, k, v)
+        kv = self.append(layer, torch.stack((k, v)))                           # (2, B, K, S, C)
         if self.prefix is not None:
-            prompts = self.prefix.k[layer], self.prefix.v[layer]                               # (P, K, Tp, C)
             if q.shape[2] == 1 and not torch.is_grad_enabled():
-                return self.attend_one(layer, q, k, v, *prompts)
-            prompt_k, prompt_v = self.prefix.whole(layer, *prompts)
-            k, v = torch.cat((prompt_k[self.group], k), 2), torch.cat((prompt_v[self.group], v), 2)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask[:, None], enable_gqa=True)
+                return self.attend_one(layer, q, *kv)
+            prompts = self.prefix.whole(layer, self.prefix.kv[layer])          # (2, P, K, Tp, C)
+            kv = torch.cat((prompts[:, self.group], kv), 3)
+        return F.scaled_dot_product_attention(q, *kv, attn_mask=self.mask[:, None], enable_gqa=True)
 
-    def attend_one(self, layer, q, k, v, prompt_k, prompt_v):
+    def attend_one(self, layer, q, k, v):
         """One new token a row (decoding): keys that rows share are read once for all of them, never copied.
 
         softmax over [base's keys, prompt's keys, own keys] = one softmax over three products, side by side.
         In the shapes below n is the most rows of a prompt, Tb the length of the base, N anything.
         """
-        (B, H, _, C), (P, K, Tp, _), base = q.shape, prompt_k.shape, self.prefix.base
+        (prompt_k, prompt_v), base = self.prefix.kv[layer], self.prefix.base and self.prefix.base.kv[layer]
+        (B, H, _, C), (P, K, Tp, _) = q.shape, prompt_k.shape
         R = H // K
 
         def by_prompt(x):                                    # (B, K, R, N) -> (P, K, nR, N)
@@ -282,14 +288,14 @@ class Cache:
 
         q = q.view(B, K, R, C) / math.sqrt(C)
         scores = [by_row(by_prompt(q) @ prompt_k.transpose(2, 3)), q @ k.transpose(2, 3)]
-        if base:
-            scores.insert(0, with_base(q, base.k[layer][0].transpose(1, 2)))
+        if base is not None:
+            scores.insert(0, with_base(q, base[0, 0].transpose(1, 2)))
         scores = torch.cat(scores, -1).masked_fill(~self.mask[:, None], -math.inf)   # (B, K, R, Tb + Tp + S)
         weight = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
         shared, far, near = weight.split((weight.shape[-1] - Tp - self.keys, Tp, self.keys), -1)
         y = by_row(by_prompt(far) @ prompt_v) + near @ v
-        if base:
-            y = y + with_base(shared, base.v[layer][0])
+        if base is not None:
+            y = y + with_base(shared, base[1, 0])
         return y.view(B, H, 1, C)
 
     def cut(self, lengths):
@@ -301,13 +307,10 @@ class Cache:
         self.filled = int(self.length.max())
 
     def keep(self, rows):
-        """Let the other rows leave. rows: (B,) bool or indices in ascending order."""
-        for layer in self.k:
-            self.k[layer], self.v[layer] = self.k[layer][rows], self.v[layer][rows]
-        self.length = self.length[rows]
-        if self.prefix is not None:
-            self.group = self.group[rows]
-            self.slots = None
+        """Let the other rows leave a cache with a prefix. rows: (B,) bool or indices in ascending order."""
+        self.kv = {layer: kv[:, rows] for layer, kv in self.kv.items()}
+        self.length, self.group = self.length[rows], self.group[rows]
+        self.align()
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -409,6 +412,19 @@ def assemble(config, weights):
     return model
 
 
+def compare(directory, tensors, wanted):
+    """UserError if a file's tensors are not those that are wanted (name -> something with a shape)."""
+    for what, names in (("is missing", wanted.keys() - tensors.keys()),
+                        ("is unexpected", tensors.keys() - wanted.keys())):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise UserError(f"{directory}: tensor {min(names)} {what}{more}")
+    for name, weight in wanted.items():
+        if tensors[name].shape != weight.shape:
+            raise UserError(f"{directory}: tensor {name} has shape {tuple(tensors[name].shape)}, "
+                            f"config.json asks for {tuple(weight.shape)}")
+
+
 def load(name_or_dir, device="cpu", dtype=torch.float32, bases=None):
     """-> (Transformer, Tokenizer) of a Hugging Face directory, or of a name that data/checkpoint.py resolves.
 
@@ -424,37 +440,27 @@ def load(name_or_dir, device="cpu", dtype=torch.float32, bases=None):
             bases[name] = load(name, device, dtype)
         model = adapt(bases[name][0], raw["r"], raw["lora_alpha"], None, raw["target_modules"], name)
         ours, tensors = adapter_tensors(model), read_tensors(directory / "adapter_model.safetensors")
-        for name in ours.keys() | tensors.keys():
-            if name not in ours or name not in tensors or ours[name].shape != tensors[name].shape:
-                raise UserError(f"{directory}: adapter {name} does not belong to its base")
-            ours[name].data.copy_(tensors[name])
+        compare(directory, tensors, ours)
+        for key, weight in ours.items():
+            weight.data.copy_(tensors[key])
         return model, Tokenizer.load(directory)
     config = Config.from_hf(read_json(directory / "config.json"))
     with torch.device("meta"):
-        model = Transformer(config)
-    wanted = {hf_name(name): weight for name, weight in model.named_parameters()}
-    tensors = read_tensors(directory)
+        wanted = {hf_name(name): weight for name, weight in Transformer(config).named_parameters()}
+    tensors = {name: tensor for name, tensor in read_tensors(directory).items()
+               if not name.endswith("rotary_emb.inv_freq")}  # a constant of old files
     if config.tied:                      # some files carry the tied head twice; it must be the same matrix
         head = tensors.pop("lm_head.weight", None)
         if head is not None and not torch.equal(head, tensors.get("model.embed_tokens.weight", head)):
             raise UserError(f"{directory}: tie_word_embeddings is true but lm_head.weight differs "
                             "from the embedding")
-    ignored = {name for name in tensors if name.endswith("rotary_emb.inv_freq")}     # a constant of old files
-    for what, names in (("is missing", wanted.keys() - tensors.keys()),
-                        ("is unexpected", tensors.keys() - wanted.keys() - ignored)):
-        if names:
-            raise UserError(f"{directory}: tensor {min(names)} {what}" + (f" (and {len(names) - 1} more)" if
-                                                                          len(names) > 1 else ""))
-    for name, weight in wanted.items():
-        if tensors[name].shape != weight.shape:
-            raise UserError(f"{directory}: tensor {name} has shape {tuple(tensors[name].shape)}, "
-                            f"config.json asks for {tuple(weight.shape)}")
+    compare(directory, tensors, wanted)
     weights = {}
-    for name, weight in model.named_parameters():
-        tensor = tensors[hf_name(name)].to(device=device, dtype=dtype, copy=True)    # the file stays as it is
+    for name, tensor in tensors.items():
+        weight = tensor.to(device=device, dtype=dtype, copy=True)    # the file stays as it is
         if device == "cpu" and weight.dim() == 2 and "embed" not in name:
-            tensor = tensor.t().contiguous().t()     # transposed in memory: few rows times it are 20 % faster
-        weights[name] = nn.Parameter(tensor)
+            weight = weight.t().contiguous().t()     # transposed in memory: few rows times it are 20 % faster
+        weights[name.removeprefix("model.")] = nn.Parameter(weight)
     return assemble(config, weights), Tokenizer.load(directory)
 
 

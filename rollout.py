@@ -37,12 +37,12 @@ def stream(*key):
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def pad(sequences, device, filler=0):
+def pad(sequences, device, filler=0, multiple=1):
     """Lists of ids -> (B, T) filled up on the right, lengths (B,). Nothing ever looks at the padding."""
-    lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
-    longest = max(map(len, sequences))
-    return torch.tensor([sequence + [filler] * (longest - len(sequence)) for sequence in sequences],
-                        device=device), lengths
+    lengths = list(map(len, sequences))
+    longest = math.ceil(max(lengths) / multiple) * multiple
+    rows = [sequence + [filler] * (longest - n) for sequence, n in zip(sequences, lengths)]
+    return torch.tensor(rows, device=device), torch.tensor(lengths, device=device)
 
 
 def prefill(model, prompts):
@@ -50,14 +50,13 @@ def prefill(model, prompts):
 
     With gradients, if they are switched on: sampling and training share this.
     """
-    device = model.embed_tokens.weight.device
-    common = len(os.path.commonprefix(prompts)) if len(prompts) > 1 else 0
-    common = min(common, min(map(len, prompts)) - 1)         # each has a last token of its own to run
-    base = None
-    if common:
+    device, base = model.embed_tokens.weight.device, None
+    common = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)     # each runs its last token
+    if common and len(prompts) > 1 and not model.compiled:
         base = Cache()
         model.hidden(torch.tensor([prompts[0][:common]], device=device), base)
-    padded, lengths = pad([prompt[common:] for prompt in prompts], device)     # (P, Tp), (P,)
+        prompts = [prompt[common:] for prompt in prompts]
+    padded, lengths = pad(prompts, device, multiple=64 if model.compiled else 1)     # (P, Tp), (P,)
     cache = Cache(base=base)
     hidden = model.hidden(padded, cache, lengths)
     return cache, hidden[torch.arange(len(prompts), device=device), lengths - 1]
@@ -139,14 +138,14 @@ def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_
 
     results = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))         # like lengths: less padding
-    at_once = max(1, rows // samples)
+    at_once, capacity = max(1, rows // samples), max_new_tokens if model.compiled else min(max_new_tokens, 64)
     for start in range(0, len(order), at_once):
         chosen = order[start:start + at_once]
         u = torch.cat([uniform[i] for i in chosen]).to(device) if temperature > 0 else None   # (B, T)
         prompt_cache, hidden = prefill(model, [prompts[i] for i in chosen])
         group = torch.arange(len(chosen), device=device).repeat_interleave(samples)            # (B,)
         room = (model.config.context - prompt_cache.length).clamp(max=max_new_tokens)[group]   # (B,)
-        cache = Cache(prompt_cache, group, capacity=min(max_new_tokens, 64))
+        cache = Cache(prompt_cache, group, capacity, static=model.compiled)
         logits = model.lm_head(hidden)[group]    # shared by a prompt's rows, the first token's draw is not
         completions = decode(model, cache, logits, room, temperature, top_p, stop_ids, u, guide)
         for j, i in enumerate(chosen):
@@ -187,13 +186,17 @@ def decode(model, cache, logits, room, temperature, top_p, stop_ids, uniform, gu
         stopped[live] |= ended
         if t % look_every == look_every - 1:
             running = count[live] > t + 1
-            if not running.any():
+            n = int(running.sum())
+            if n == 0:
                 break
-            if leave and running.sum() <= 0.9 * len(live):   # leaving copies the cache: not for a single row
+            if cache.static:         # few shapes to compile: powers of two, filled up with rows that are done
+                n = 1 << (n - 1).bit_length()
+                running[(~running).nonzero()[:n - int(running.sum())]] = True
+            if leave and n <= 0.9 * len(live):               # leaving copies the cache: not for a single row
                 cache.keep(running)
                 live, token, state = live[running], token[running], state[running]
         if t + 1 < T:
-            logits = model.lm_head(model.hidden(token[:, None], cache)[:, 0])                  # (B, V)
+            logits = model.step(token, cache)                                                  # (B, V)
     if guide:
         states = states.masked_fill(guide.forced[states], -1)
     rows = zip(*(x.tolist() for x in (tokens, logprobs, stopped, states, count)))
