@@ -10,37 +10,17 @@ import argparse
 import json
 import math
 import pathlib
-import sys
 
 import torch
 from tqdm import tqdm
 
-import model as models
 import rema
 import rewards
 import rollout
-from data import UserError, benchmarks, plots
+from data import UserError, benchmarks, guarded, plots
 from data.checkpoint import atomic_write, read_json
 from data.flags import claim, pick_device, unused
-from data.guide import Guide
-
-def sources(name, roles):
-    """{role name: what models.load takes}: one model for all roles, or a run's high/ and low/ (or solo/)."""
-    names, directory = [role.name for role in roles], pathlib.Path(name)
-    if not any((directory / one).is_dir() for one in ("high", "low", "solo")):
-        return {one: name for one in names}
-    for one in names:
-        if not (directory / one).is_dir():
-            raise UserError(f"{directory} has no {one}/: choose the --process that it was trained with")
-    return {one: str(directory / one) for one in names}
-
-
-def load_agents(name, roles, device="cpu", dtype=torch.float32):
-    """-> ({role name: Transformer}, tokenizer), one Transformer for all roles if they have one source."""
-    found, bases = sources(name, roles), {}
-    loaded = {source: models.load(source, device, dtype, bases) for source in dict.fromkeys(found.values())}
-    return {one: loaded[source][0] for one, source in found.items()}, next(iter(loaded.values()))[1]
-
+from data.guide import Guide, action_shares
 
 def fitting(rows, tokenizer, roles, context, max_new_tokens):
     """Rows whose prompts, a full plan included, leave room for a full answer in the context."""
@@ -168,7 +148,7 @@ def held_out(agents, tokenizer, rows, roles, max_new_tokens, batch, **how):
             result[f"heldout_{name}_leaks"] = numbers["plans with the gold answer"][0]
         if how.get("guide"):
             result.update({f"heldout_{name}_{key}": value
-                           for key, value in rema.action_shares(episodes).items()})
+                           for key, value in action_shares(episodes).items()})
     return result
 
 
@@ -260,7 +240,7 @@ def run(argv):
         rows = benchmarks.load_data(args.data, "heldout", args.limit, args.data_dir)
     args.device = pick_device(args.device)
     roles = rema.roles(args.process, args.example, args.turns, args.plan_format, rows[0].get("judge"))
-    agents, tokenizer = load_agents(args.model, roles, args.device,
+    agents, tokenizer = rollout.load_agents(args.model, roles, args.device,
                                     torch.bfloat16 if args.device == "cuda" else torch.float32)
     config = next(iter(agents.values())).config
     guide = Guide(tokenizer, config.vocab_size, args.device) if args.plan_format == "json" else None
@@ -279,7 +259,7 @@ def run(argv):
         print(f"  {what:32}", f"{value[0]:6.1f} % +- {value[1]:.1f}" if isinstance(value, tuple)
               else f"{value:8.1f}")
     if guide:
-        print("  " + ", ".join(f"{name} {value:.2f}" for name, value in rema.action_shares(episodes).items()
+        print("  " + ", ".join(f"{name} {value:.2f}" for name, value in action_shares(episodes).items()
                                if value is not None))
     published = benchmarks.PAPER.get((args.model, args.data))
     if published:
@@ -288,23 +268,13 @@ def run(argv):
         with tqdm(desc="diagnose", unit="turn") as bar:
             outcomes = diagnose(agents, tokenizer, rows, roles, bar=bar, **common)
         print(diagnosis(outcomes))
-    args.out = args.out or str(claim(
-        pathlib.Path("out") / f"eval-{directory.name}-{args.process}-{pathlib.Path(args.data).stem}"))
+    args.out = args.out or claim(
+        f"out/eval-{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}")
     out = pathlib.Path(args.out)
     atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
     atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes).encode())
     atomic_write(out / "episodes.txt", "\n".join(map(plots.episode_text, episodes[:100])).encode())
     print(f"every response and verdict: {out / 'episodes.jsonl'}; the first 100 to read: episodes.txt")
-
-
-def guarded(run, argv, program):
-    """Run a program; a user's mistake is one line on stderr and exit status 2."""
-    torch.set_flush_denormal(True)           # a confident tiny model would run in denormals, 15 times slower
-    try:
-        run(argv)
-    except (UserError, OSError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def main(argv=None):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from data import UserError
-from data.checkpoint import atomic_write, read_json, read_tensors, resolve, write_tensors
+from data.checkpoint import atomic_write, compare, read_json, read_tensors, resolve, write_tensors
 from data.config import Config
 from data.tokenizer import Tokenizer
 
@@ -69,17 +69,13 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(D, K * C, bias=config.qkv_bias)
         self.v_proj = nn.Linear(D, K * C, bias=config.qkv_bias)
         self.o_proj = nn.Linear(H * C, D, bias=False)
-        if config.qk_norm:
-            self.q_norm, self.k_norm = RMSNorm(C, config.eps), RMSNorm(C, config.eps)
-        self.qk_norm = config.qk_norm
+        self.q_norm, self.k_norm = (RMSNorm(C, config.eps) if config.qk_norm else nn.Identity() for _ in "qk")
 
     def forward(self, x, cos, sin, cache):
         B, T, _ = x.shape
         q, k, v = (proj(x).view(B, T, -1, self.head_width)
                    for proj in (self.q_proj, self.k_proj, self.v_proj))
-        if self.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)      # (B, H or K, T, C) each
+        q, k, v = (x.transpose(1, 2) for x in (self.q_norm(q), self.k_norm(k), v))     # (B, H or K, T, C)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
@@ -158,10 +154,7 @@ class Transformer(nn.Module):
         one, row b's tokens follow what the cache holds of it; lengths (B,): how many of the T are real (all).
         """
         x = self.embed_tokens(tokens)                                          # (B, T, D)
-        if cache is None:
-            position = torch.arange(tokens.shape[1], device=x.device)[None]    # (1, T)
-        else:
-            position = cache.begin(tokens)                                     # (B, T)
+        position = cache.begin(tokens) if cache else torch.arange(tokens.shape[1], device=x.device)[None]
         angle = position[:, None, :, None].float() * self.frequency.to(x.device)       # (B or 1, 1, T, C / 2)
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         for block in self.layers:
@@ -410,19 +403,6 @@ def assemble(config, weights):
     if config.tied:
         model.lm_head.weight = model.embed_tokens.weight
     return model
-
-
-def compare(directory, tensors, wanted):
-    """UserError if a file's tensors are not those that are wanted (name -> something with a shape)."""
-    for what, names in (("is missing", wanted.keys() - tensors.keys()),
-                        ("is unexpected", tensors.keys() - wanted.keys())):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise UserError(f"{directory}: tensor {min(names)} {what}{more}")
-    for name, weight in wanted.items():
-        if tensors[name].shape != weight.shape:
-            raise UserError(f"{directory}: tensor {name} has shape {tuple(tensors[name].shape)}, "
-                            f"config.json asks for {tuple(weight.shape)}")
 
 
 def load(name_or_dir, device="cpu", dtype=torch.float32, bases=None):

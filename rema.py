@@ -46,16 +46,9 @@ HIGH_TURNS = Role("high", "You guide a solver turn by turn. Say what to do next:
 LOW_TURNS = Role("low", f"Reason step by step as you are told. When you are asked to finish: {BOX}", LOW.user)
 FINISH = "[FINISH]"
 
-VERDICT = ("Which response is better? Their order and their length do not matter. "
-           "End with the verdict [A] or [B].")
-JUDGES = {"vrp": (Role("solo", f"You compare two responses to a question, step by step. {VERDICT}"),),
-          "mrp": (Role("solo", "You compare two responses to a question. First write a short plan of what to "
-                               f"check. Then check it step by step. {VERDICT}"),),
-          "rema": (Role("high", "You guide a judge who compares two responses to a question. Write a short "
-                                "plan of what to check. Never state a verdict: that is punished."),
-                   Role("low", f"You compare two responses to a question. Follow the plan. {VERDICT}",
-                        LOW.user))}
 PROCESSES = {"vrp": (VRP,), "mrp": (MRP,), "rema": (HIGH, LOW)}
+COMPARE = "The problem is to compare two responses to a question; their order and length do not matter. "
+VERDICT = "End with the verdict [A] or [B]: the better response."
 
 # A model of 135M parameters does not find \\boxed{} by being told, but does once it has seen it: --example.
 # Its plans are useful once it has seen plans that name the operation. (question, plan, working)
@@ -75,11 +68,13 @@ def roles(process, example=False, turns=1, plan_format="text", judge=False):
     example: with worked examples. turns > 1: for a conversation. plan_format "json": plans are JSON objects.
     judge: the data is judge tasks, which have no worked examples.
     """
-    chosen = (JUDGES if judge else PROCESSES)[process]
+    chosen = PROCESSES[process]
     if process == "rema" and turns > 1:
         chosen = (HIGH_TURNS, LOW_TURNS)
     elif process == "rema" and plan_format == "json":
         chosen = (HIGH_JSON, LOW)
+    if judge:
+        return tuple(replace(role, system=COMPARE + role.system.replace(BOX, VERDICT)) for role in chosen)
 
     def shown(role):
         say = {"solo": "{plan}\n{working}" if role is MRP else "{working}", "low": "{working}",
@@ -92,7 +87,7 @@ def roles(process, example=False, turns=1, plan_format="text", judge=False):
                          {"role": "assistant", "content": say.format(plan=plan, working=working)}]
         return replace(role, example=tuple(messages))
 
-    return tuple(map(shown, chosen)) if example and not judge else chosen
+    return tuple(map(shown, chosen)) if example else chosen
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -226,12 +221,9 @@ def advantages(values, groups, kind="grpo"):
             raise ValueError(f"{kind} compares the rewards of a group: it needs at least 2 samples, not {G}")
         mean = sum(values[i] for i in indices) / G
         std = (sum((values[i] - mean) ** 2 for i in indices) / max(G - 1, 1)) ** 0.5
+        scale = {"dr_grpo": 1, "rloo": (G - 1) / G}.get(kind, std + 1e-6)      # R_i - (sum - R_i) / (G - 1)
         for i in indices:
-            result[i] = values[i] - mean
-            if kind in ("grpo", "reinforce++"):
-                result[i] /= std + 1e-6
-            elif kind == "rloo":
-                result[i] *= G / (G - 1)          # R_i - (sum - R_i) / (G - 1)
+            result[i] = (values[i] - mean) / scale
     return result
 
 
@@ -362,23 +354,6 @@ def learners(step, names, switch_every):
     if len(names) == 1 or switch_every == 0:
         return tuple(names)
     return (names[step // switch_every % 2],)
-
-
-def action_shares(episodes):
-    """Of guided plans: the share of each action, and the mean level of the problems that it was used on.
-
-    Level is the data's own measure of difficulty, where it has one (figure 4 of the paper).
-    """
-    levels = {"DECOMPOSE": [], "REWRITE": [], "EMPTY": []}
-    plans = list({id(e.turns[0]): e for e in episodes if e.turns[0].text}.values())
-    for e in plans:
-        levels[json.loads(e.turns[0].text)["action"]].append(e.row.get("level"))
-    result = {}
-    for action, found in levels.items():
-        result[f"share_{action}"] = len(found) / max(1, len(plans))
-        numbers = [level for level in found if isinstance(level, (int, float))]
-        result[f"level_{action}"] = sum(numbers) / len(numbers) if numbers else None
-    return result
 
 
 def worth_learning(successes, low=0.2, high=0.8):

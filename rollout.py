@@ -2,6 +2,9 @@
 converse() lets them do so in several turns, batch_logprobs() runs what they said through the model again, for
 the trainer, with gradients.
 
+    python rollout.py "8*(7-4)+5" --answer 29             one episode of the embedded model, turn by turn
+    python rollout.py --model out/tiny-rema-s0 "9-2*3"    one of the two agents of a run
+
 question -> plans (k1 by the high-level agent) -> answers (k2 by the low-level agent for each plan) ->
 episodes. Token ids are made once: what is sampled here, with the log-probabilities recorded while decoding,
 is what train.py trains on. Text is only for rewards, logs and people.
@@ -12,6 +15,7 @@ import hashlib
 import itertools
 import math
 import os
+import pathlib
 from dataclasses import dataclass, field
 
 import torch
@@ -19,8 +23,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 import rema
-from data import UserError
-from model import Cache, logprobs
+from data import UserError, guarded, plots
+from data.flags import parse_question
+from data.guide import Guide
+from model import Cache, load, logprobs
 
 
 @dataclass
@@ -37,6 +43,11 @@ def stream(*key):
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def draws(rows, key):
+    """What the draws of each row depend on. copy: of a row that stands there more than once."""
+    return [(*key, row["id"], row.get("copy", 0)) for row in rows]
+
+
 def pad(sequences, device, filler=0, multiple=1):
     """Lists of ids -> (B, T) filled up on the right, lengths (B,). Nothing ever looks at the padding."""
     lengths = list(map(len, sequences))
@@ -51,7 +62,7 @@ def prefill(model, prompts):
     With gradients, if they are switched on: sampling and training share this.
     """
     device, base = model.embed_tokens.weight.device, None
-    common = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)     # each runs its last token
+    common = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)   # each runs its last token
     if common and len(prompts) > 1 and not model.compiled:
         base = Cache()
         model.hidden(torch.tensor([prompts[0][:common]], device=device), base)
@@ -117,31 +128,27 @@ def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_
     which says which tokens may be drawn. Raises UserError for a prompt that is empty or fills the context.
     """
     device = model.embed_tokens.weight.device
-    if samples < 1 or max_new_tokens < 1:
-        raise UserError("generate: samples and max_new_tokens must be at least 1")
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise UserError(f"generate: temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
     least = guide.least if guide else 1                      # tokens that a row needs room for
-    if max_new_tokens < least:
-        raise UserError(f"a guided plan needs {least} tokens: max_new_tokens {max_new_tokens} is too small")
+    if samples < 1 or max_new_tokens < least:
+        raise UserError(f"samples {samples} must be at least 1, max_new_tokens {max_new_tokens} at least "
+                        f"{least}" + " for a guided plan" * bool(guide))
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise UserError(f"temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
     for prompt in prompts:
         if not 0 < len(prompt) <= model.config.context - least:
             raise UserError(f"a prompt of {len(prompt)} tokens has no room in the model's context of "
                             f"{model.config.context}")
-    if generator is None:
-        generator = torch.Generator().manual_seed(0)
-    if isinstance(generator, torch.Generator):
-        generator = [generator] * len(prompts)
+    if not isinstance(generator, list):
+        generator = [generator or torch.Generator().manual_seed(0)] * len(prompts)
     # All uniform numbers are drawn ahead, per prompt, so that they depend on nothing that happens on the way.
-    uniform = ([torch.rand(samples, max_new_tokens, generator=g) for g in generator]
-               if temperature > 0 else None)
+    uniform = [torch.rand(samples, max_new_tokens, generator=g) for g in generator]
 
     results = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))         # like lengths: less padding
     at_once, capacity = max(1, rows // samples), max_new_tokens if model.compiled else min(max_new_tokens, 64)
     for start in range(0, len(order), at_once):
         chosen = order[start:start + at_once]
-        u = torch.cat([uniform[i] for i in chosen]).to(device) if temperature > 0 else None   # (B, T)
+        u = torch.cat([uniform[i] for i in chosen]).to(device)                                 # (B, T)
         prompt_cache, hidden = prefill(model, [prompts[i] for i in chosen])
         group = torch.arange(len(chosen), device=device).repeat_interleave(samples)            # (B,)
         room = (model.config.context - prompt_cache.length).clamp(max=max_new_tokens)[group]   # (B,)
@@ -159,9 +166,9 @@ def decode(model, cache, logits, room, temperature, top_p, stop_ids, uniform, gu
     """A token a row and step until all are done: logits (B, V) for the first one -> B Completions.
 
     cache: what the rows hold; the tokens drawn are added, all but a row's last. room (B,): how many a row may
-    draw. uniform (B, the most of room): as for draw(), None if greedy. leave: rows that are done leave the
-    cache; without it they go on drawing, and the caller has Cache.cut() forget what they drew beyond their
-    end. A guided token's state is -1 where no other one was allowed: there is nothing to learn from it.
+    draw. uniform (B, the most of room): as for draw(). leave: rows that are done leave the cache; without it
+    they go on drawing, and the caller has Cache.cut() forget what they drew beyond their end. A guided
+    token's state is -1 where no other one was allowed: there is nothing to learn from it.
     """
     B, device, T = len(room), logits.device, int(room.max())
     stop = torch.tensor(sorted(stop_ids), device=device)
@@ -177,7 +184,7 @@ def decode(model, cache, logits, room, temperature, top_p, stop_ids, uniform, gu
         if guide:
             state = guide.hurry(state, room[live] - t)
             logits = logits.masked_fill(~guide.allowed[state], -math.inf)
-        token, logprob = draw(logits, uniform[live, t] if uniform is not None else None, temperature, top_p)
+        token, logprob = draw(logits, uniform[live, t], temperature, top_p)
         tokens[live, t], logprobs[live, t], states[live, t] = token, logprob, state
         if guide:
             state = guide.next[state, token].long()
@@ -240,19 +247,47 @@ def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_token
         return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, heat, top_p,
                      batch, bar, guide if role.name == "high" else None)
 
-    first, *second = roles
-    keys = [(*key, row["id"], row.get("copy", 0)) for row in rows]         # copy: the row came before
-    prompts = [first.prompt(row["problem"]) for row in rows]
-    if not second:
+    first, last, keys = roles[0], roles[-1], draws(rows, key)
+    thoughts = ask(first, [first.prompt(row["problem"]) for row in rows],
+                   plans if first is not last else plans * answers, keys)
+    if first is last:
         return [rema.Episode(rows[i], i, 0, j, [turn])
-                for i, turns in enumerate(ask(first, prompts, plans * answers, keys))
-                for j, turn in enumerate(turns)]
-    thoughts = ask(first, prompts, plans, keys)
+                for i, turns in enumerate(thoughts) for j, turn in enumerate(turns)]
     pairs = [(i, j) for i in range(len(rows)) for j in range(plans)]
-    replies = ask(second[0], [second[0].prompt(rows[i]["problem"], thoughts[i][j].text) for i, j in pairs],
-                  answers, [(*keys[i], j) for i, j in pairs])
+    replies = ask(last, [last.prompt(rows[i]["problem"], thoughts[i][j].text) for i, j in pairs], answers,
+                  [(*keys[i], j) for i, j in pairs])
     return [rema.Episode(rows[i], i, j, k, [thoughts[i][j], turn])
             for (i, j), turns in zip(pairs, replies) for k, turn in enumerate(turns)]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Agents
+
+def sources(name, roles):
+    """{role name: what models.load takes}: one model for all roles, or a run's high/ and low/ (or solo/)."""
+    names, directory = [role.name for role in roles], pathlib.Path(name)
+    if not any((directory / one).is_dir() for one in ("high", "low", "solo")):
+        return {one: name for one in names}
+    for one in names:
+        if not (directory / one).is_dir():
+            raise UserError(f"{directory} has no {one}/: choose the --process that it was trained with")
+    return {one: str(directory / one) for one in names}
+
+
+def cast(args, judge=False):
+    """-> (roles, {role name: Transformer}, tokenizer, Guide of plans or None) of eval.py's settings."""
+    roles = rema.roles(args.process, args.example, args.turns, args.plan_format, judge)
+    agents, tokenizer = load_agents(args.model, roles, args.device,
+                                    torch.bfloat16 if args.device == "cuda" else torch.float32)
+    size, json = next(iter(agents.values())).config.vocab_size, args.plan_format == "json"
+    return roles, agents, tokenizer, Guide(tokenizer, size, args.device) if json else None
+
+
+def load_agents(name, roles, device="cpu", dtype=torch.float32):
+    """-> ({role name: Transformer}, tokenizer), one Transformer for all roles if they have one source."""
+    found, bases = sources(name, roles), {}
+    loaded = {source: load(source, device, dtype, bases) for source in dict.fromkeys(found.values())}
+    return {one: loaded[source][0] for one, source in found.items()}, next(iter(loaded.values()))[1]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -318,7 +353,7 @@ def converse(agents, tokenizer, rows, roles, *, turns, samples, max_new_tokens, 
     samples: conversations a row. batch: conversations at a time. bar: advanced by each conversation.
     """
     episodes = [rema.Episode(row, i, 0, j, []) for i, row in enumerate(rows) for j in range(samples)]
-    keys = [(*key, row["id"], row.get("copy", 0)) for row in rows]         # copy: the row came before
+    keys = draws(rows, key)
     for start in range(0, len(episodes), batch):
         live, caches = episodes[start:start + batch], {}                       # caches: role name -> Cache
         for t, role in itertools.product(range(turns), roles):
@@ -435,3 +470,26 @@ def batch_logprobs(model, samples, temperature=1.0, guide=None):
         states = pad([s.states or [guide.FREE] * len(s.tokens) for s in samples], device)[0][learned]
         allowed = guide.allowed
     return logprobs(model, hidden[learned], tokens[learned], temperature, allowed=allowed, states=states)
+
+
+def program(argv):
+    args = parse_question(argv, __doc__)
+    roles, agents, tokenizer, guide = cast(args)
+    row = {"id": "question", "problem": args.question, "answer": args.answer or ""}
+    [episode] = play(agents, tokenizer, [row], roles, turns=args.turns, max_new_tokens=args.max_new_tokens,
+                     temperature=args.temperature, top_p=args.top_p, key=(args.seed,), guide=guide)
+    if not all(turn.tokens for turn in episode.turns):
+        raise UserError("the question or the plan leaves no room for an answer in this model's context")
+    for turn in episode.turns:
+        print(plots.turn_text(turn, tokenizer, args.logprobs))
+    if args.answer:
+        rema.score([episode])
+        print(f"{'right' if episode.correct else 'wrong'}: {episode.answer}, the answer is {args.answer}")
+
+
+def main(argv=None):
+    guarded(program, argv, "rollout.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,14 +14,15 @@ Deviations from the paper, on purpose:
 - no difficulty filter unless asked for (--filter 200): problems are drawn from the whole training set;
 - the turn-level ratio is a geometric mean (rema.policy_loss says why).
 """
+import argparse
 import json
 import math
 import os
 import pathlib
-import signal
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -30,14 +31,14 @@ from tqdm import tqdm
 import eval as evaluation
 import model as models
 import rema
-from data import UserError, memory, plots
+from data import UserError, guarded, interruptible, memory, plots
 from data.benchmarks import read_jsonl, split_data
-from data.checkpoint import (NAMES, append, atomic_write, forget_after, load_state, read_json,
-                             save_state)
+from data.checkpoint import NAMES, append, atomic_write, forget_after, load_state, read_json, save_state
 from data.flags import claim, parse, unused
-from data.guide import Guide
+from data.guide import Guide, action_shares
 from data.plots import say
-from rollout import batch_logprobs, micro_batches, play, ranks, stream, together
+from data.tokenizer import Tokenizer
+from rollout import batch_logprobs, load_agents, micro_batches, play, ranks, sources, stream, together
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -100,27 +101,26 @@ def load_learners(args, roles, dtype):
     Each agent has its own weights; or its own adapters on one frozen base, which is then also the reference;
     or, with --share, there is one agent with two names.
     """
-    agents, reference, shared = {}, {}, None
+    agents, reference, found = {}, {}, sources(args.model, roles)
     generator = stream(args.seed, "adapters")
-    sources = evaluation.sources(args.model, roles)
-    for role in sorted(sources, key=lambda role: role != args.first):
-        source = sources[role]
-        if not (shared and (args.share or args.lora)):
-            shared, tokenizer = models.load(source, args.device, dtype)
-        if not (agents and args.share):
-            model = shared
+    for role in sorted(found, key=lambda role: role != args.first):
+        if not agents or not (args.share or args.lora):
+            base, tokenizer = models.load(found[role], args.device, dtype)
+        if not agents or not args.share:
+            model = base
             if args.lora:
-                name = NAMES.get(source, source)
+                name = NAMES.get(found[role], found[role])
                 targets = args.lora_targets.split(",") if args.lora_targets else models.TARGETS
-                model = models.adapt(shared, args.lora, args.lora_alpha, generator, targets,
+                model = models.adapt(base, args.lora, args.lora_alpha, generator, targets,
                                      pathlib.Path(name).resolve() if os.path.isdir(name) else name)
             model.checkpointing = args.checkpointing
+            if args.compile:
+                model.compile_step()
             learner = Learner(model, args)
-        agents[role], reference[role] = learner, shared
-    if not args.kl:
-        return agents, {}, tokenizer
-    return agents, reference if args.lora else evaluation.load_agents(
-        args.model, roles, args.device, dtype)[0], tokenizer
+        agents[role], reference[role] = learner, base
+    if args.kl and not args.lora:
+        reference = load_agents(args.model, roles, args.device, dtype)[0]
+    return agents, reference if args.kl else {}, tokenizer
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -133,8 +133,7 @@ def update(learner, samples, args, reference=None, guide=None):
     and several processes can share them out: their gradients are added up before the optimizer.
     """
     lengths = [[sample.turn.count(t) for t in dict.fromkeys(sample.turn) if t >= 0] for sample in samples]
-    weights = rema.token_weights(lengths, args.normalise, args.max_new_tokens)
-    share = {id(sample): weight for sample, weight in zip(samples, weights)}
+    share = dict(zip(map(id, samples), rema.token_weights(lengths, args.normalise, args.max_new_tokens)))
     device = learner.weights[0].device
     dtype = torch.promote_types(learner.weights[0].dtype, torch.float32)
     rank, world = ranks()
@@ -145,16 +144,14 @@ def update(learner, samples, args, reference=None, guide=None):
             [s.advantage for s in batch for _ in s.logprobs], [w for s in batch for w in share[id(s)]])]
         turn = None
         if args.ratio == "turn":             # numbered through the whole micro-batch
-            places = [(i, t) for i, s in enumerate(batch) for t in s.turn if t >= 0]
-            number = {place: j for j, place in enumerate(dict.fromkeys(places))}
-            turn = torch.tensor([number[place] for place in places], device=device)
+            places = torch.tensor([[i, t] for i, s in enumerate(batch) for t in s.turn if t >= 0])
+            turn = places.unique(dim=0, return_inverse=True)[1].to(device)
         with torch.no_grad():
             ref = batch_logprobs(reference, batch, args.temperature, guide)[0] if args.kl else None
         batches.append((batch, old, advantage, weight, ref, turn))
 
     count, norms = sum(map(sum, lengths)), []
-    names = ["clip_share", "entropy", "sampling_logp_difference"] + ["kl"] * bool(args.kl)
-    total = dict.fromkeys(names, 0.0)
+    total = dict.fromkeys(["clip_share", "entropy", "sampling_logp_difference"] + ["kl"] * bool(args.kl), 0.0)
     for i in range(args.updates):
         for batch, old, advantage, weight, ref, turn in batches:
             new, entropy = batch_logprobs(learner.model, batch, args.temperature, guide)
@@ -175,75 +172,87 @@ def update(learner, samples, args, reference=None, guide=None):
 # ------------------------------------------------------------------------------------------------------------
 # The loop
 
-def models_of(agents):
-    return {role: learner.model for role, learner in agents.items()}
+@dataclass
+class Run:
+    """What the parts of a run share."""
+    args: argparse.Namespace
+    roles: tuple[rema.Role, ...]             # in the order of speaking
+    agents: dict[str, Learner]               # by role name, in the order of learning
+    reference: dict[str, models.Transformer]
+    tokenizer: Tokenizer
+    guide: Guide | None = None               # of plans that are JSON
+
+    @property
+    def models(self):
+        return {role: learner.model for role, learner in self.agents.items()}
+
+    def play(self, rows, key, **how):
+        return play(self.models, self.tokenizer, rows, self.roles, key=(self.args.seed, *key),
+                    guide=self.guide, batch=self.args.batch, max_new_tokens=self.args.max_new_tokens, **how)
+
+    def save(self, directory):
+        for role, learner in self.agents.items():
+            models.save(learner.model, self.tokenizer, directory / role)
 
 
-def one_step(step, agents, tokenizer, rows, roles, args, reference, guide):
+def one_step(run, step, rows):
     """Sample, score, learn -> (metrics, episodes)."""
+    args, agents = run.args, run.agents
     learning = rema.learners(step, list(agents), args.switch_every)
     plans, answers = rema.sampling_shape(learning, args.plans, args.answers, args.answers_high)
     for role, learner in agents.items():
         learner.rest(args.device if role in learning else "cpu")
     started = time.perf_counter()
-    episodes = play(models_of(agents), tokenizer, rows, roles, turns=args.turns, plans=plans,
-                    answers=args.answers if args.turns > 1 else answers, guide=guide, batch=args.batch,
-                    max_new_tokens=args.max_new_tokens, temperature=args.temperature, key=(args.seed, step))
+    episodes = run.play(rows, (step,), turns=args.turns, plans=plans, temperature=args.temperature,
+                        answers=args.answers if args.turns > 1 else answers)
     sampled = time.perf_counter()
     rema.score(episodes, args.reward, args.turns > 1)
     turns = rema.all_turns(episodes)
-    tokens = sum(len(turn.tokens) for turn in turns)
-    metrics = {"learner": "+".join(sorted(learning)),
-               "accuracy": sum(e.correct for e in episodes) / len(episodes)}
-    for role in agents:
-        metrics[f"reward_{role}"] = sum(e.rewards[role] for e in episodes) / len(episodes)
+    tokens, mean = sum(len(turn.tokens) for turn in turns), lambda values: sum(values) / len(values)
     theirs = [turn for turn in turns if turn.role in learning]
-    metrics.update(length=sum(len(turn.tokens) for turn in theirs) / len(theirs),
-                   truncated=sum(not turn.stopped for turn in theirs) / len(theirs),
-                   repeated=sum(plots.repeated_share(turn.tokens) for turn in theirs) / len(theirs),
-                   unparsed=evaluation.unparsed(episodes), episodes=len(episodes), sampled_tokens=tokens)
-    if guide:
-        metrics.update(rema.action_shares(episodes))
+    metrics = {"learner": "+".join(sorted(learning)), "accuracy": mean([e.correct for e in episodes]),
+               **{f"reward_{role}": mean([e.rewards[role] for e in episodes]) for role in agents},
+               "length": mean([len(turn.tokens) for turn in theirs]),
+               "truncated": mean([not turn.stopped for turn in theirs]),
+               "repeated": mean([plots.repeated_share(turn.tokens) for turn in theirs]),
+               "unparsed": evaluation.unparsed(episodes), "episodes": len(episodes), "sampled_tokens": tokens}
+    if run.guide:
+        metrics.update(action_shares(episodes))
     trained, found = 0, []
     for learner in dict.fromkeys(agents[role] for role in learning):              # with --share: one for both
         names = [role for role in learning if agents[role] is learner]
         parts = [rema.samples(episodes, role, args.advantage, keep_dead=args.kl > 0) for role in names]
         samples = [sample for part, _ in parts for sample in part]
-        stats = update(learner, samples, args, reference.get(names[0]), guide) if samples else {}
+        stats = update(learner, samples, args, run.reference.get(names[0]), run.guide) if samples else {}
         trained += stats.pop("trained_tokens", 0)
-        found.append({"frac_reward_zero_std": sum(dead for _, dead in parts) / len(parts), **stats})
+        found.append({"frac_reward_zero_std": mean([dead for _, dead in parts]), **stats})
     for name in ("frac_reward_zero_std", "entropy", "kl", "grad_norm", "clip_share",
                  "sampling_logp_difference"):
         values = [one[name] for one in found if name in one]           # of the learners; two are averaged
-        metrics[name] = sum(values) / len(values) if values else None
-    ended = time.perf_counter()
-    metrics.update(time_sample=sampled - started, time_train=ended - sampled,
-                   sample_tokens_per_s=tokens / (sampled - started),
-                   train_tokens_per_s=trained / (ended - sampled))
+        metrics[name] = mean(values) if values else None
+    time_sample, time_train = sampled - started, time.perf_counter() - sampled
+    metrics.update(time_sample=time_sample, time_train=time_train, sample_tokens_per_s=tokens / time_sample,
+                   train_tokens_per_s=trained / time_train)
     return metrics, episodes
 
 
-def refilter(step, agents, tokenizer, rows, roles, args, guide):
+def refilter(run, step, rows):
     """The difficulty filter at the start of a phase, appendix D.1 -> (rows to train on, metrics or {}).
 
     --filter problems are tried 10 times by the agent about to be trained, the other one greedy; those solved
     in 0.2 to 0.8 of the tries are kept. Too few: problems that were not kept fill the batch, and are counted.
     """
-    start = step // args.switch_every * args.switch_every
+    args, start = run.args, step // run.args.switch_every * run.args.switch_every
     place = pathlib.Path(args.resume or args.out) / f"pool-{start}.json"
     if step > start:
         return read_json(place)["rows"], {}
-    learning, = rema.learners(step, list(agents), args.switch_every)
+    learning, = rema.learners(step, list(run.agents), args.switch_every)
     order = torch.randperm(len(rows), generator=stream(args.seed, "filter", step)).tolist()
-    tried = [rows[i] for i in order[:args.filter]]
-    episodes = play(models_of(agents), tokenizer, tried, roles, plans=10 if learning == "high" else 1,
-                    answers=1 if learning == "high" else 10, max_new_tokens=args.max_new_tokens,
-                    temperature={role.name: float(role.name == learning) for role in roles},
-                    key=(args.seed, "filter", step), batch=args.batch, guide=guide)
+    tried, high = [rows[i] for i in order[:args.filter]], learning == "high"
+    episodes = run.play(tried, ("filter", step), plans=10 if high else 1, answers=1 if high else 10,
+                        temperature={role.name: float(role.name == learning) for role in run.roles})
     rema.score(episodes)
-    solved = [[] for _ in tried]
-    for episode in episodes:
-        solved[episode.question].append(episode.correct)
+    solved = [[e.correct for e in group] for group in evaluation.by_problem(episodes)]
     kept = [row for row, successes in zip(tried, solved) if rema.worth_learning(successes)]
     others = [row for row, successes in zip(tried, solved) if not rema.worth_learning(successes)]
     filled = max(0, args.questions - len(kept))
@@ -252,30 +261,29 @@ def refilter(step, agents, tokenizer, rows, roles, args, guide):
     say(f"filter: {len(kept)} of {len(tried)} problems are neither too easy nor too hard for {learning}"
         + (f"; {filled} others fill the batch" if filled else ""))
     pool = kept + others[:filled]
-    atomic_write(pathlib.Path(args.out) / place.name, json.dumps({"rows": pool}).encode())
+    atomic_write(pathlib.Path(args.out) / place.name, json.dumps({"rows": pool}))
     return pool, metrics
 
 
-def warm_start(agents, tokenizer, roles, args):
+def warm_start(run):
     """--sft: one pass over conversations, before RL; a role learns those with its own system message.
 
     A conversation with another system message, or none, teaches all agents. The optimizer starts anew after.
     """
-    rows = read_jsonl(args.sft, ("messages",))
-    for number, row in enumerate(rows, 1):
+    args, lessons = run.args, []
+    for number, row in enumerate(read_jsonl(args.sft, ("messages",)), 1):
         try:
-            assert any(one["role"] == "assistant" and one["content"] + "" for one in row["messages"])
-        except (AssertionError, KeyError, TypeError):
+            lessons.append((row["messages"][0]["content"], rema.lesson(run.tokenizer, row["messages"])))
+        except (StopIteration, LookupError, TypeError, AttributeError):
             raise UserError(f"{args.sft}, conversation {number}: messages must be a list of role and "
                             "content, one of them the assistant's") from None
-    known = {role.system for role in roles}
-    for learner in dict.fromkeys(agents.values()):
-        own = {role.system for role in roles if agents[role.name] is learner}
-        mine = [row["messages"] for row in rows if row["messages"][0]["content"] in own
-                or row["messages"][0]["content"] not in known]
+    known = {role.system for role in run.roles}
+    for learner in dict.fromkeys(run.agents.values()):
+        others = known - {role.system for role in run.roles if run.agents[role.name] is learner}
+        mine = [lesson for system, lesson in lessons if system not in others]
         order = torch.randperm(len(mine), generator=stream(args.seed, "sft")).tolist()
         for start in tqdm(range(0, len(mine), args.questions), desc="warm start", unit="step"):
-            samples = [rema.lesson(tokenizer, mine[i]) for i in order[start:start + args.questions]]
+            samples = [mine[i] for i in order[start:start + args.questions]]
             count = sum(t >= 0 for sample in samples for t in sample.turn)
             for batch in micro_batches(samples, args.micro_tokens):
                 (-batch_logprobs(learner.model, batch)[0].sum() / count / ranks()[1]).backward()
@@ -284,151 +292,119 @@ def warm_start(agents, tokenizer, roles, args):
         learner.updates = 0
 
 
-def run(argv):
-    args = parse(argv, __doc__)
-    if args.fit:
-        return print(memory.table(args.model, args))
-    if not args.resume:
-        unused(args.out, f"holds another run: name another --out, or continue it with --resume {args.out}")
-    train_rows, eval_rows = split_data(args)
-    roles = rema.roles(args.process, args.example, args.turns, args.plan_format, eval_rows[0].get("judge"))
-    agents, reference, tokenizer = load_learners(args, roles, getattr(torch, args.dtype))
-    model = agents[roles[0].name].model
-    context, guide = model.config.context, None
-    if args.plan_format == "json":
-        guide = Guide(tokenizer, model.config.vocab_size, args.device)
-
-    fit, held = (evaluation.fitting(rows, tokenizer, roles, context, args.max_new_tokens)
-                 for rows in (train_rows, eval_rows))
-    if len(fit) < len(train_rows) or len(held) < len(eval_rows):
-        say(f"with --max-new-tokens {args.max_new_tokens}, {len(train_rows) - len(fit)} of {len(train_rows)} "
-            f"training problems do not fit the context of {context} and are left out; "
-            f"{len(eval_rows) - len(held)} held-out ones do not fit and count as wrong")
-    if len(fit) < args.questions:
-        raise UserError(f"{len(fit)} training problems fit, fewer than --questions {args.questions}")
-
-    def measure():
-        return evaluation.held_out(models_of(agents), tokenizer, eval_rows, roles, args.max_new_tokens,
-                                   args.batch, turns=args.turns, guide=guide)
-
-    if ranks()[0]:                                           # what only the first process shows and keeps
-        args.out = tempfile.mkdtemp()
-        sys.stdout = sys.stderr = open(os.devnull, "w")
-    args.out = args.out or str(claim(
-        pathlib.Path("out") / f"{pathlib.Path(args.model).name}-{args.process}-s{args.seed}"))
-    out = pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
-    first, best, failures = 1, -1.0, 0
-    saved = pathlib.Path(args.resume or out) / "state.safetensors"
-    if args.resume and saved.exists():
-        first, best, failures = load_state(saved, agents)
-        forget_after(out / "metrics.jsonl", first)
-        forget_after(out / "episodes.jsonl", first)
-        first += 1
-    else:
-        for name in ("metrics.jsonl", "episodes.jsonl"):
-            (out / name).unlink(missing_ok=True)
-        if args.sft:
-            warm_start(agents, tokenizer, roles, args)
-        before = {"step": 0, **measure()}
-        append(out / "metrics.jsonl", json.dumps(before))
-        say(f"before training: held-out {before['heldout_greedy']:.1f} % greedy, "
-            f"{before['heldout_t1']:.1f} % at temperature 1 ({len(eval_rows)} problems)")
-        say("watch the reward, not the loss: with one update a batch the loss is near 0 by construction")
-
-    interrupted = []
-
-    def stop_soon(*_):
-        interrupted.append(True)
-        say("interrupted: this step ends, then the run is saved")
-    try:
-        previous = signal.signal(signal.SIGINT, stop_soon)
-    except ValueError:                       # not the main thread: then whoever started it deals with Ctrl-C
-        previous = None
-    try:
-        healthy = train(first, agents, tokenizer, fit, roles, args, out, best, failures, reference,
-                        interrupted, measure, guide)
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGINT, previous)
-    if not healthy:
-        raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {out}")
-    closing_table(args, agents, tokenizer, eval_rows, roles, guide)
-
-
 def pick(rows, step, args):
     """The rows of a step: the data is shuffled for each pass, the place in it follows from the step alone.
 
     copy: a problem that comes twice in a step draws different samples.
     """
-    chosen = []
-    for place in range((step - 1) * args.questions, step * args.questions):
-        epoch, i = divmod(place, len(rows))
-        if not chosen or i == 0:
-            order = torch.randperm(len(rows), generator=stream(args.seed, "order", epoch)).tolist()
-        row = rows[order[i]]
-        chosen.append({**row, "copy": sum(one["id"] == row["id"] for one in chosen)})
-    return chosen
+    places = [divmod(place, len(rows)) for place in range((step - 1) * args.questions, step * args.questions)]
+    orders = {epoch: torch.randperm(len(rows), generator=stream(args.seed, "order", epoch)).tolist()
+              for epoch in dict(places)}
+    chosen = [rows[orders[epoch][i]] for epoch, i in places]
+    ids = [row["id"] for row in chosen]
+    return [{**row, "copy": ids[:i].count(row["id"])} for i, row in enumerate(chosen)]
 
 
-def train(first, agents, tokenizer, rows, roles, args, out, best, failures, reference, interrupted, measure,
-          guide):
-    """Steps `first` to --steps, or until interrupted -> whether the gradients were finite."""
-    for step in tqdm(range(first, args.steps + 1), initial=first - 1, total=args.steps, desc="train",
-                     unit="step"):
-        pool, filtered = rows, {}
-        if args.filter:
-            pool, filtered = refilter(step - 1, agents, tokenizer, rows, roles, args, guide)
-        metrics, episodes = one_step(step - 1, agents, tokenizer, pick(pool, step, args), roles, args,
-                                     reference, guide)
-        metrics.update(filtered)
+def train(run, rows, held_rows, interrupted):
+    """All steps that are to be done, or until interrupted -> whether the gradients were finite."""
+    args, out = run.args, pathlib.Path(run.args.out)
+
+    def measure():
+        return evaluation.held_out(run.models, run.tokenizer, held_rows, run.roles, args.max_new_tokens,
+                                   args.batch, turns=args.turns, guide=run.guide)
+
+    done, best, failures = 0, -1.0, 0
+    saved, logs = pathlib.Path(args.resume or out) / "state.safetensors", (out / "metrics.jsonl",
+                                                                           out / "episodes.jsonl")
+    if args.resume and saved.exists():
+        done, best, failures = load_state(saved, run.agents)
+        for log in logs:
+            forget_after(log, done)
+    else:
+        for log in logs:
+            log.unlink(missing_ok=True)
+        if args.sft:
+            warm_start(run)
+        before = {"step": 0, **measure()}
+        append(logs[0], json.dumps(before))
+        say(f"before training, {len(held_rows)} problems:{plots.held_out_line(before)}\n"
+            "watch the reward, not the loss: with one update a batch the loss is near 0 by construction")
+    steps = range(done + 1, args.steps + 1)
+    for step in tqdm(steps, initial=done, total=args.steps, desc="train", unit="step"):
+        pool, filtered = refilter(run, step - 1, rows) if args.filter else (rows, {})
+        metrics, episodes = one_step(run, step - 1, pick(pool, step, args))
         norm = metrics["grad_norm"]                          # None: all groups were dead
         bad = norm is not None and not math.isfinite(norm)
         failures = failures + 1 if bad else failures if norm is None else 0
         stop = together(torch.tensor(float(bool(interrupted)), device=args.device)).item() > 0
         last = step == args.steps or stop or failures == 3
-        if step % args.eval_every == 0 or last:
-            metrics.update(measure())
-        append(out / "metrics.jsonl", json.dumps({"step": step, **metrics}))
-        append(out / "episodes.jsonl", "\n".join(f'{{"step": {step}, {evaluation.record(episode)[1:]}'
-                                                 for episode in episodes))
-        say(plots.log_line(step, metrics))
-        for name in plots.watch(metrics):
-            say(f"  warning: {name}")
-        if "heldout_greedy" in metrics:
-            say(f"  held-out {metrics['heldout_greedy']:.1f} % greedy, {metrics['heldout_t1']:.1f} % "
-                "at temperature 1")
-            if metrics["heldout_greedy"] > best:
-                best = metrics["heldout_greedy"]
-                save_agents(agents, tokenizer, out / "best")
+        metrics.update(filtered, **measure() if step % args.eval_every == 0 or last else {})
+        append(logs[0], json.dumps({"step": step, **metrics}))
+        append(logs[1], "\n".join(f'{{"step": {step}, {evaluation.record(e)[1:]}' for e in episodes))
+        say("\n  warning: ".join([plots.log_line(step, metrics), *plots.watch(metrics)]))
+        if metrics.get("heldout_greedy", -1) > best:
+            best = metrics["heldout_greedy"]
+            run.save(out / "best")
         if step % args.show_every == 0:
             for episode in (episodes[0], episodes[-1]):
                 say(plots.episode_text(episode))
         if step % args.save_every == 0 or last:
-            save_state(out / "state.safetensors", agents, step, best, failures)
+            save_state(out / "state.safetensors", run.agents, step, best, failures)
         if last:
             break
-    save_agents(agents, tokenizer, out)
+    run.save(out)
     plots.curves(plots.read(out), out / "curves.png", f"{args.model}, {args.process}, seed {args.seed}")
     return failures < 3
 
 
-def save_agents(agents, tokenizer, directory):
-    for role, learner in agents.items():
-        models.save(learner.model, tokenizer, directory / role)
-
-
-def closing_table(args, agents, tokenizer, eval_rows, roles, guide):
+def closing_table(run, held_rows):
     """What the run has changed, for stdout."""
-    print(f"\n{args.model}, {args.process}, {len(eval_rows)} held-out problems of "
-          f"{args.eval_data or args.data}, percent")
-    print(plots.before_and_after(plots.read(args.out)))
-    if len(roles) == 2 and args.turns == 1:
-        outcomes = evaluation.diagnose(models_of(agents), tokenizer, eval_rows, roles, batch=args.batch,
-                                       max_new_tokens=args.max_new_tokens, guide=guide)
-        print(evaluation.diagnosis(outcomes))
-    print(f"{args.out}: curves.png, metrics.jsonl, episodes.jsonl, config.json, {', '.join(agents)}, best")
+    args = run.args
+    print(f"\n{args.model}, {args.process}, {len(held_rows)} held-out problems of "
+          f"{args.eval_data or args.data}, percent\n{plots.before_and_after(plots.read(args.out))}")
+    if len(run.roles) == 2 and args.turns == 1:
+        print(evaluation.diagnosis(evaluation.diagnose(
+            run.models, run.tokenizer, held_rows, run.roles, batch=args.batch,
+            max_new_tokens=args.max_new_tokens, guide=run.guide)))
+    print(f"{args.out}: curves.png, metrics.jsonl, episodes.jsonl, best, {', '.join(run.agents)}")
+
+
+def prepare(args):
+    """-> (Run, training rows that fit the context, all held-out rows). UserError: too few fit."""
+    train_rows, held_rows = split_data(args)
+    roles = rema.roles(args.process, args.example, args.turns, args.plan_format, held_rows[0].get("judge"))
+    run = Run(args, roles, *load_learners(args, roles, getattr(torch, args.dtype)))
+    config = next(iter(run.agents.values())).model.config
+    if args.plan_format == "json":
+        run.guide = Guide(run.tokenizer, config.vocab_size, args.device)
+    fit, held = (evaluation.fitting(rows, run.tokenizer, roles, config.context, args.max_new_tokens)
+                 for rows in (train_rows, held_rows))
+    if len(fit) < len(train_rows) or len(held) < len(held_rows):
+        say(f"with --max-new-tokens {args.max_new_tokens}, {len(train_rows) - len(fit)} of {len(train_rows)} "
+            f"training problems do not fit the context of {config.context} and are left out; "
+            f"{len(held_rows) - len(held)} held-out ones do not fit and count as wrong")
+    if len(fit) < args.questions:
+        raise UserError(f"{len(fit)} training problems fit, fewer than --questions {args.questions}")
+    return run, fit, held_rows
+
+
+def program(argv):
+    args = parse(argv, __doc__)
+    if args.fit:
+        return print(memory.table(args.model, args))
+    if not args.resume:
+        unused(args.out, f"holds another run: name another --out, or continue it with --resume {args.out}")
+    run, rows, held_rows = prepare(args)
+    if ranks()[0]:                                           # what only the first process shows and keeps
+        args.out = tempfile.mkdtemp()
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+    args.out = args.out or claim(f"out/{pathlib.Path(args.model).name}-{args.process}-s{args.seed}")
+    atomic_write(pathlib.Path(args.out) / "config.json", json.dumps(vars(args), indent=1))
+    with interruptible(say) as interrupted:
+        healthy = train(run, rows, held_rows, interrupted)
+    if not healthy:
+        raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {args.out}")
+    closing_table(run, held_rows)
 
 
 def main(argv=None):
@@ -436,7 +412,7 @@ def main(argv=None):
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    evaluation.guarded(run, argv, "train.py")
+    guarded(program, argv, "train.py")
 
 
 if __name__ == "__main__":

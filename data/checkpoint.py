@@ -198,6 +198,19 @@ def no_duplicates(pairs):
     return dict(pairs)
 
 
+def compare(directory, tensors, wanted):
+    """UserError if a file's tensors are not those that are wanted (name -> something with a shape)."""
+    for what, names in (("is missing", wanted.keys() - tensors.keys()),
+                        ("is unexpected", tensors.keys() - wanted.keys())):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise UserError(f"{directory}: tensor {min(names)} {what}{more}")
+    for name, weight in wanted.items():
+        if tensors[name].shape != weight.shape:
+            raise UserError(f"{directory}: tensor {name} has shape {tuple(tensors[name].shape)}, "
+                            f"config.json asks for {tuple(weight.shape)}")
+
+
 def write_tensors(tensors, path):
     """Write {name: tensor} as one safetensors file, byte for byte what the safetensors library writes.
 

@@ -1,10 +1,12 @@
-"""The command line of train.py: each flag with its default and one clause of reason, and what is refused."""
+"""The command lines: each flag with its default and one clause of reason, and what is refused."""
 import argparse
+import itertools
+import os
 import pathlib
 
 import torch
 
-from data import UserError, memory
+from data import UserError, benchmarks, memory
 from data.checkpoint import read_json
 
 # What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). Real
@@ -34,10 +36,9 @@ def pick_device(name):
 
 def claim(path):
     """Make the directory, or with -2, -3 ... the first of its name that does not exist yet -> its path."""
-    for i in range(1, 10000):
+    for i in itertools.count(1):
         try:
-            candidate = path if i == 1 else path.with_name(f"{path.name}-{i}")
-            candidate.mkdir(parents=True)
+            os.makedirs(candidate := path if i == 1 else f"{path}-{i}")
             return candidate
         except FileExistsError:
             pass
@@ -81,6 +82,7 @@ def build(description):
     flag("--max-new-tokens", type=int, help="for each turn (64 for tiny, else 512)")
     flag("--temperature", type=float, default=1.0, help="of samples and loss alike; 1 as in the paper (1.0)")
     flag("--batch", type=int, default=256, help="rows decoded at a time: fewer need less memory (256)")
+    flag("--compile", action="store_true", help="compile decoding (CUDA graphs on a GPU): a minute at first")
     flag = parser.add_argument_group("learning").add_argument
     flag("--steps", type=int, help="batches of rollouts (60 for tiny, else 100)")
     flag("--switch-every", type=int, default=10, help="steps each agent learns; 0: both (10, the paper's)")
@@ -169,6 +171,7 @@ def parse(argv, description=None):
              "so nothing can be compared"),
             (0 < args.dual_clip <= 1, f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none"),
             (args.turns > 1 and not two, f"--turns {args.turns} needs two agents: --process rema"),
+            (args.compile and args.turns > 1, "--compile is for --turns 1: what a conversation holds grows"),
             (args.plan_format == "json" and (not two or args.turns > 1),
              "--plan-format json is for the plans of --process rema in one turn"),
             (args.share and not two, "--share needs two roles: --process rema"),
@@ -180,3 +183,76 @@ def parse(argv, description=None):
         if bad:
             raise UserError(why)
     return args
+
+
+# ------------------------------------------------------------------------------------------------------------
+# eval.py and rollout.py: what a flag does not say is as the run was trained
+
+def speaking(description):
+    """A parser with what the two have in common: who speaks, and how."""
+    parser = argparse.ArgumentParser(description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag = parser.add_argument
+    flag("--model", default="tiny", help="a name, a hub name, a directory or a run's directory (tiny)")
+    flag("--process", choices=("mrp", "rema", "vrp"), help="who speaks (as trained, else rema)")
+    flag("--example", action="store_true", help="worked examples first: small models need to see the format")
+    flag("--turns", type=int, help="a conversation of up to so many turns a role (as trained, else 1)")
+    flag("--plan-format", choices=("text", "json"), help="json: guided plans (as trained, else text)")
+    flag("--max-new-tokens", type=int, help="for a turn (as trained, else 64 for tiny, 512 for others)")
+    flag("--temperature", type=float, help="0 is greedy, as the paper evaluates (0; several samples: 1)")
+    flag("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this mass (1: all)")
+    flag("--seed", type=int, default=0, help="of the draws when the temperature is not 0 (0)")
+    flag("--device", help="cpu, cuda or mps (cuda where there is one)")
+    return parser
+
+
+def as_trained(args):
+    """Fill in what no flag said, from the config of the run --model -> that config, {} if it is no run."""
+    directory, tiny = pathlib.Path(args.model), args.model == "tiny"
+    places = [one for one in (directory, directory.parent) if (one / "metrics.jsonl").exists()]   # RUN/best
+    trained = read_json(places[0] / "config.json") if places else {}
+    for name, value in (("process", "rema"), ("example", False), ("turns", 1), ("plan_format", "text"),
+                        ("max_new_tokens", 64 if tiny else 512)):
+        setattr(args, name, getattr(args, name) or trained.get(name, value))
+    for name in ("turns", "max_new_tokens", "limit", "plans", "answers", "batch"):
+        if getattr(args, name, None) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    args.device = pick_device(args.device)
+    return trained
+
+
+def parse_question(argv, description):
+    """rollout.py's argv -> its settings."""
+    parser = speaking(description)
+    parser.add_argument("question", help="what is asked")
+    parser.add_argument("--answer", help="the gold answer: then a verdict is given")
+    parser.add_argument("--logprobs", choices=("number", "shade"), help="of each token, behind or under it")
+    args = parser.parse_args(argv)
+    as_trained(args)
+    args.temperature = args.temperature or 0.0
+    return args
+
+
+def parse_eval(argv, description):
+    """eval.py's argv -> (settings, rows to evaluate: of a run what it held out, unless --data says)."""
+    parser = speaking(description)
+    flag = parser.add_argument
+    flag("--data", help="arithmetic, words, a benchmark's name or a JSON-lines file with problem and answer "
+         "(as trained, else arithmetic for tiny, words for others)")
+    flag("--data-dir", help="a directory that holds NAME.jsonl, instead of a download")
+    flag("--limit", type=int, help="only the first N problems (all; of generated ones 1,000)")
+    flag("--plans", type=int, default=1, help="plans a problem: avg@n, pass@k and votes (1)")
+    flag("--answers", type=int, default=1, help="answers a plan, or conversations a problem (1)")
+    flag("--diagnose", action="store_true", help="also answer under swapped and empty plans: do they matter?")
+    flag("--batch", type=int, default=256, help="rows decoded at a time: less memory, slower (256)")
+    flag("--out", help="directory for episodes.jsonl (out/eval-MODEL-PROCESS-DATA)")
+    args = parser.parse_args(argv)
+    trained = as_trained(args)
+    unused(args.out, "is not empty: name another --out, or leave it away")
+    if args.temperature is None:
+        args.temperature = float(args.plans * args.answers > 1)
+    if trained and not args.data:
+        args.data, trained["data_dir"] = trained["data"], args.data_dir or trained["data_dir"]
+        return args, benchmarks.split_data(argparse.Namespace(**trained))[1][:args.limit]
+    args.data = args.data or ("arithmetic" if args.model == "tiny" else "words")
+    return args, benchmarks.load_data(args.data, "heldout", args.limit, args.data_dir)

@@ -13,6 +13,8 @@ carries no gradient. What the model chooses is the action and the string.
 
 Shapes: B rows, S states, V vocabulary.
 """
+import json
+
 import torch
 
 ACTIONS = ("DECOMPOSE", "REWRITE", "EMPTY")
@@ -79,3 +81,18 @@ class Guide:
     def hurry(self, state, left):
         """state (B,), tokens that it may still draw (B,) -> state: where the string must end now, it does."""
         return state.masked_fill((state == self.STRING) & (left <= self.ending), self.CLOSING)
+
+
+def action_shares(episodes):
+    """Of guided plans: the share of each action, and the mean level of the problems that it was used on.
+
+    Level is the data's own measure of difficulty, where it has one (figure 4 of the paper).
+    """
+    result, plans = {}, {id(e.turns[0]): e for e in episodes if e.turns[0].text}
+    chosen = [(json.loads(e.turns[0].text)["action"], e.row.get("level")) for e in plans.values()]
+    for name in ACTIONS:
+        levels = [level for action, level in chosen if action == name]
+        numbers = [level for level in levels if isinstance(level, (int, float))]
+        result[f"share_{name}"] = len(levels) / max(1, len(chosen))
+        result[f"level_{name}"] = sum(numbers) / len(numbers) if numbers else None
+    return result

@@ -7,6 +7,7 @@ import pytest
 import eval as evaluation
 import rema
 import rewards
+import rollout
 import train
 from data import benchmarks, UserError
 
@@ -53,7 +54,7 @@ def test_own_data_and_own_reward(tmp_path, monkeypatch):
                                          '{"problem": "(1+2)*3", "answer": 9}\n')
     rows = benchmarks.load_data(str(tmp_path / "mine.jsonl"), "heldout", None)
     assert [row["answer"] for row in rows] == ["7", "9"] and len({row["id"] for row in rows}) == 2
-    agents, tokenizer = evaluation.load_agents("tiny", rema.roles("vrp"))
+    agents, tokenizer = rollout.load_agents("tiny", rema.roles("vrp"))
     monkeypatch.setattr(rewards, "compute_reward", lambda response, answer: 0.25)
     assert [e.rewards["solo"] for e in evaluation.evaluate(agents, tokenizer, rows, rema.roles("vrp"),
                                                            max_new_tokens=8)] == [0.25, 0.25]
@@ -87,7 +88,7 @@ def test_a_runs_directory_wants_its_own_process(tmp_path):
     (tmp_path / "solo").mkdir()
     (tmp_path / "solo" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="process"):
-        evaluation.load_agents(str(tmp_path), rema.roles("rema"))
+        rollout.load_agents(str(tmp_path), rema.roles("rema"))
 
 
 def test_diagnose_pairs_problems_with_each_others_plans(monkeypatch):

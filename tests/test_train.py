@@ -195,9 +195,9 @@ def metrics(directory):
 def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, monkeypatch):
     snapshots, plain = [], train.one_step
 
-    def spying(step, agents, *rest):
-        result = plain(step, agents, *rest)
-        snapshots.append({role: [w.clone() for w in a.weights] for role, a in agents.items()})
+    def spying(run, *rest):
+        result = plain(run, *rest)
+        snapshots.append({role: [w.clone() for w in a.weights] for role, a in run.agents.items()})
         return result
     monkeypatch.setattr(train, "one_step", spying)
     train.main([*SMALL_RUN, "--steps", "6", "--show-every", "3", "--out", str(tmp_path / "run")])
@@ -220,7 +220,7 @@ def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, monkeypatch
     for name in ("curves.png", "episodes.jsonl", "config.json", "high/model.safetensors",
                  "low/tokenizer.json", "best/high/config.json"):
         assert (tmp_path / "run" / name).stat().st_size > 0
-    agents, tokenizer = evaluation.load_agents(str(tmp_path / "run"), rema.roles("rema"))
+    agents, tokenizer = rollout.load_agents(str(tmp_path / "run"), rema.roles("rema"))
     assert all(torch.equal(a, b)
                for role in agents for a, b in zip(agents[role].parameters(), snapshots[-1][role]))
 
@@ -274,11 +274,11 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
 def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch):
     plain = train.one_step
 
-    def pressed(step, *rest):
+    def pressed(run, step, *rest):
         if step == 1:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
-        return plain(step, *rest)
+        return plain(run, step, *rest)
     monkeypatch.setattr(train, "one_step", pressed)
     train.main([*SMALL_RUN, "--steps", "9", "--out", str(tmp_path / "run")])
     assert len(metrics(tmp_path / "run")) == 3 and (tmp_path / "run" / "high" / "config.json").exists()
@@ -347,7 +347,7 @@ def test_rows_that_are_too_long_are_left_out_of_training_and_wrong_in_evaluation
                 *SMALL_RUN, "--steps", "1", "--out", str(tmp_path / "run")])
     told = capsys.readouterr().err
     assert "1 of 9 training problems do not fit" in told and "1 held-out ones do not fit" in told
-    agents, tokenizer = evaluation.load_agents("tiny", rema.roles("rema"))
+    agents, tokenizer = rollout.load_agents("tiny", rema.roles("rema"))
     found = evaluation.evaluate(agents, tokenizer,
                                 benchmarks.load_data(str(tmp_path / "mine.jsonl"), "heldout", None),
                                 rema.roles("rema"), max_new_tokens=32)
@@ -368,7 +368,7 @@ def test_adapters_learn_and_the_base_does_not(tmp_path):
     """Two agents on one base: base and frozen adapter stay bitwise as they were; the run loads again."""
     base = [w.clone() for w in models.load("tiny")[0].parameters()]
     train.main([*SMALL_RUN, "--steps", "2", "--eval-every", "2", "--lora", "2", "--out", str(tmp_path / "run")])
-    agents, _ = evaluation.load_agents(str(tmp_path / "run"), rema.roles("rema"))
+    agents, _ = rollout.load_agents(str(tmp_path / "run"), rema.roles("rema"))
     high, low = agents["high"], agents["low"]
     names = [name for name, _ in high.named_parameters() if "lora" not in name]
     assert len(names) == len(base)
@@ -497,10 +497,10 @@ def test_a_supervised_warm_start_teaches_each_role_its_conversations(tmp_path):
     rows = [role.prompt("2+3*4", "b") + [{"role": "assistant", "content": text}]
             for role, text in zip(rema.roles("rema"), ("zz", "qq"))]
     (tmp_path / "sft.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows * 60))
-    agents, _, tokenizer = train.load_learners(args := train.parse(
-        ["--sft", str(tmp_path / "sft.jsonl"), "--sft-lr", "3e-3", "--questions", "2", "--warmup", "0"]),
-        rema.roles("rema"), torch.float32)
-    train.warm_start(agents, tokenizer, rema.roles("rema"), args)
+    run, _, _ = train.prepare(train.parse(
+        ["--sft", str(tmp_path / "sft.jsonl"), "--sft-lr", "3e-3", "--questions", "2", "--warmup", "0"]))
+    train.warm_start(run)
+    agents, tokenizer = run.agents, run.tokenizer
     for role, text in zip(rema.roles("rema"), ("zz", "qq")):
         [[said]] = rollout.generate(agents[role.name].model, [tokenizer.chat(role.prompt("2+3*4", "b"))],
                                     max_new_tokens=8, temperature=0, stop_ids=tokenizer.stop_ids)

@@ -7,9 +7,9 @@
 import pathlib
 import sys
 
-from data import UserError
+from data import UserError, guarded
 from data.benchmarks import read_jsonl
-from eval import accuracy, guarded
+from eval import accuracy
 
 
 def compare(first, second):
