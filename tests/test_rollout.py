@@ -3,7 +3,9 @@ import copy
 import dataclasses
 import functools
 import math
+import os
 import re
+import shutil
 import unicodedata
 
 import pytest
@@ -198,6 +200,38 @@ def test_a_cache_grows_by_any_number_of_tokens(monkeypatch):
         for b in range(3):
             expected = model.hidden(torch.tensor([rows[b] + [7 + b]]))[0, -1]
             assert torch.allclose(hidden[b, 0], expected, atol=1e-6)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="a minute of compiling: set REMA_SLOW=1")
+def test_compiled_decoding_draws_the_same_tokens():
+    """A graph is really compiled, twice: when the batch has shrunk to a power of two its size is dynamic."""
+    model, starts = small(dtype=torch.float32), prompts([5, 9, 70])
+    how = dict(samples=6, max_new_tokens=12, stop_ids=range(10))
+    plain = rollout.generate(model, starts, **how)
+    torch._dynamo.utils.counters.clear()
+    model.compile_step()
+    compiled = rollout.generate(model, starts, **how)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert [c.tokens for group in plain for c in group] == [c.tokens for group in compiled for c in group]
+
+
+@pytest.mark.parametrize("stop", (range(0), range(10)))
+def test_shapes_that_never_change_change_no_token(stop, monkeypatch):
+    """What --compile compiles, uncompiled: fixed shapes, padded prompts, batches of powers of two."""
+    model, starts, sizes, plain = small(), prompts([5, 9, 70]), [], models.Transformer.step
+    how = dict(samples=6, max_new_tokens=12, stop_ids=stop)
+    expected = rollout.generate(model, starts, **how)
+    monkeypatch.setattr(models.Transformer, "step", lambda self, token, cache: sizes.append(
+        (len(token), cache.capacity, cache.prefix.filled)) or plain(self, token, cache))
+    model.compiled = True
+    for a, b in zip(expected, rollout.generate(model, starts, **how)):
+        assert [c.tokens for c in a] == [c.tokens for c in b]
+        assert all(c.logprobs == pytest.approx(d.logprobs, abs=1e-9) for c, d in zip(a, b))
+    assert {size[1:] for size in sizes} == {(12, 128)}
+    rows = [size[0] for size in sizes]
+    assert rows == [18] * 11 if not stop else rows == sorted(rows, reverse=True) and set(rows) - {18} <= {
+        1, 2, 4, 8, 16} and len(set(rows)) > 2
 
 
 def test_smollm2_in_bfloat16(smollm2):
