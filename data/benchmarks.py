@@ -23,71 +23,58 @@ import pathlib
 import random
 import re
 import sys
-import urllib.parse
 
 from tqdm import tqdm
 
 from data import UserError, arithmetic
-from data.checkpoint import atomic_write, open_url, read_json, read_some
+from data.checkpoint import atomic_write, json_object, naming, open_url, read_json, read_some
 
 HOSTS = {"github": "https://raw.githubusercontent.com", "rows": "https://datasets-server.huggingface.co",
          "hub": (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/") + "/datasets"}
-QWEN = "github/QwenLM/Qwen2.5-Math/main/evaluation/data"
-SIMPLERL = "github/hkust-nlp/simpleRL-reason/v0/train/data"
+QWEN = "github/QwenLM/Qwen2.5-Math/main/evaluation/data/{name}/test.jsonl"      # of the benchmark
+MATH = "github/QwenLM/Qwen2.5-Math/main/evaluation/data/math/train.jsonl"
 JUDGEBENCH = "github/ScalerLab/JudgeBench/main/data/dataset=judgebench,response_model="
-REWARDBENCH = "rows/rows?dataset=allenai/reward-bench&config=default&split=filtered"
+REWARD = "rows/rows?dataset=allenai/reward-bench&config=default&split=filtered"
 # name: rows, sha256 (see `fingerprint`), places: a key of HOSTS, then the path there
 BENCHMARKS = {
     "math500": (500, "8a5df26f1ccd58c9d5473807b031f81655ca2404b5f8733747d6c961a57c7605",
-         ["hub/HuggingFaceH4/MATH-500/resolve/main/test.jsonl"]),
+      ["hub/HuggingFaceH4/MATH-500/resolve/main/test.jsonl"]),
     "gsm8k": (1319, "127acd14551bfca9222ca04bed738d496ab7189e4e81e167b3053c225dc961e0",
-         ["github/openai/grade-school-math/master/grade_school_math/data/test.jsonl"]),
-    "aime24": (30, "e79ec57a38631062b725f0f71ff001e0da223915368e18fac439133ef829db01",
-         [f"{QWEN}/aime24/test.jsonl"]),
-    "amc23": (40, "7a2f036440d4456148fafaad534b6dbf866206553d2aa94fbe34eea8c35f6f4e",
-         [f"{QWEN}/amc23/test.jsonl"]),
-    "gaokao2023en": (385, "9e36b4dbc876f616ef0f2e017053e838a5b0cee79f1f41cd4733fb708a114312",
-         [f"{QWEN}/gaokao2023en/test.jsonl"]),
+      ["github/openai/grade-school-math/master/grade_school_math/data/test.jsonl"]),
+    "aime24": (30, "e79ec57a38631062b725f0f71ff001e0da223915368e18fac439133ef829db01", [QWEN]),
+    "amc23": (40, "7a2f036440d4456148fafaad534b6dbf866206553d2aa94fbe34eea8c35f6f4e", [QWEN]),
+    "gaokao2023en": (385, "9e36b4dbc876f616ef0f2e017053e838a5b0cee79f1f41cd4733fb708a114312", [QWEN]),
     "minerva": (272, "370dcde4fee34399f73f0e9366b836a316036fac1cc1d6805d20cdea9db24701",
-         [f"{QWEN}/minerva_math/test.jsonl"]),
-    "olympiadbench": (675, "d99f6c089864a36a0bfe94234fe5bcc6a4abbe21da1c875a8886f281537850a0",
-         [f"{QWEN}/olympiadbench/test.jsonl"]),
-    "rewardbench970": (970, "f28c72b5dd64792c07c128e30d1fa15d471cbcf19796d03ee8ec23539a60b9bc",
-         [REWARDBENCH]),
+      [QWEN.format(name="minerva_math")]),
+    "olympiadbench": (675, "d99f6c089864a36a0bfe94234fe5bcc6a4abbe21da1c875a8886f281537850a0", [QWEN]),
+    "rewardbench970": (970, "f28c72b5dd64792c07c128e30d1fa15d471cbcf19796d03ee8ec23539a60b9bc", [REWARD]),
     "judgebench": (620, "e91ec9f09f856da1168743c322d71695ee62172f3faf7cad774f9667071244d8",
-         [f"{JUDGEBENCH}gpt-4o-2024-05-13.jsonl",
-          f"{JUDGEBENCH}claude-3-5-sonnet-20240620.jsonl"]),
+      [f"{JUDGEBENCH}gpt-4o-2024-05-13.jsonl", f"{JUDGEBENCH}claude-3-5-sonnet-20240620.jsonl"]),
     "gsm8k-train": (7473, "f7298e0a97bd89363dd8d004b6c910f57414fe68a3414e4a02be5d79c9334723",
-         ["github/openai/grade-school-math/master/grade_school_math/data/train.jsonl"]),
-    "math-train": (7500, "a25233d3e457fc1634e5588481cb5c91fed9041a33cd8b8e056c5ef0bef826db",
-         [f"{QWEN}/math/train.jsonl"]),
+      ["github/openai/grade-school-math/master/grade_school_math/data/train.jsonl"]),
+    "math-train": (7500, "a25233d3e457fc1634e5588481cb5c91fed9041a33cd8b8e056c5ef0bef826db", [MATH]),
     "math-lv35": (8523, "849a2722d81ae8681e53a9e58502ad76c3fb14d7171acb8f9be41909f2422dc5",
-         [f"{SIMPLERL}/math_level3to5_data_processed_with_qwen_prompt.json"]),
-    "math-tiny133": (133, "a46e5ed5c9779f149fff7487dd25d3aab58ff3fb1bf9a8f442eb6bd2fb77d197",
-         [f"{QWEN}/math/train.jsonl"]),
-    "rewardbench5k": (5000, "9b37f67e924daae65a1302dd3b9693ffe568f04d9738ca66525372965f979f14",
-         [REWARDBENCH]),
-}
+      ["github/hkust-nlp/simpleRL-reason/v0/train/data/math_level3to5_data_processed_with_qwen_prompt.json"]),
+    "math-tiny133": (133, "a46e5ed5c9779f149fff7487dd25d3aab58ff3fb1bf9a8f442eb6bd2fb77d197", [MATH]),
+    "rewardbench5k": (5000, "9b37f67e924daae65a1302dd3b9693ffe568f04d9738ca66525372965f979f14", [REWARD])}
 
 # Greedy pass@1 in the paper (tables 1 and 2), percent, by model and benchmark
 PAPER = {(model, name): dict(zip(("VRP", "VRP + RL", "MRP + RL", "ReMA"), numbers)) for model, rows in {
-    "llama3-8b": {
-        "math500": (30.80, 33.40, 32.80, 33.80), "gsm8k": (67.48, 81.80, 79.68, 79.38),
-        "aime24": (0.00, 0.00, 3.33, 0.00), "amc23": (2.50, 10.00, 12.50, 22.50),
-        "gaokao2023en": (22.34, 27.53, 23.38, 28.57), "minerva": (8.82, 16.54, 18.01, 13.97),
-        "olympiadbench": (8.44, 8.89, 9.33, 8.89)},
-    "llama-8b": {
-        "math500": (50.80, 50.20, 48.60, 53.20), "gsm8k": (86.05, 84.53, 85.37, 87.26),
-        "rewardbench970": (69.48, 82.89, 81.13, 83.71), "judgebench": (51.29, 51.94, 52.90, 52.90)},
-    "qwen-7b": {
-        "math500": (75.00, 77.20, 76.40, 74.40), "gsm8k": (92.04, 91.36, 91.81, 90.60),
-        "rewardbench970": (78.56, 85.36, 86.49, 83.51), "judgebench": (58.39, 56.94, 58.39, 56.94)},
+    "llama3-8b": {"math500": (30.80, 33.40, 32.80, 33.80), "gsm8k": (67.48, 81.80, 79.68, 79.38),
+                  "aime24": (0.00, 0.00, 3.33, 0.00), "amc23": (2.50, 10.00, 12.50, 22.50),
+                  "gaokao2023en": (22.34, 27.53, 23.38, 28.57), "minerva": (8.82, 16.54, 18.01, 13.97),
+                  "olympiadbench": (8.44, 8.89, 9.33, 8.89)},
+    "llama-8b": {"math500": (50.80, 50.20, 48.60, 53.20), "gsm8k": (86.05, 84.53, 85.37, 87.26),
+                 "rewardbench970": (69.48, 82.89, 81.13, 83.71), "judgebench": (51.29, 51.94, 52.90, 52.90)},
+    "qwen-7b": {"math500": (75.00, 77.20, 76.40, 74.40), "gsm8k": (92.04, 91.36, 91.81, 90.60),
+                "rewardbench970": (78.56, 85.36, 86.49, 83.51), "judgebench": (58.39, 56.94, 58.39, 56.94)},
 }.items() for name, numbers in rows.items()}
 JUDGE = ("question", "response_a", "response_b")
-SECTIONS = {"mt-bench-hard": "Chat Hard", "llmbar": "Chat Hard", "alpacaeval": "Chat", "mt-bench": "Chat",
-            "refusals": "Safety", "xstest": "Safety", "donotanswer": "Safety", "hep": "Reasoning",
-            "math-prm": "Reasoning", "mmlu": "knowledge", "livecodebench": "coding", "livebench-math": "math",
-            "livebench-reasoning": "reasoning"}        # a subset begins so: its section (the first that fits)
+# section: how the names of its subsets begin; the first that fits counts (mt-bench-hard is no mt-bench)
+SECTIONS = {"Chat Hard": ("mt-bench-hard", "llmbar"), "Chat": ("alpacaeval", "mt-bench"), "knowledge": "mmlu",
+            "Safety": ("refusals", "xstest", "donotanswer"), "Reasoning": ("hep", "math-prm"),
+            "coding": "livecodebench", "math": "livebench-math", "reasoning": "livebench-reasoning"}
+GENERATED = ("arithmetic", "words")
 
 
 def load(name, data_dir=None):
@@ -101,10 +88,10 @@ def load(name, data_dir=None):
     if name not in BENCHMARKS:
         if name.endswith(".jsonl") or os.path.exists(name):
             return read_jsonl(name)
-        known = ["arithmetic", "words", *BENCHMARKS]
+        known = [*GENERATED, *BENCHMARKS]
         nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0)[0]
         raise UserError(f"no data {name!r}; nearest is {nearest!r} (known: {', '.join(known)}, a .jsonl)")
-    count, url = BENCHMARKS[name][0], address(BENCHMARKS[name][2][0])
+    count, url = BENCHMARKS[name][0], addresses(name)[0]
     if data_dir:
         rows = read_jsonl(pathlib.Path(data_dir) / f"{name}.jsonl")
         if not published(name, rows):
@@ -139,9 +126,6 @@ def fingerprint(name, rows):
 # ------------------------------------------------------------------------------------------------------------
 # What --data names
 
-GENERATED = ("arithmetic", "words")
-
-
 def load_data(name, split, count, data_dir=None):
     """Rows {"id", "problem", "answer", ...} of generated problems, a benchmark, or a JSON-lines file.
 
@@ -158,13 +142,12 @@ def load_data(name, split, count, data_dir=None):
 
 def split_data(args):
     """-> (training, held-out rows): generated splits, two files, or a shuffled tenth of one file held out."""
-    train_rows = load_data(args.data, "train", 2000 if args.data in GENERATED else None, args.data_dir)
+    rows = load_data(args.data, "train", 2000 if args.data in GENERATED else None, args.data_dir)
     if args.eval_data or args.data in GENERATED:
-        return train_rows, load_data(args.eval_data or args.data, "heldout", args.eval_questions,
-                                     args.data_dir)
-    random.Random("held out").shuffle(train_rows)
-    tenth = max(1, len(train_rows) // 10)
-    return train_rows[tenth:], train_rows[:tenth][:args.eval_questions]
+        return rows, load_data(args.eval_data or args.data, "heldout", args.eval_questions, args.data_dir)
+    random.Random("held out").shuffle(rows)
+    tenth = max(1, len(rows) // 10)
+    return rows[tenth:], rows[:tenth][:args.eval_questions]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -177,18 +160,14 @@ def read_jsonl(path, required=("problem", "answer")):
     response_a, response_b becomes a judge row, one without an id gets FILE-LINE. UserError: file and line.
     """
     path, rows = pathlib.Path(path), []
-    try:
+    with naming(path, "read"):
         lines = path.read_bytes().splitlines()          # of bytes: those of a text also end at U+2028
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
+                rows.append(check(json_object(line.decode("utf-8-sig")), required, f"{path.stem}-{number}"))
+            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: malformed JSON ({error})") from None
-            try:
-                rows.append(check(row, required, f"{path.stem}-{number}"))
             except ValueError as error:
                 raise UserError(f"{path}, line {number}: {error}") from None
     if not rows:
@@ -198,8 +177,6 @@ def read_jsonl(path, required=("problem", "answer")):
 
 def check(row, required, default_id):
     """The row in the house's form. ValueError says what is wrong with it."""
-    if not isinstance(row, dict):
-        raise ValueError(f"a JSON {type(row).__name__}, not an object")
     if "problem" not in row and all(isinstance(row.get(key), str) for key in JUDGE):
         if row.get("answer") not in ("A", "B"):
             raise ValueError(f"the answer to a judge task is 'A' or 'B', not {row.get('answer')!r}")
@@ -229,15 +206,15 @@ def judge_text(row):
 # ------------------------------------------------------------------------------------------------------------
 # Fetching
 
-def address(place):
-    host, path = place.split("/", 1)
-    return f"{HOSTS[host]}/{urllib.parse.quote(path, safe='/?&=,')}"
+def addresses(name):
+    places = [place.format(name=name).split("/", 1) for place in BENCHMARKS[name][2]]
+    return [f"{HOSTS[host]}/{path}" for host, path in places]
 
 
 def fetch(name):
     """A benchmark's rows from upstream. UserError: no network, or a file that is not in the known format."""
     rows, number = [], 0
-    for url in map(address, BENCHMARKS[name][2]):
+    for url in addresses(name):
         try:
             for row in upstream(url, name):
                 rows += convert(name, number, row)
@@ -256,11 +233,10 @@ def upstream(url, name):
     """The rows at `url`: JSON lines, one JSON list, or pages of the hub's rows service (100 rows at most)."""
     def get(url):
         with open_url(url, url) as reply:
-            return read_some(reply, 2 ** 28).decode()
+            return read_some(reply, 2 ** 28).decode().strip()
 
     if "/rows?" not in url:
-        text = get(url)
-        return json.loads(text) if url.endswith(".json") else map(json.loads, text.strip().split("\n"))
+        return json.loads(get(url)) if url.endswith(".json") else map(json.loads, get(url).split("\n"))
     found, total = [], 1
     with tqdm(desc=name, unit=" rows") as bar:
         while len(found) < total:
@@ -314,7 +290,7 @@ def convert(name, number, row):
 
 
 def judge_row(identity, question, response_a, response_b, answer, subset):
-    section = next((name for start, name in SECTIONS.items() if subset.startswith(start)), "other")
+    section = next((name for name, starts in SECTIONS.items() if subset.startswith(starts)), "other")
     return {"id": identity, "question": question, "response_a": response_a, "response_b": response_b,
             "answer": answer, "subset": subset, "category": section, "judge": True}
 
@@ -339,8 +315,7 @@ def splits():
 def tiny133(rows):
     """The 133 problems of math-train, found by the sha256 of their text."""
     known = {short_hash(row["problem"]): row for row in rows}
-    wanted = splits()["math-tiny133"].items()
-    return [{**known[digits], "id": name} for name, digits in wanted if digits in known]
+    return [{**known[key], "id": name} for name, key in splits()["math-tiny133"].items() if key in known]
 
 
 def short_hash(text):

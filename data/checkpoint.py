@@ -44,7 +44,6 @@ NAMES = {"tiny": str(TINY),
          **{f"smollm2-{n}": f"HuggingFaceTB/SmolLM2-{n.upper()}-Instruct" for n in ("135m", "360m", "1.7b")}}
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-MALFORMED = (ValueError, RecursionError)        # no JSON, no UTF-8, nested without end, what read_file raises
 LIMIT = 100_000_000     # bytes of a header; the safetensors library draws the line there too
 # narrow to wide, in the library's order: write_tensors sorts by it
 DTYPES = {"U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32,
@@ -55,10 +54,11 @@ DTYPES = {"U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16, "I32"
 # Files: written whole or not at all, read with an error that names them
 
 @contextlib.contextmanager
-def naming(path, verb, malformed=()):
+def naming(path, verb="read", malformed=(ValueError, RecursionError)):
     """Around what is done with a file: errors of the disk become a UserError that names the file.
 
-    verb: what it then cannot be (read, written); malformed: errors that mean that its content makes no sense.
+    verb: what it then cannot be (read, written); malformed: errors that mean that its content makes no sense
+    (no JSON, no UTF-8, nested without end, what read_file raises).
     """
     try:
         yield
@@ -80,7 +80,7 @@ def atomic_write(path, content):
     """
     path = pathlib.Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with naming(path, "written"):
+    with naming(path, "written", malformed=()):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(beside, "wb") as file:
@@ -97,7 +97,7 @@ def atomic_write(path, content):
 
 def read_json(path):
     """The JSON object in the file `path`, as a dict. UserError when it is missing, malformed or no object."""
-    with naming(path, "read", MALFORMED):
+    with naming(path):
         return json_object(pathlib.Path(path).read_text(encoding="utf-8"))
 
 
@@ -120,22 +120,19 @@ def read_tensors(path):
     UserError, naming the file and the tensor, for whatever is wrong with them.
     """
     path = pathlib.Path(path)
-    file = path / SINGLE if path.is_dir() else path
-    if file.exists() or not path.is_dir():
-        return read_file(file)
+    if not path.is_dir() or (path / SINGLE).exists():
+        return read_file(path / SINGLE if path.is_dir() else path)
     if not (path / INDEX).exists():
         pickles = sorted(other.name for other in path.iterdir() if other.suffix in (".bin", ".pt", ".pth"))
         raise UserError(f"{path}: neither {SINGLE} nor {INDEX}" + (
             f"; {pickles[0]} is a pickle, which may run code when loaded: convert it" if pickles else ""))
-    tensors, weight_map = {}, read_index(path / INDEX)
-    for shard in sorted(set(weight_map.values())):
-        found = read_file(path / shard)
-        placed = {name for name, where in weight_map.items() if where == shard}
-        for name in sorted(found.keys() ^ placed):
-            what = "holds" if name in found else "lacks"
-            raise UserError(f"{path / shard}: {what} tensor {name!r}, {INDEX} says otherwise")
-        tensors |= found
-    return tensors
+    weight_map = read_index(path / INDEX)
+    found = {shard: read_file(path / shard) for shard in sorted(set(weight_map.values()))}
+    held = {(name, shard) for shard, tensors in found.items() for name in tensors}
+    for name, shard in sorted(held ^ weight_map.items()):
+        what = "holds" if (name, shard) in held else "lacks"
+        raise UserError(f"{path / shard}: {what} tensor {name!r}, {INDEX} says otherwise")
+    return {name: found[shard][name] for name, shard in weight_map.items()}
 
 
 def read_index(path):
@@ -151,17 +148,16 @@ def read_index(path):
 
 def read_file(path):
     """{name: tensor} from one safetensors file, mapped."""
-    with naming(path, "read", MALFORMED), open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = 8 + int.from_bytes(file.read(8), "little")                  # where the data begins
         if start > min(size, LIMIT):
             raise ValueError(f"truncated or no safetensors: {start - 8} bytes of header in a file of {size}")
         header = json_object(file.read(start - 8), no_duplicates)
         header.pop("__metadata__", None)
-        places = sorted(place(name, entry) for name, entry in header.items())
         content = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
         last = 0                        # where the tensor before ends: there are neither overlaps nor gaps
-        for begin, end, name, dtype, shape in places:
+        for begin, end, name, dtype, shape in sorted(place(name, entry) for name, entry in header.items()):
             length = math.prod(shape) * dtype.itemsize
             if (begin, end) != (last, last + length):
                 raise ValueError(f"tensor {name!r} begins at {begin} and has {end - begin} bytes for shape "
@@ -181,14 +177,13 @@ def place(name, entry):
     """(begin, end, name, dtype, shape) of a tensor's entry in the header; ValueError if it cannot be one."""
     try:
         dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        possible = all(type(n) is int and n >= 0 for n in [*shape, begin, end]) and len(shape) <= 16 \
-            and math.prod(n or 1 for n in shape) < 2 ** 48          # [0, 2**62, 2**62] is empty yet overflows
+        if all(type(n) is int and n >= 0 for n in [*shape, begin, end]) and len(shape) <= 16 \
+                and math.prod(n or 1 for n in shape) < 2 ** 48:     # [0, 2**62, 2**62] is empty yet overflows
+            return begin, end, name, dtype, shape
     except (KeyError, TypeError, ValueError):
-        possible = False
-    if not possible:
-        raise ValueError(f"tensor {name!r}: {str(entry)[:99]} lacks a dtype among {', '.join(DTYPES)}, "
-                         "a shape or two data_offsets, or has impossible ones")
-    return begin, end, name, dtype, shape
+        pass
+    raise ValueError(f"tensor {name!r}: {str(entry)[:99]} lacks a dtype among {', '.join(DTYPES)}, "
+                     "a shape or two data_offsets, or has impossible ones")
 
 
 def no_duplicates(pairs):
@@ -219,13 +214,11 @@ def write_tensors(tensors, path):
     """
     types = {dtype: name for name, dtype in DTYPES.items()}
     # wide types first: then each tensor begins at a multiple of its own width
-    names = sorted(tensors, key=lambda name: (-list(types).index(tensors[name].dtype), name))
-    tensors = {name: tensors[name] for name in names}
+    tensors = dict(sorted(tensors.items(), key=lambda item: (-list(types).index(item[1].dtype), item[0])))
     header, end = {"__metadata__": {"format": "pt"}}, 0     # transformers insists on the format
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes
-        kind, shape = types[tensor.dtype], list(tensor.shape)
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+        header[name] = {"dtype": types[tensor.dtype], "shape": tensor.shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
 
@@ -308,7 +301,8 @@ def download(url, path, size, digest, page, token=""):
     if path.is_file() and path.stat().st_size == size:
         return
     part = path.with_name(path.name + ".incomplete")
-    with naming(path, "written"):       # the disk's errors: open_url and read_some deal with the network's
+    # Errors of the disk are named here; open_url and read_some deal with the network's.
+    with naming(path, "written", malformed=()):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "a+b") as file, tqdm(total=size, initial=file.tell(), unit="B", unit_scale=True,
                                              desc=path.name, disable=size < 2 ** 20) as bar:
@@ -354,11 +348,9 @@ class Redirect(urllib.request.HTTPRedirectHandler):
 def open_url(url, page, token="", start=0):
     """The open answer to GET `url` from byte `start` on. UserError: names `page` and says what to do."""
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "rema"})
-        if start:
-            request.add_header("Range", f"bytes={start}-")
-        if token:
-            request.add_header("Authorization", f"Bearer {token}")
+        headers = {"User-Agent": "rema", "Range": start and f"bytes={start}-",
+                   "Authorization": token and f"Bearer {token}"}
+        request = urllib.request.Request(url, headers={name: text for name, text in headers.items() if text})
         return urllib.request.build_opener(Redirect).open(request, timeout=30)
     except urllib.error.HTTPError as error:
         error.close()
@@ -398,10 +390,9 @@ def load_state(path, learners):
     note = json.loads(bytes(tensors["note"].tolist()))
     for role, learner in learners.items():
         learner.updates = note["updates"][role]
-        moments = {i: {name: tensors[f"{role}.{name}.{i}"].clone()
-                       for name in ("step", "exp_avg", "exp_avg_sq")}
-                   for i in range(len(learner.masters)) if f"{role}.step.{i}" in tensors}
-        learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": moments})
+        state = {i: {key: tensors[f"{role}.{key}.{i}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+                 for i in range(len(learner.masters)) if f"{role}.step.{i}" in tensors}
+        learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
         with torch.no_grad():
             for i, (weight, master) in enumerate(zip(learner.weights, learner.masters)):
                 master.copy_(tensors[f"{role}.weight.{i}"])

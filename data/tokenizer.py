@@ -13,15 +13,15 @@ import json
 import pathlib
 import re
 import unicodedata
-from dataclasses import dataclass
+from typing import NamedTuple
 
-import jinja2.sandbox       # comes with torch
 import regex                # comes with tiktoken
 import tiktoken
+from jinja2.sandbox import ImmutableSandboxedEnvironment        # comes with torch
 
 from data import UserError
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+FILES = "tokenizer.json tokenizer_config.json generation_config.json config.json chat_template.jinja".split()
 LONGEST_RUN = 4000
 NEVER = 1 << 60
 
@@ -50,8 +50,7 @@ LLAMA = "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>"
 DATED = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n{content}"
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(NamedTuple):
     """How a family writes a conversation: a turn for each message, then the assistant's header."""
     name: str
     turn: str = CHATML              # <|...|> is one token
@@ -74,7 +73,13 @@ class Format:
         last_user = max((i for i, (role, _) in enumerate(said) if role == "user"), default=len(said))
         for i, (role, content) in enumerate(said):
             if role == "assistant" and self.forget and isinstance(content, str):
-                content = _forget(content, i > last_user, i == len(said) - 1)
+                # Qwen 3 shows thoughts after the last question only.
+                # There the last turn always has a block for them.
+                thought, think, content = content.rpartition("</think>")
+                content = content.lstrip("\n") if think else content
+                thought = thought.split("</think>")[0].split("<think>")[-1].strip("\n")
+                if i > last_user and (thought or i == len(said) - 1):
+                    content = f"<think>\n{thought}\n</think>\n\n" + content.lstrip("\n")
             yield role, content, self.turn if i else self.first
 
     def fill(self, role, content, turn):
@@ -84,16 +89,6 @@ class Format:
     def text(self, messages):
         """A conversation as text, up to where the assistant starts to speak."""
         return "".join(self.fill(*turn) for turn in self.turns(messages)) + self.head
-
-
-def _forget(content, current, last):
-    """Qwen 3 shows thoughts after the last question only; there the last turn always has a block for them."""
-    thought, think, answer = content.rpartition("</think>")
-    answer = answer.lstrip("\n") if think else answer
-    thought = thought.split("</think>")[0].split("<think>")[-1].strip("\n")
-    if current and (last or thought):
-        return f"<think>\n{thought}\n</think>\n\n" + answer.lstrip("\n")
-    return answer
 
 
 FORMATS = (
@@ -116,8 +111,7 @@ PROBES = [[{"role": role, "content": text % i} for i, (role, text) in enumerate(
 def _recognise(template, bos):
     """The Format of a chat template, None if there is none."""
     try:        # without the function strftime_now, Llama's templates write the date above
-        sandbox = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        program = sandbox.from_string(template)
+        program = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
         texts = [program.render(messages=talk, bos_token=bos, tools=None, add_generation_prompt=True,
                                 enable_thinking=False) for talk in PROBES]
     except Exception:       # whatever goes wrong in it: it is none of ours
@@ -138,8 +132,7 @@ def _pattern(steps):
         # Blanks before a digit are a piece of their own, whole: for ByteLevel the text ends there.
         return words % (r"\p{N}" if steps[0]["individual_digits"] else r"\p{N}+", r"|\s+(?=\p{N})")
     if kinds == [("Split", True, False), ("ByteLevel", False, False)]:
-        (kind, pattern), = steps[0]["pattern"].items()
-        pattern = pattern if kind == "Regex" else regex.escape(pattern)
+        pattern = steps[0]["pattern"].get("Regex") or regex.escape(steps[0]["pattern"]["String"])
         how = steps[0]["behavior"], steps[0]["invert"]
         if how == ("Removed", True):
             return pattern
@@ -170,14 +163,10 @@ def _ranks(words, order, whole):
     not give then come last, which is exact unless two neighbours that the list leaves apart would spell
     one.
     """
-    ranked, lost = [], {}
-    for word in words:
-        parts, last = _merge(word, order)
-        if len(parts) > 1:
-            lost[word] = parts
-        elif len(word) > 1:
-            ranked.append((last, word))
-    tokens = [LETTER[b] for b in range(256)] + [word for _, word in sorted(ranked)]
+    merged = {word: _merge(word, order) for word in words}
+    lost = {word: parts for word, (parts, _) in merged.items() if len(parts) > 1}
+    ranked = sorted((last, word) for word, (_, last) in merged.items() if word not in lost and len(word) > 1)
+    tokens = [LETTER[b] for b in range(256)] + [word for _, word in ranked]
     spelt = any(a + b in lost for parts in lost.values() for a, b in zip(parts, parts[1:]))
     return (tokens + list(lost), not spelt) if whole else (tokens, True)
 
@@ -206,20 +195,11 @@ class Tokenizer:
         self.files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
         if "tokenizer.json" not in self.files:
             raise UserError("there is no tokenizer.json")
-        file, config, generation = (json.loads(self.files.get(name, "{}")) for name in FILES[:3])
-        model = directory / "config.json"
+        file, config, generation, model = (json.loads(self.files.get(name, "{}")) for name in FILES[:4])
         added = file.get("added_tokens") or []
-        self.special = {token["content"]: token["id"] for token in added if token["special"]}
-        self.added = {token["content"]: token["id"] for token in added if not token["special"]}
-        self._named = {**file["model"]["vocab"], **self.added, **self.special}
-        self._read_configs(config, generation, json.loads(model.read_bytes()) if model.is_file() else {})
-        self._read_model(file["model"], file.get("normalizer"), file.get("pre_tokenizer") or {"type": None})
-        if any(token.get(key) for token in added if token["content"] in self.added
-               for key in ("lstrip", "rstrip", "single_word")):
-            raise UserError("an added token that takes its neighbours along is not supported")
+        self._named = file["model"]["vocab"] | {token["content"]: token["id"] for token in added}
 
-    def _read_configs(self, config, generation, model):
-        """End tokens and the chat format."""
+        # End tokens and the chat format
         bos, eos = (token["content"] if isinstance(token, dict) else token      # an AddedToken, or a string
                     for token in (config.get("bos_token"), config.get("eos_token")))
         ends = [self.special_id(eos)] if eos else []
@@ -236,10 +216,16 @@ class Tokenizer:
         self._format = _recognise(template, bos) if template else None
         self._problem = ("its chat template is none of Llama 3 to 3.2, Qwen 2 to 3, SmolLM2 and plain ChatML"
                          if template else "it has no chat template (take an Instruct checkpoint)")
+
         # What ends or frames a turn is special, whatever the file says: text must not be able to hold it.
         frame = re.findall(r"<\|\w+\|>", self._format.first) if self._format else ()
-        for name in [name for name, id in self.added.items() if id in self.stop_ids or name in frame]:
-            self.special[name] = self.added.pop(name)
+        self.special = {token["content"]: token["id"] for token in added
+                        if token["special"] or token["id"] in self.stop_ids or token["content"] in frame}
+        plain = [token for token in added if token["content"] not in self.special]
+        self.added = {token["content"]: token["id"] for token in plain}
+        if any(token.get(key) for token in plain for key in ("lstrip", "rstrip", "single_word")):
+            raise UserError("an added token that takes its neighbours along is not supported")
+        self._read_model(file["model"], file.get("normalizer"), file.get("pre_tokenizer") or {"type": None})
 
     def _read_model(self, model, normalizer, steps):
         """Vocabulary and merges -> the tiktoken Encoding, and the bytes of every id."""
@@ -376,5 +362,5 @@ class Tokenizer:
 
     def save(self, directory):
         """Write the files that were read, byte for byte (config.json is the model's to write)."""
-        for name, data in self.files.items():
-            (pathlib.Path(directory) / name).write_bytes(data)
+        for name in self.files.keys() - {"config.json"}:
+            (pathlib.Path(directory) / name).write_bytes(self.files[name])
