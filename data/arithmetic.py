@@ -20,6 +20,7 @@ import zlib
 LEVELS = (1, 2, 3)                                    # arithmetic: level + 1 operations; words: level steps
 SYMBOL = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
 COMPUTE = {"+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y}
+LETTERS = "abcdefgh"                                  # names of the steps of a plan
 EMPTY = "Solve it."                                   # the plan that leaves the solver alone
 
 
@@ -34,15 +35,14 @@ def generate(n, seed=0, split="train", level=None, kind="arithmetic"):
     The same arguments give the same rows on every machine. Held-out rows are all different; training rows are
     independent draws. ValueError for an unknown split, level or kind, or too few held-out problems.
     """
-    known = split in ("train", "heldout") and kind in ("arithmetic", "words") and level in (None, *LEVELS)
-    if not known:
+    draws = {"arithmetic": expression, "words": story}
+    if split not in ("train", "heldout") or kind not in draws or level not in (None, *LEVELS):
         raise ValueError(f"generate: no split {split!r}, level {level!r} or kind {kind!r}")
-    draw = expression if kind == "arithmetic" else story
     rng, rows, seen = random.Random(f"{kind} {split} {seed}"), [], set()
     while len(rows) < n:
         this = level or LEVELS[len(rows) % len(LEVELS)]
         for _ in range(5_000):
-            problem, answer = draw(rng, this)
+            problem, answer = draws[kind](rng, this)
             if held_out(problem) == (split == "heldout") and problem not in seen:
                 break
         else:
@@ -85,41 +85,40 @@ def expression(rng, level):
                 return text, value
 
 
+def fold(problem, join):
+    """Build something from the inside out: join(left, sign, right) stands for each operation."""
+    def walk(node):
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        return join(walk(node.left), SYMBOL[type(node.op)], walk(node.right))
+    return walk(ast.parse(problem, mode="eval").body)
+
+
 def right_plan(problem):
     """The steps in an order that works, with letters for what is known by then: "a=2+5; b=4*a; 3+b"."""
     steps = []
 
-    def walk(node):                                   # -> how later steps call this node's value
-        if isinstance(node, ast.Constant):
-            return str(node.value)
-        left, right = walk(node.left), walk(node.right)
-        steps.append(left + SYMBOL[type(node.op)] + right)
-        return "abcdefgh"[len(steps) - 1]
+    def name(left, symbol, right):                    # -> how later steps call this operation's value
+        steps.append(left + symbol + right)
+        return LETTERS[len(steps) - 1]
 
-    walk(ast.parse(problem, mode="eval").body)
+    fold(problem, name)
     return named(steps)
 
 
 def wrong_plan(problem):
     """Strictly from left to right, blind to brackets and precedence: "a=3+4; b=a*2; b+5"."""
-    parts = re.findall(r"[-+*]|\d+", problem)
-    steps = [parts[0] + parts[1] + parts[2]]
-    for i in range(3, len(parts), 2):
-        steps.append("abcdefgh"[len(steps) - 1] + parts[i] + parts[i + 1])
-    return named(steps)
+    first, *rest = re.findall(r"[-+*]?\d+", re.sub("[()]", "", problem))
+    return named([before + step for before, step in zip([first, *LETTERS], rest)])
 
 
 def named(steps):
-    return "; ".join([f"{name}={step}" for name, step in zip("abcdefgh", steps[:-1])] + steps[-1:])
+    return "; ".join([f"{name}={step}" for name, step in zip(LETTERS, steps[:-1])] + steps[-1:])
 
 
 def rewrite(problem):
     """The same expression with every bracket written out: "3+(4*(2+5))"."""
-    def walk(node):
-        if isinstance(node, ast.Constant):
-            return str(node.value)
-        return f"({walk(node.left)}{SYMBOL[type(node.op)]}{walk(node.right)})"
-    return walk(ast.parse(problem, mode="eval").body)[1:-1]
+    return fold(problem, "({}{}{})".format)[1:-1]
 
 
 def trace(plan, known=None):
@@ -147,8 +146,7 @@ def values(plan):
 
 def working(plan, known=None):
     """The answer, without its box, that does what the plan says: "a=2+5=7; b=4*7=28; 3+28=31."."""
-    return "; ".join(f"{name}={step}={value}" if name else f"{step}={value}"
-                     for name, step, value in trace(plan, known)) + "."
+    return "; ".join(f"{name}={step}={value}".lstrip("=") for name, step, value in trace(plan, known)) + "."
 
 
 def habit(plan, problem):
@@ -156,68 +154,57 @@ def habit(plan, problem):
     expression with all brackets), "empty" or "other". A JSON plan is judged by its output.
     """
     plan = plan.strip()
-    if plan.startswith("{"):
-        try:
-            plan = str(json.loads(plan).get("output", "")).strip()
-        except ValueError:
-            return "other"
-    if plan in ("", EMPTY):
-        return "empty"
-    if plan == wrong_plan(problem):
-        return "wrong"
-    if plan == rewrite(problem):
-        return "rewrite"
     try:
-        return "right" if values(plan)[-1] == values(right_plan(problem))[-1] else "other"
-    except ValueError:
+        if plan.startswith("{"):
+            plan = str(json.loads(plan).get("output", "")).strip()
+        known = {"": "empty", EMPTY: "empty", rewrite(problem): "rewrite", wrong_plan(problem): "wrong"}
+        right = plan not in known and values(plan)[-1] == values(right_plan(problem))[-1]
+        return known.get(plan, "right" if right else "other")
+    except ValueError:                                # neither JSON nor steps
         return "other"
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Word problems, for models that read English. {A}, {B}: names; {s}, {t}: things; {x}, {y}, {z}: numbers.
-# A template is (steps, lowest and highest x, y and z, text, answer).
+# A template is (steps, lowest and highest x, y and z, text, the answer as an expression).
 
 NAMES = "Anna Ben David Emma Felix Grace Henry Jack Kate Leo Maria Noah Olivia Paul Rosa Sam".split()
 THINGS = "apples books pencils marbles stickers coins cards cookies shells balloons flowers stamps".split()
 TEMPLATES = (
-    (1, "2-6 2-4", "{A} has {x} {s}. {B} gives {A} {y} more {s}. How many {s} does {A} have now?",
-     lambda x, y, z: x + y),
-    (1, "2-6 2-4", "{A} has {x} red {s} and {y} blue {s}. How many {s} does {A} have in total?",
-     lambda x, y, z: x + y),
-    (1, "2-5 2-5", "There are {x} boxes with {y} {s} each. How many {s} are there in total?",
-     lambda x, y, z: x * y),
-    (1, "2-5 2-5", "{A} buys {x} {s} for {y} dollars each. How many dollars does {A} pay?",
-     lambda x, y, z: x * y),
-    (1, "5-9 2-3", "{A} has {x} {s}. {A} gives {y} of them to {B}. How many {s} are left?",
-     lambda x, y, z: x - y),
-    (1, "5-9 2-3", "{A} has {x} {s}. {A} loses {y} of them. How many {s} are left?", lambda x, y, z: x - y),
-    (1, "3-9 2-4", "{A} makes {x} {s} a day. How many {s} does {A} make in {y} days?", lambda x, y, z: x * y),
+    (1, "2-6 2-4", "{A} has {x} {s}. {B} gives {A} {y} more {s}. How many {s} does {A} have now?", "{x}+{y}"),
+    (1, "2-6 2-4", "{A} has {x} red {s} and {y} blue {s}. How many {s} does {A} have in total?", "{x}+{y}"),
+    (1, "2-5 2-5", "There are {x} boxes with {y} {s} each. How many {s} are there in total?", "{x}*{y}"),
+    (1, "2-5 2-5", "{A} buys {x} {s} for {y} dollars each. How many dollars does {A} pay?", "{x}*{y}"),
+    (1, "5-9 2-3", "{A} has {x} {s}. {A} gives {y} of them to {B}. How many {s} are left?", "{x}-{y}"),
+    (1, "5-9 2-3", "{A} has {x} {s}. {A} loses {y} of them. How many {s} are left?", "{x}-{y}"),
+    (1, "3-9 2-4", "{A} makes {x} {s} a day. How many {s} does {A} make in {y} days?", "{x}*{y}"),
     (2, "2-5 2-4 2-3", "{A} has {x} bags with {y} {s} each. {A} gives away {z} {s}. How many {s} are left?",
-     lambda x, y, z: x * y - z),
+     "{x}*{y}-{z}"),
     (2, "2-5 2-4 2-3", "{A} has {x} bags with {y} {s} each. {A} finds {z} more {s}. "
-     "How many {s} does {A} have in total?", lambda x, y, z: x * y + z),
+     "How many {s} does {A} have in total?", "{x}*{y}+{z}"),
     (2, "2-5 2-4 2-3", "There are {x} shelves with {y} {s} each. {A} takes {z} {s}. How many {s} are left?",
-     lambda x, y, z: x * y - z),
+     "{x}*{y}-{z}"),
     (2, "7-9 2-3 2-3", "{A} has {x} {s}. {A} loses {y} {s} and then loses {z} more. How many {s} are left?",
-     lambda x, y, z: x - y - z),
+     "{x}-{y}-{z}"),
     (2, "2-5 2-4 2-3", "{A} has {x} {s}. {A} buys {y} {s} and then buys {z} more. "
-     "How many {s} does {A} have now?", lambda x, y, z: x + y + z),
+     "How many {s} does {A} have now?", "{x}+{y}+{z}"),
     (2, "2-6 2-4", "{A} has {x} {s}. {B} has {y} more {s} than {A}. How many {s} do they have together?",
-     lambda x, y, z: 2 * x + y),
+     "{x}+{x}+{y}"),
     (3, "2-4 2-3 2-3", "{A} has {x} boxes with {y} {s} each. {A} finds {z} more {s} and loses 2. "
-     "How many {s} are left?", lambda x, y, z: x * y + z - 2),
+     "How many {s} are left?", "{x}*{y}+{z}-2"),
     (3, "2-4 2-3 2-4", "There are {x} bags with {y} {s} each and {z} boxes with 2 {s} each. "
-     "How many {s} are there in total?", lambda x, y, z: x * y + 2 * z),
+     "How many {s} are there in total?", "{x}*{y}+{z}*2"),
     (3, "2-5 2-4 2-5", "{A} buys {x} {s} for {y} dollars each and {z} {t} for 2 dollars each. "
-     "How many dollars does {A} pay?", lambda x, y, z: x * y + 2 * z),
+     "How many dollars does {A} pay?", "{x}*{y}+{z}*2"),
     (3, "2-4 2-3 2-4", "{A} has {x} {s}. {B} has {y} times as many {s} as {A}. {B} buys {z} more. "
-     "How many {s} do they have together?", lambda x, y, z: x + x * y + z),
+     "How many {s} do they have together?", "{x}+{x}*{y}+{z}"),
 )
 
 
 def story(rng, level):
     """(text, answer) of a word problem that takes `level` steps."""
-    _, ranges, text, answer = rng.choice([template for template in TEMPLATES if template[0] == level])
+    _, ranges, text, formula = rng.choice([template for template in TEMPLATES if template[0] == level])
     x, y, z = [rng.randint(*map(int, r.split("-"))) for r in (ranges + " 0-0").split()[:3]]
     (a, b), (s, t) = rng.sample(NAMES, 2), rng.sample(THINGS, 2)
-    return text.format(A=a, B=b, s=s, t=t, x=x, y=y, z=z), answer(x, y, z)
+    answer = values(right_plan(formula.format(x=x, y=y, z=z)))[-1]
+    return text.format(A=a, B=b, s=s, t=t, x=x, y=y, z=z), answer

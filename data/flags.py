@@ -1,17 +1,19 @@
 """The command lines: each flag with its default and one clause of reason, and what is refused."""
-import argparse
 import itertools
 import os
 import pathlib
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
+from contextlib import suppress
 
 import torch
 
 from data import UserError, benchmarks, memory
 from data.checkpoint import read_json
 
-# What a model wants when no flag says otherwise: (data, learning rate, tokens a turn, questions, steps). Real
-# models take the literature's full-weight rate, 1e-6; the tiny one is far from what it was trained to be.
-DEFAULTS = {True: ("arithmetic", 3e-4, 64, 32, 60), False: ("words", 1e-6, 512, 16, 100)}
+# What a model wants when no flag says otherwise. Real ones take the literature's full-weight rate, 1e-6; the
+# tiny one is far from what it was trained to be.
+TINY = dict(data="arithmetic", lr=3e-4, max_new_tokens=64, questions=32, steps=60, eval_questions=1000)
+REAL = dict(data="words", lr=1e-6, max_new_tokens=512, questions=16, steps=100, eval_questions=100)
 LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate of full weights
 
 # The paper's settings, section 5 of its appendix: single turn, and a conversation. GPU hours: unmeasured.
@@ -37,11 +39,9 @@ def pick_device(name):
 def claim(path):
     """Make the directory, or with -2, -3 ... the first of its name that does not exist yet -> its path."""
     for i in itertools.count(1):
-        try:
+        with suppress(FileExistsError):
             os.makedirs(candidate := path if i == 1 else f"{path}-{i}")
             return candidate
-        except FileExistsError:
-            pass
 
 
 def unused(out, why):
@@ -52,8 +52,7 @@ def unused(out, why):
 
 
 def build(description):
-    parser = argparse.ArgumentParser(description=description,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     flag = parser.add_argument_group("model and problems").add_argument
     flag("--model", default="tiny", help="a name (tiny, llama-1b ...), a hub name, or a directory (tiny)")
     flag("--process", choices=("mrp", "rema", "vrp"), default="rema", help="vrp, mrp: one agent (rema)")
@@ -64,8 +63,7 @@ def build(description):
     flag("--sft", metavar="FILE", help="JSON lines of {\"messages\": [...]}: a supervised warm start first")
     flag("--sft-lr", type=float, default=1e-5, help="its learning rate (1e-5)")
     flag("--preset", choices=PRESETS, help="the paper's settings, in one turn or many (GPU hours unmeasured)")
-    flag("--lora", type=int, metavar="R", help="adapters of rank R on one base; 0: all weights (0; above 4e9 "
-         "parameters 16)")
+    flag("--lora", type=int, metavar="R", help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
     flag("--lora-alpha", type=float, help="the adapters' output is multiplied by alpha / R (2 R)")
     flag("--lora-targets", help="layers with adapters, with commas between (all seven of a block)")
     flag("--share", action="store_true", help="one set of weights speaks for both roles and learns both")
@@ -77,8 +75,8 @@ def build(description):
     flag("--answers-high", type=int, default=1, help="answers a plan while high learns: less noise (1)")
     flag("--turns", type=int, default=1, help="more: a conversation of up to so many turns a role (1)")
     flag("--plan-format", choices=("text", "json"), default="text", help="json: DECOMPOSE, REWRITE or EMPTY")
-    flag("--filter", type=int, default=0, metavar="N", help="try N problems at the start of a phase, keep "
-         "those solved in 0.2 to 0.8 of 10 tries; 0: keep all (0)")
+    flag("--filter", type=int, default=0, metavar="N", help="try N problems as a phase starts, keep those "
+         "solved in 0.2 to 0.8 of 10 tries; 0: keep all (0)")
     flag("--max-new-tokens", type=int, help="for each turn (64 for tiny, else 512)")
     flag("--temperature", type=float, default=1.0, help="of samples and loss alike; 1 as in the paper (1.0)")
     flag("--batch", type=int, default=256, help="rows decoded at a time: fewer need less memory (256)")
@@ -101,8 +99,7 @@ def build(description):
     flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
     flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
     flag("--micro-tokens", type=int, default=16384, help="tokens at once in training, for memory (16384)")
-    flag("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute in the backward "
-         "pass: less memory, slower (on cuda, but not for tiny)")
+    flag("--checkpointing", action=BooleanOptionalAction, help="recompute to save memory (on cuda, not tiny)")
     flag = parser.add_argument_group("watching").add_argument
     flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
     flag("--eval-questions", type=int, help="held-out problems (1000 for tiny, else 100)")
@@ -132,23 +129,20 @@ def parse(argv, description=None):
         if given - {"resume", "steps"}:
             raise UserError(f"--resume takes its settings from the run: beside it only --steps, not {given}")
         pick_device(saved["device"])
-        return argparse.Namespace(**{**saved, "resume": args.resume, "out": args.resume,
-                                     "steps": args.steps or saved["steps"]})
+        return Namespace(**{**vars(args), **saved, "resume": args.resume, "out": args.resume,
+                            "steps": args.steps or saved["steps"]})
 
-    data, lr, tokens, questions, steps = DEFAULTS[args.model == "tiny"]
     args.device = "cpu" if args.fit else pick_device(args.device)
     args.switch_every = 0 if args.share else args.switch_every
     if args.lora is None:
-        try:
+        args.lora = 0
+        with suppress(UserError):            # not here yet, or a run's directory: the loader will say
             args.lora = memory.default_lora(memory.config_of(args.model))
-        except UserError:                    # not here yet, or a run's directory: the loader will say
-            args.lora = 0
-    defaults = dict(data=data, lr=lr * (LORA_RATE if args.lora else 1), max_new_tokens=tokens,
-                    questions=questions, steps=steps, lora_alpha=2.0 * args.lora,
-                    eval_every=args.switch_every or 10, eval_questions=1000 if args.model == "tiny" else 100,
+    tiny, card = args.model == "tiny", args.device == "cuda"
+    defaults = dict(TINY if tiny else REAL, lora_alpha=2.0 * args.lora, eval_every=args.switch_every or 10,
                     normalise="constant" if args.advantage == "dr_grpo" else "batch",
-                    dtype="bfloat16" if args.device == "cuda" else "float32",
-                    checkpointing=args.model != "tiny" and (args.fit or args.device == "cuda"))
+                    dtype="bfloat16" if card else "float32", checkpointing=not tiny and (args.fit or card))
+    defaults["lr"] *= LORA_RATE if args.lora else 1
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -157,16 +151,13 @@ def parse(argv, description=None):
     least = {**dict.fromkeys(("switch_every", "warmup", "clip", "kl", "lora", "filter", "dual_clip"), 0),
              "lr": 1e-12, "grad_clip": 1e-12, **dict.fromkeys(positive, 1)}
     for name, bound in least.items():
-        if getattr(args, name) < bound:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least {bound:g}, not {getattr(args, name)}")
-    two = args.process == "rema"
-    learns = {"--plans": args.plans} if two and args.turns == 1 else {}
-    for flag, size in {**learns, "--answers": args.answers}.items():
-        if size < 2 and args.advantage != "reinforce++":
-            raise UserError(f"{flag} {size} is too small: --advantage {args.advantage} compares the samples "
-                            "of a group, so take at least 2")
+        if (value := getattr(args, name)) < bound:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {bound:g}, not {value}")
+    two, grouped = args.process == "rema", args.advantage != "reinforce++"
+    alone = f"is too small: --advantage {args.advantage} compares the samples of a group, so take at least 2"
     for bad, why in (
+            (grouped and two and args.turns == 1 and args.plans < 2, f"--plans {args.plans} {alone}"),
+            (grouped and args.answers < 2, f"--answers {args.answers} {alone}"),
             (args.temperature <= 0, f"--temperature {args.temperature:g}: greedy samples are all the same, "
              "so nothing can be compared"),
             (0 < args.dual_clip <= 1, f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none"),
@@ -190,8 +181,7 @@ def parse(argv, description=None):
 
 def speaking(description):
     """A parser with what the two have in common: who speaks, and how."""
-    parser = argparse.ArgumentParser(description=description,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     flag = parser.add_argument
     flag("--model", default="tiny", help="a name, a hub name, a directory or a run's directory (tiny)")
     flag("--process", choices=("mrp", "rema", "vrp"), help="who speaks (as trained, else rema)")
@@ -211,12 +201,14 @@ def as_trained(args):
     directory, tiny = pathlib.Path(args.model), args.model == "tiny"
     places = [one for one in (directory, directory.parent) if (one / "metrics.jsonl").exists()]   # RUN/best
     trained = read_json(places[0] / "config.json") if places else {}
+    for name in ("turns", "max_new_tokens", "limit", "plans", "answers", "batch"):
+        if (value := getattr(args, name, None)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     for name, value in (("process", "rema"), ("example", False), ("turns", 1), ("plan_format", "text"),
                         ("max_new_tokens", 64 if tiny else 512)):
         setattr(args, name, getattr(args, name) or trained.get(name, value))
-    for name in ("turns", "max_new_tokens", "limit", "plans", "answers", "batch"):
-        if getattr(args, name, None) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    if args.plan_format == "json" and (args.process, args.turns) != ("rema", 1):
+        raise UserError("--plan-format json is for the plans of --process rema in one turn")
     args.device = pick_device(args.device)
     return trained
 
@@ -253,6 +245,6 @@ def parse_eval(argv, description):
         args.temperature = float(args.plans * args.answers > 1)
     if trained and not args.data:
         args.data, trained["data_dir"] = trained["data"], args.data_dir or trained["data_dir"]
-        return args, benchmarks.split_data(argparse.Namespace(**trained))[1][:args.limit]
+        return args, benchmarks.split_data(Namespace(**trained))[1][:args.limit]
     args.data = args.data or ("arithmetic" if args.model == "tiny" else "words")
     return args, benchmarks.load_data(args.data, "heldout", args.limit, args.data_dir)

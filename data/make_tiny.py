@@ -7,7 +7,6 @@ The model learns to SPEAK: every format of rema.py (VRP, MRP, ReMA with text pla
 and the arithmetic of numbers up to 99. It does not learn WHAT PAYS: right plans stand beside wrong and empty
 ones, careful answers beside guesses, in the proportions below. Which habits to keep is left to RL.
 """
-import argparse
 import collections
 import itertools
 import json
@@ -15,6 +14,7 @@ import math
 import pathlib
 import random
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 import regex                                # comes with tiktoken
 import torch
@@ -24,7 +24,8 @@ import eval as evaluation
 import model as models
 import rema
 import rollout
-from data.arithmetic import EMPTY, LEVELS, generate, rewrite, right_plan, trace, working, wrong_plan
+from data.arithmetic import EMPTY, LEVELS, generate, rewrite, right_plan, values, working, wrong_plan
+from data.checkpoint import TINY, atomic_write
 from data.tokenizer import LETTER, Tokenizer
 
 # ------------------------------------------------------------------------------------------------------------
@@ -32,15 +33,14 @@ from data.tokenizer import LETTER, Tokenizer
 # the most frequent habit, is right on easy problems and wrong on hard ones, and sampling shows RL the other.
 # MRP's habits are products of the two agents' habits, VRP's are near them: the three start about equal.
 
-PLANS = {1: {"right": .62, "wrong": .26, "empty": .12},                 # by level
-         2: {"right": .37, "wrong": .49, "empty": .14},
-         3: {"right": .30, "wrong": .54, "empty": .16}}
-SOLO = {1: {"right": .50, "wrong": .18, "guess": .32},                  # VRP: working in an order, or a guess
-        2: {"right": .31, "wrong": .31, "guess": .38},
-        3: {"right": .24, "wrong": .30, "guess": .46}}
-JSON_PLANS = {1: {"right": .45, "wrong": .25, "rewrite": .15, "empty": .15},
-              2: {"right": .30, "wrong": .37, "rewrite": .15, "empty": .18},
-              3: {"right": .20, "wrong": .45, "rewrite": .15, "empty": .20}}
+def by_level(**habits):
+    """Each habit's shares at level 1, 2 and 3 -> {level: {habit: share}}."""
+    return {level: {habit: shares[level - 1] for habit, shares in habits.items()} for level in LEVELS}
+
+
+PLANS = by_level(right=(.62, .37, .30), wrong=(.26, .49, .54), empty=(.12, .14, .16))
+JSON_PLANS = by_level(right=(.45, .30, .20), wrong=(.25, .37, .45), rewrite=(.15,) * 3, empty=(.15, .18, .20))
+SOLO = by_level(right=(.50, .31, .24), wrong=(.18, .31, .30), guess=(.32, .38, .46))        # VRP's working
 FINISH = {"right": .80, "early": .08, "late": .12}      # where [FINISH] stands in two turns
 FOLLOW = {1: .75, 2: .62, 3: .52}                       # the low-level agent follows the plan, else guesses
 ALONE = .05                                             # without a plan it finds the right order itself
@@ -52,13 +52,10 @@ def choose(rng, table):
     return rng.choices(list(table), list(table.values()))[0]
 
 
-def boxed(value):
-    return f"\\boxed{{{value}}}"
-
-
 def guess(rng, row):
     """An answer without working: one of the problem's numbers, and so never the right one."""
-    return boxed(rng.choice([sign for sign in row["problem"] if sign.isdigit()]))
+    digit = rng.choice([sign for sign in row["problem"] if sign.isdigit()])
+    return f"\\boxed{{{digit}}}"
 
 
 def write_plan(rng, row, table):
@@ -69,7 +66,7 @@ def write_plan(rng, row, table):
 
 
 def solve(plan):
-    return f"{working(plan)} {boxed(trace(plan)[-1][2])}"
+    return f"{working(plan)} \\boxed{{{values(plan)[-1]}}}"
 
 
 def write_answer(rng, row, kind, plan):
@@ -82,11 +79,11 @@ def write_answer(rng, row, kind, plan):
 def write_turns(rng, row):
     """What is said in turns, high-level agent first: half of the plan, its working, the rest [FINISH] ..."""
     kind, plan = write_plan(rng, row, PLANS)
-    answer, steps, known = write_answer(rng, row, kind, plan), plan.split("; "), {}
+    answer, steps = write_answer(rng, row, kind, plan), plan.split("; ")
     if kind == "empty":
         return [f"{EMPTY} [FINISH]", answer]
     first, rest = "; ".join(steps[:len(steps) // 2]), "; ".join(steps[len(steps) // 2:])
-    shown = working(first, known)
+    shown = working(first)
     ending = answer.removeprefix(shown.removesuffix(".")).removeprefix("; ")
     return {"right": [first, shown, f"{rest} [FINISH]", ending],
             "early": [f"{first} [FINISH]", guess(rng, row)],
@@ -112,11 +109,10 @@ def converse(rng, row, other):
     answer = write_answer(rng, row, kind, plan)
     action = {"rewrite": "REWRITE", "empty": "EMPTY"}.get(kind, "DECOMPOSE")
     whole = json.dumps({"action": action, "output": plan})
-    return [{"mrp": lambda: say(rema.MRP, f"Plan: {plan or EMPTY}\n{answer}"),
-             "high": lambda: say(rema.HIGH, plan or EMPTY),
-             "low": lambda: say(rema.LOW, answer, plan=plan or EMPTY),
-             "high json": lambda: say(rema.HIGH_JSON, whole),
-             "low json": lambda: say(rema.LOW, answer, plan=rng.choice((whole, plan)))}[form]()]
+    if form == "low json":
+        return [say(rema.LOW, answer, plan=rng.choice((whole, plan)))]
+    return [{"mrp": say(rema.MRP, f"Plan: {plan or EMPTY}\n{answer}"), "high": say(rema.HIGH, plan or EMPTY),
+             "low": say(rema.LOW, answer, plan=plan or EMPTY), "high json": say(rema.HIGH_JSON, whole)}[form]]
 
 
 def corpus(rng):
@@ -186,9 +182,8 @@ def write_tokenizer(directory, texts):
             "pad_token": "<|endoftext|>", "model_max_length": 512, "clean_up_tokenization_spaces": False,
             "chat_template": TEMPLATE},
         "generation_config.json": {"eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}}
-    directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (directory / name).write_text(json.dumps(content, indent=1) + "\n")
+        atomic_write(directory / name, json.dumps(content, indent=1) + "\n")
     return len(ids)
 
 
@@ -234,26 +229,22 @@ def starting_point(model, tokenizer, problems=1000):
     rows = generate(problems, split="heldout")
     print(f"{problems} held-out problems, % right      all     level 1  level 2  level 3")
     for (process, roles), heat in itertools.product(rema.PROCESSES.items(), (1.0, 0.0)):
-        episodes = evaluation.evaluate({role.name: model for role in roles}, tokenizer, rows, roles,
-                                       max_new_tokens=64, temperature=heat)
-        mean, error = evaluation.accuracy([e.correct for e in episodes])
-        levels = [evaluation.accuracy([e.correct for e in episodes if e.row["level"] == level])[0]
-                  for level in LEVELS]
-        print(f"  {process:5} {'temperature 1' if heat else 'greedy':20} {mean:5.1f} +- {error:.1f}"
-              + "".join(f"{level:9.1f}" for level in levels))
+        agents = {role.name: model for role in roles}
+        found = evaluation.summary(evaluation.evaluate(agents, tokenizer, rows, roles, max_new_tokens=64,
+                                                       temperature=heat))
+        print(f"  {process:5} {'temperature 1' if heat else 'greedy':20} %5.1f +- %.1f" % found["accuracy"]
+              + "".join(f"{found[f'accuracy, level {level}'][0]:9.1f}" for level in LEVELS))
 
 
 def main(argv=None):
     torch.set_flush_denormal(True)
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="tiny", help=f"width and layers: {SIZES} (tiny)")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "tiny",
-                        help="directory to write (data/tiny)")
-    parser.add_argument("--steps", type=int, default=2800,
-                        help=f"batches of {BATCH} conversations, the first half at school (2800)")
-    parser.add_argument("--lr", type=float, default=1e-2, help="peak learning rate (1e-2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the corpus and the first weights (0)")
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    flag = parser.add_argument
+    flag("--size", choices=SIZES, default="tiny", help=f"width and layers: {SIZES} (tiny)")
+    flag("--out", type=pathlib.Path, default=TINY, help="directory to write (data/tiny)")
+    flag("--steps", type=int, default=2800, help=f"batches of {BATCH}, the first half at school (2800)")
+    flag("--lr", type=float, default=1e-2, help="peak learning rate (1e-2)")
+    flag("--seed", type=int, default=0, help="of the corpus and the first weights (0)")
     args = parser.parse_args(argv)
 
     started = time.perf_counter()
@@ -264,8 +255,8 @@ def main(argv=None):
     width, layers = SIZES[args.size]
     config = models.Config(
         family="llama", vocab_size=vocabulary, width=width, layers=layers, heads=width // 32,
-        kv_heads=width // 64 if width % 64 == 0 else 1, head_width=32, hidden=3 * width, context=512,
-        eps=1e-5, rope_theta=10000.0, rope_scaling=None, tied=True, qkv_bias=False, qk_norm=False)
+        kv_heads=width // 64, head_width=32, hidden=3 * width, context=512, eps=1e-5, rope_theta=10000.0,
+        rope_scaling=None, tied=True, qkv_bias=False, qk_norm=False)
     model = models.Transformer(config).init_weights(torch.Generator().manual_seed(args.seed))
     with torch.no_grad():                       # 0.02 suits wide models; this one likes 0.06
         for weight in model.layers.parameters():

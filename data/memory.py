@@ -121,8 +121,8 @@ def estimate(config, *, agents=2, dtype="bfloat16", lora=0, questions=16, group=
     block = max(blocks) * checkpointing + max(ours, theirs) * (extra * F + 16 * D)
     logits = 20 * min(chunk, ours) * V + D * (ours + theirs) * (4 + e) + 2 * D * ours * e      # 5 in float32
     alone = held + max(block, logits) + V * D * e * (not lora)                 # and the head's gradient
-    beside = max(alone * (questions * group > P * rows), 8 * V * D * (not lora))       # 8: AdamW's quotients
-    learning = max(alone, 4 * learned + beside)
+    # Beside all gradients: a later micro-batch, or AdamW's quotients (8 bytes a number of the embedding).
+    learning = max(alone, 4 * learned + max(alone * (questions * group > P * rows), 8 * V * D * (not lora)))
     return dict(**fixed, cache=prompts + own, sampling=sampling, gradients=4 * learned, logits=logits,
                 activations=held + block, learning=learning, host=one * (agents - 1) * offload,
                 total=sum(fixed.values()) + max(sampling, learning))
@@ -163,8 +163,8 @@ def table(name, args):
     """What --fit prints. args: the settings of train.py."""
     config, cuda = config_of(name), torch.cuda.is_available()
     here = torch.cuda.mem_get_info()[1] if cuda else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    both = parts(config, args, True).items(), parts(config, args, cuda).values()
+    card, own = parts(config, args, True), parts(config, args, cuda)
     lines = [f"{name}: {parameters(config):,} weights; in GB, on a card and here ({here / GB:.0f} GB):"]
-    lines += [f"{key:12}{on_card / GB:10.2f}{one / GB:10.2f}" for (key, on_card), one in zip(*both)]
-    return "\n".join(lines + [f"{size / GB:3.0f} GB: {advice(config, args, size, card)}" for size, card in (
-        (80 * GB, True), (24 * GB, True), (16 * GB, True), (here, cuda))])
+    lines += [f"{key:12}{card[key] / GB:10.2f}{own[key] / GB:10.2f}" for key in card]
+    sizes = [(80 * GB, True), (24 * GB, True), (16 * GB, True), (here, cuda)]
+    return "\n".join(lines + [f"{size / GB:3.0f} GB: {advice(config, args, size, on)}" for size, on in sizes])
