@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import re
+import types
 
 import pytest
 
@@ -11,7 +12,7 @@ import rema
 import rewards
 import train
 from data import benchmarks, UserError
-from data.results import compare
+from data.results import budget, compare
 
 
 def test_standard_error_by_hand():
@@ -210,3 +211,28 @@ def test_what_needs_plans_says_so_at_once(flags, capsys):
         with pytest.raises(SystemExit):
             evaluation.main([*flags, *wish])
         assert "--process rema in one turn" in capsys.readouterr().err
+
+
+def test_budget_cuts_small_shapes_out_of_a_large_one():
+    """Two plans (10 and 20 tokens) with two answers (1 token) each; right: both of plan 0, none of plan 1."""
+    grid = {(p, a): types.SimpleNamespace(plan=p, answer=str(7 + p), correct=p == 0, gold="7",
+                                          tokens=[10 + 10 * p, 1]) for p in (0, 1) for a in (0, 1)}
+    assert budget.cut(grid, (2, 2), (2, 2)) == [34, 0.5, 1, 1, 1]          # tokens, avg, votes (a tie), pass
+    assert budget.cut(grid, (2, 2), (1, 2)) == [17, 0.5, 0.5, 0.5, 0.5]
+    assert budget.cut(grid, (2, 2), (2, 1)) == [32, 0.5, 1, 1, 1]
+    assert budget.cut(grid, (2, 2), (1, 1)) == [16, 0.5, 0.5, 0.5, 0.5]
+    lost = {(0, 0): types.SimpleNamespace(plan=0, answer=None, correct=False, gold="7", tokens=[0, 0])}
+    assert budget.cut(lost, (2, 2), (1, 1)) == [0] * 5                     # too long for the context
+
+
+def test_budget_writes_a_table_and_a_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "SAMPLED", ((2, 2), (2, 2)))
+    monkeypatch.setattr(budget, "SHAPES", ((1, 1), (1, 2), (2, 1), (2, 2)))
+    found = budget.study("tiny", ["--limit", "3", "--max-new-tokens", "8"])
+    assert all(len(rows) == 3 for rows in found.values()) and found["greedy"][0][0] <= 16
+    for shape in ((1, 4), (4, 1), (1, 16), (4, 4), (16, 1)):
+        found[shape] = found[2, 2]
+    budget.draw({"tiny": found}, tmp_path / "budget.png")
+    assert (tmp_path / "budget.png").stat().st_size > 10_000
+    text = budget.table("tiny", found)
+    assert "| 2 x 1 | " in text and "4 plans with an answer each gain +0.0 ± 0.0 points of flat vote" in text
