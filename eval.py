@@ -6,37 +6,36 @@
 
 Prints a table; writes a JSON-lines file with every response and verdict, and config.json beside it.
 """
-import argparse
+import collections
 import json
 import math
 import pathlib
 
-import torch
 from tqdm import tqdm
 
 import rema
 import rewards
 import rollout
-from data import UserError, benchmarks, guarded, plots
-from data.checkpoint import atomic_write, read_json
-from data.flags import claim, pick_device, unused
-from data.guide import Guide, action_shares
+from data import benchmarks, guarded, page
+from data.checkpoint import atomic_write
+from data.flags import claim, parse_eval
+from data.guide import action_shares
+
 
 def fitting(rows, tokenizer, roles, context, max_new_tokens):
     """Rows whose prompts, a full plan included, leave room for a full answer in the context."""
     def longest(row):
-        return (max(len(tokenizer.chat(role.prompt(row["problem"]))) for role in roles)
-                + len(roles) * max_new_tokens)
-    return [row for row in rows if longest(row) <= context]
+        return max(len(tokenizer.chat(role.prompt(row["problem"]))) for role in roles)
+    return [row for row in rows if longest(row) + len(roles) * max_new_tokens <= context]
 
 
 def accuracy(outcomes):
-    """Mean and standard error of the mean, in percent. outcomes: numbers, one a problem.
+    """Mean and standard error of the mean, in percent; zeros for none. outcomes: numbers, one a problem.
 
     >>> accuracy([1, 0, 1, 0])
     (50.0, 28.867513459481287)
     """
-    n = len(outcomes)
+    n = max(1, len(outcomes))
     mean = sum(outcomes) / n
     variance = sum((x - mean) ** 2 for x in outcomes) / max(n - 1, 1)
     return 100 * mean, 100 * math.sqrt(variance / n)
@@ -59,25 +58,27 @@ def evaluate(agents, tokenizer, rows, roles, *, max_new_tokens, temperature=0.0,
 
 def unparsed(episodes):
     """Share of boxed answers that the grader could not read and compared as text."""
-    boxed = [answer for e in episodes if (answer := e.answer) is not None]
-    return sum(map(rewards.unparsed, boxed)) / max(1, len(boxed))
+    return accuracy([rewards.unparsed(e.answer) for e in episodes if e.answer is not None])[0] / 100
 
 
-def by_problem(episodes):
-    """Episodes of each problem, as lists: one, or all its samples."""
-    found = {}
+def split(episodes, name):
+    """Episodes -> lists of those with the same `question` (a problem's samples), or with the same `plan`."""
+    found = collections.defaultdict(list)
     for episode in episodes:
-        found.setdefault(episode.question, []).append(episode)
+        found[getattr(episode, name)].append(episode)
     return list(found.values())
 
 
 def pass_at(k, outcomes):
     """Chance that k of a problem's n samples hold a right one, unbiased: 1 - C(n - c, k) / C(n, k).
 
-    arXiv 2107.03374. outcomes: n times 0 or 1.
+    arXiv 2107.03374. outcomes: n times 0 or 1. k above n counts as n.
+
+    >>> pass_at(2, [1, 0, 0, 0])
+    0.5
     """
     n, c = len(outcomes), sum(outcomes)
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
+    return 1 - math.comb(n - c, min(k, n)) / math.comb(n, min(k, n))
 
 
 def vote(group, hierarchical=False):
@@ -85,52 +86,57 @@ def vote(group, hierarchical=False):
 
     hierarchical: each plan's answers elect one, then the plans' choices do.
     """
-    if hierarchical:
-        plans = {}
-        for episode in group:
-            plans.setdefault(episode.plan, []).append(episode)
-        answers = [vote(siblings) for siblings in plans.values()]
-    else:
-        answers = [episode.answer for episode in group]
-    given = [answer for answer in answers if answer is not None]
-    return max(given, key=lambda a: sum(rewards.equivalent(a, b) for b in given), default=None)
+    answers = [vote(one) for one in split(group, "plan")] if hierarchical else [e.answer for e in group]
+    votes = collections.Counter(answer for answer in answers if answer is not None)
+    return max(votes, key=lambda a: sum(votes[b] for b in votes if rewards.equivalent(a, b)), default=None)
 
 
-def summary(episodes):
-    """What a table shows of episodes: accuracy (of all, of the boxed), boxes, truncation, leaks, lengths.
+def average(groups, what):
+    """Mean of what(episode) over a problem's samples, then over problems, whose standard error it has."""
+    return accuracy([sum(map(what, group)) / len(group) for group in groups])
 
-    With n samples a problem, accuracy is avg@n: the mean over a problem's samples, then over problems, whose
-    standard error is that of the problems. The other shares take every episode as one.
-    """
-    groups, boxed = by_problem(episodes), [e for e in episodes if e.answer is not None]
-    samples = len(groups[0])
-    result = {"problems": len(groups),
-              "accuracy": accuracy([sum(e.correct for e in group) / len(group) for group in groups])}
-    if samples > 1:
-        full = [group for group in groups if len(group) == samples]
-        for k in (2 ** i for i in range(1, samples.bit_length())):
-            result[f"pass@{k}"] = accuracy([pass_at(k, [e.correct for e in group]) for group in full])
+
+def rates(groups):
+    """How often problems are solved. groups: the n episodes of each problem; then accuracy is avg@n."""
+    result, most = {"accuracy": average(groups, lambda e: e.correct)}, max(map(len, groups))
+    if most > 1:
+        for k in sorted({most, *(2 ** i for i in range(1, most.bit_length()))}):
+            result[f"pass@{k}"] = accuracy([pass_at(k, [e.correct for e in group]) for group in groups])
         for name, layered in (("flat", False), ("hierarchical", True)):
             result[f"majority vote, {name}"] = accuracy(
                 [rewards.equivalent(group[0].row["answer"], vote(group, layered) or "") for group in groups])
-    result.update({
-        "answered": accuracy([e.answer is not None for e in episodes]),
-        "accuracy among answered": accuracy([e.correct for e in boxed]) if boxed else (0.0, 0.0),
-        "unparsed among answered": 100 * unparsed(episodes),
-        "truncated": accuracy([not all(turn.stopped for turn in e.turns) for e in episodes]),
-        "answers with a verifying phrase": accuracy([rema.verifies(e.response) for e in episodes])})
-    for role in dict.fromkeys(turn.role for turn in episodes[0].turns):
-        result[f"tokens of {role}"] = sum(
-            len(turn.tokens) for e in episodes for turn in e.said(role)) / len(episodes)
+    return result
+
+
+def summary(episodes):
+    """What a table shows of episodes: {figure: (mean, standard error)}, in percent, lengths in tokens.
+
+    Several samples of a problem count as one, by their mean: the standard errors are over problems.
+    """
+    groups = split(episodes, "question")
+    boxed = split([e for e in episodes if e.answer is not None], "question")
+    result = {**rates(groups),
+              "answered": average(groups, lambda e: e.answer is not None),
+              "accuracy among answered": average(boxed, lambda e: e.correct),
+              "unparsed among answered": average(boxed, lambda e: rewards.unparsed(e.answer)),
+              "too long for the context": average(groups, lambda e: e.question < 0),
+              "truncated": average(groups, lambda e: not all(turn.stopped for turn in e.turns)),
+              "answers with a verifying phrase": average(groups, lambda e: rema.verifies(e.response))}
+    for who in dict.fromkeys(turn.role for turn in episodes[0].turns):                       # not percent
+        result[f"tokens of {who}"] = average(groups, lambda e: sum(len(t.tokens) for t in e.said(who)) / 100)
     if episodes[0].turns[0].role == "high":
-        result["plans with the gold answer"] = accuracy(
-            [any(rewards.leaks(turn.text, e.row["answer"]) for turn in e.said("high")) for e in episodes])
+        result["plans with the gold answer"] = average(groups, lambda e: any(
+            rewards.leaks(turn.text, e.row["answer"]) for turn in e.said("high")))
     for key in ("level", "subject"):
         values = sorted({str(e.row[key]) for e in episodes if key in e.row})
         for value in values if len(values) > 1 else ():
-            result[f"accuracy, {key} {value}"] = accuracy(
-                [e.correct for e in episodes if str(e.row.get(key)) == value])
+            chosen = [group for group in groups if str(group[0].row.get(key)) == value]
+            result.update({f"{name}, {key} {value}": rate for name, rate in rates(chosen).items()})
     return result
+
+
+LOGGED = {"boxed": "answered", "among_boxed": "accuracy among answered",
+          "verifying": "answers with a verifying phrase", "leaks": "plans with the gold answer"}
 
 
 def held_out(agents, tokenizer, rows, roles, max_new_tokens, batch, **how):
@@ -139,17 +145,19 @@ def held_out(agents, tokenizer, rows, roles, max_new_tokens, batch, **how):
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
         episodes = evaluate(agents, tokenizer, rows, roles, max_new_tokens=max_new_tokens,
                             temperature=temperature, batch=batch, **how)
-        numbers = summary(episodes)
-        result[f"heldout_{name}"], result[f"heldout_{name}_se"] = numbers["accuracy"]
-        result[f"heldout_{name}_boxed"] = numbers["answered"][0]
-        result[f"heldout_{name}_among_boxed"] = numbers["accuracy among answered"][0]
-        result[f"heldout_{name}_verifying"] = numbers["answers with a verifying phrase"][0]
-        if len(roles) == 2:
-            result[f"heldout_{name}_leaks"] = numbers["plans with the gold answer"][0]
-        if how.get("guide"):
-            result.update({f"heldout_{name}_{key}": value
-                           for key, value in action_shares(episodes).items()})
+        found = summary(episodes)
+        result[f"heldout_{name}"], result[f"heldout_{name}_se"] = found["accuracy"]
+        more = {key: found[figure][0] for key, figure in LOGGED.items() if figure in found}
+        shares = action_shares(episodes) if how.get("guide") else {}
+        result.update({f"heldout_{name}_{key}": value for key, value in {**more, **shares}.items()})
     return result
+
+
+MEANING = {                      # what the figures of --diagnose say, a sentence each
+    "answers with a verifying phrase": "If training raises this, answers may only check what plans solve.",
+    "tokens of low": "Tokens of both agents are the price of an episode: compare accuracies at equal sums.",
+    "plans with the gold answer": "Roles are reversed where the high-level agent solves the problem itself.",
+    "plan": "Emptying costs what plans are worth; if swapping costs more, wrong plans are followed too."}
 
 
 def diagnose(agents, tokenizer, rows, roles, *, max_new_tokens, key=("eval",), batch=256, bar=None,
@@ -160,125 +168,67 @@ def diagnose(agents, tokenizer, rows, roles, *, max_new_tokens, key=("eval",), b
     shows no drop.
     """
     rows = fitting(rows, tokenizer, roles, agents["low"].config.context, max_new_tokens)
-    kept = evaluate(agents, tokenizer, rows, roles, max_new_tokens=max_new_tokens, key=key, batch=batch,
-                    bar=bar, guide=guide)
-    rows, plans, low = [e.row for e in kept], [e.turns[0].text for e in kept], roles[1]
-    outcomes = {"kept": [int(e.correct) for e in kept]}
+    common = dict(max_new_tokens=max_new_tokens, temperature=0.0, batch=batch, bar=bar)
+    kept = evaluate(agents, tokenizer, rows, roles, key=key, guide=guide, **common)
+    plans, outcomes = [e.turns[0].text for e in kept], {"kept": [int(e.correct) for e in kept]}
     for name, texts in (("swapped", plans[1:] + plans[:1]), ("emptied", [""] * len(plans))):
-        groups = rollout.speak(agents["low"], tokenizer, low,
-                               [low.prompt(row["problem"], plan) for row, plan in zip(rows, texts)], 1,
-                               [(*key, name, row["id"]) for row in rows], max_new_tokens, temperature=0.0,
-                               batch=batch, bar=bar)
-        outcomes[name] = [int(rewards.is_correct(rema.graded(row, turns[0].text), row["answer"]))
-                          for row, turns in zip(rows, groups)]
+        prompts = [roles[1].prompt(e.row["problem"], plan) for e, plan in zip(kept, texts)]
+        keys = [(*key, name, e.row["id"]) for e in kept]
+        answers = rollout.speak(agents["low"], tokenizer, roles[1], prompts, 1, keys, **common)
+        outcomes[name] = [int(rewards.is_correct(rema.graded(e.row, turn.text), e.row["answer"]))
+                          for e, [turn] in zip(kept, answers)]
     return outcomes
 
 
 def diagnosis(outcomes):
     """The table of diagnose() as text: what swapped and emptied plans cost, paired problem by problem."""
-    lines = []
-    for name, values in outcomes.items():
-        cost = accuracy([a - b for a, b in zip(outcomes["kept"], values)])
-        lines.append("  greedy, plan %-15s %6.1f %% +- %.1f" % (name, *accuracy(values))
-                     + ("" if name == "kept" else "   costs %.1f points +- %.1f" % cost))
-    return "\n".join(lines)
+    lines = ["  greedy, plan kept            %6.1f %% +- %.1f" % accuracy(outcomes["kept"])]
+    for name, values in list(outcomes.items())[1:]:
+        lines.append("  greedy, plan %-15s %6.1f %% +- %.1f   costs %.1f points +- %.1f" % (
+            name, *accuracy(values), *accuracy([a - b for a, b in zip(outcomes["kept"], values)])))
+    return "\n".join([*lines, "    " + MEANING["plan"]])
 
 
 def record(episode):
     """An episode as one line of JSON for people and scripts."""
-    return json.dumps({
-        "id": episode.row["id"], "problem": episode.row["problem"], "answer": episode.row["answer"],
-        "plan": episode.plan, "sample": episode.sample,
-        "turns": [{"role": turn.role, "text": turn.text, "tokens": len(turn.tokens), "stopped": turn.stopped}
-                  for turn in episode.turns],
-        "extracted": episode.answer, "correct": episode.correct,
-        "rewards": episode.rewards}, ensure_ascii=False)
+    turns = [{"role": turn.role, "text": turn.text, "tokens": len(turn.tokens), "stopped": turn.stopped}
+             for turn in episode.turns]
+    return json.dumps({**{key: episode.row[key] for key in ("id", "problem", "answer")}, "plan": episode.plan,
+                       "sample": episode.sample, "turns": turns, "extracted": episode.answer,
+                       "correct": episode.correct, "rewards": episode.rewards}, ensure_ascii=False)
 
 
-def run(argv):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--model", default="tiny", help="a name, a hub name, a directory or a run's directory (default tiny)")
-    add("--process", choices=sorted(rema.PROCESSES), help="who speaks (default: as trained, else rema)")
-    add("--example", action="store_true", help="worked examples before each problem, for models that need it")
-    add("--turns", type=int, help="a conversation of up to so many turns a role (as trained, else 1)")
-    add("--plan-format", choices=("text", "json"), help="json: guided plans (default: as trained, else text)")
-    add("--data", default=None, help="arithmetic, words, a benchmark's name or a JSON-lines file with "
-                                     "problem and answer (default: arithmetic for tiny, else words)")
-    add("--data-dir", default=None, help="a directory that holds NAME.jsonl, instead of a download")
-    add("--limit", type=int, default=None, help="only the first N problems (default all; 1,000 generated)")
-    add("--plans", type=int, default=1, help="plans a problem: avg@n, pass@k and votes (default 1)")
-    add("--answers", type=int, default=1, help="answers a plan, or conversations a problem (default 1)")
-    add("--max-new-tokens", type=int, default=None, help="for a turn (default 64 for arithmetic, else 512)")
-    add("--temperature", type=float, help="0 is greedy, as the paper evaluates (0; several samples: 1)")
-    add("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this mass (1: all)")
-    add("--diagnose", action="store_true", help="also answer under swapped and empty plans: do plans matter?")
-    add("--batch", type=int, default=256, help="rows decoded at a time: less memory, slower (default 256)")
-    add("--seed", type=int, default=0, help="of the draws when the temperature is not 0 (default 0)")
-    add("--device", default=None, help="cpu, cuda or mps (default: cuda where there is one)")
-    add("--out", default=None, help="directory for episodes.jsonl (default out/eval-MODEL-PROCESS-DATA)")
-    args = parser.parse_args(argv)
-
-    directory = pathlib.Path(args.model)         # of a run: its settings are the defaults
-    places = [one for one in (directory, directory.parent) if (one / "metrics.jsonl").exists()]   # RUN/best
-    trained = read_json(places[0] / "config.json") if places else {}
-    own, args.data = args.data, args.data or trained.get("data") or (
-        "arithmetic" if args.model == "tiny" else "words")
-    for name, value in (("process", "rema"), ("example", False), ("turns", 1), ("plan_format", "text"),
-                        ("max_new_tokens", 64 if args.data == "arithmetic" else 512)):
-        setattr(args, name, getattr(args, name) or trained.get(name, value))
-    if args.temperature is None:
-        args.temperature = float(args.plans * args.answers > 1)
-    for name in ("limit", "plans", "answers", "turns", "max_new_tokens", "batch"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
-    if trained and not own:                      # what the run held out, not what it was trained on
-        trained["data_dir"] = args.data_dir or trained["data_dir"]
-        rows = benchmarks.split_data(argparse.Namespace(**trained))[1][:args.limit]
-    else:
-        rows = benchmarks.load_data(args.data, "heldout", args.limit, args.data_dir)
-    args.device = pick_device(args.device)
-    roles = rema.roles(args.process, args.example, args.turns, args.plan_format, rows[0].get("judge"))
-    agents, tokenizer = rollout.load_agents(args.model, roles, args.device,
-                                    torch.bfloat16 if args.device == "cuda" else torch.float32)
-    config = next(iter(agents.values())).config
-    guide = Guide(tokenizer, config.vocab_size, args.device) if args.plan_format == "json" else None
-    unused(args.out, "is not empty: name another --out, or leave it away")
+def program(argv):
+    args, rows = parse_eval(argv, __doc__)
+    roles, agents, tokenizer, guide = rollout.cast(args, rows[0].get("judge"))
     common = dict(max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch, guide=guide)
     with tqdm(desc="evaluate", unit="turn") as bar:
-        episodes = evaluate(agents, tokenizer, rows, roles, temperature=args.temperature, bar=bar,
-                            top_p=args.top_p, plans=args.plans, answers=args.answers, turns=args.turns,
-                            **common)
-    print(f"{args.model}, {args.process}, {args.data}, temperature {args.temperature:g}"
-          + f", {args.plans} x {args.answers} samples" * (args.plans * args.answers > 1))
-    skipped = sum(episode.question < 0 for episode in episodes)
-    if skipped:
-        print(f"{skipped} problems are too long for the context of this model and count as wrong")
-    for what, value in summary(episodes).items():
-        print(f"  {what:32}", f"{value[0]:6.1f} % +- {value[1]:.1f}" if isinstance(value, tuple)
-              else f"{value:8.1f}")
-    if guide:
-        print("  " + ", ".join(f"{name} {value:.2f}" for name, value in action_shares(episodes).items()
-                               if value is not None))
-    published = benchmarks.PAPER.get((args.model, args.data))
-    if published:
-        print("  the paper: " + ", ".join(f"{name} {value:.2f} %" for name, value in published.items()))
-    if args.diagnose and args.process == "rema" and args.turns == 1:
-        with tqdm(desc="diagnose", unit="turn") as bar:
-            outcomes = diagnose(agents, tokenizer, rows, roles, bar=bar, **common)
+        episodes = evaluate(agents, tokenizer, rows, roles, temperature=args.temperature, top_p=args.top_p,
+                            plans=args.plans, answers=args.answers, turns=args.turns, bar=bar, **common)
+        outcomes = args.diagnose and diagnose(agents, tokenizer, rows, roles, bar=bar, **common)
+    title = f"{args.model}, {args.process}, {args.data}"
+    print(f"{title}, {len(rows)} problems, temperature {args.temperature:g}"
+          + f", {args.plans} x {args.answers} samples (avg@n)" * (args.plans * args.answers > 1))
+    for what, (mean, error) in summary(episodes).items():
+        print(f"  {what:36} {mean:6.1f} {' ' if what.startswith('tokens') else '%'} +- {error:.1f}")
+        if args.diagnose and what in MEANING:
+            print("    " + MEANING[what])
+    for name, value in (action_shares(episodes) if guide else {}).items():
+        print(f"  {name:36}", "     -" if value is None else f"{value:6.2f}")
+    for name, value in benchmarks.PAPER.get((args.model, args.data), {}).items():
+        print(f"  the paper's {name:24} {value:7.2f} %")
+    if outcomes:
         print(diagnosis(outcomes))
-    args.out = args.out or claim(
-        f"out/eval-{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}")
-    out = pathlib.Path(args.out)
-    atomic_write(out / "config.json", json.dumps(vars(args), indent=1).encode())
-    atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes).encode())
-    atomic_write(out / "episodes.txt", "\n".join(map(plots.episode_text, episodes[:100])).encode())
-    print(f"every response and verdict: {out / 'episodes.jsonl'}; the first 100 to read: episodes.txt")
+    out = pathlib.Path(args.out or claim(
+        f"out/eval-{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"))
+    atomic_write(out / "config.json", json.dumps({**vars(args), "out": str(out)}, indent=1))
+    atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes))
+    page.html_page(episodes[:100], out / "episodes.html", title, tokenizer if args.shade else None)
+    print(f"every response and verdict: {out / 'episodes.jsonl'}; the first 100 to read: episodes.html")
 
 
 def main(argv=None):
-    guarded(run, argv, "eval.py")
+    guarded(program, argv, "eval.py")
 
 
 if __name__ == "__main__":

@@ -265,13 +265,11 @@ def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_token
 
 def sources(name, roles):
     """{role name: what models.load takes}: one model for all roles, or a run's high/ and low/ (or solo/)."""
-    names, directory = [role.name for role in roles], pathlib.Path(name)
-    if not any((directory / one).is_dir() for one in ("high", "low", "solo")):
-        return {one: name for one in names}
-    for one in names:
-        if not (directory / one).is_dir():
-            raise UserError(f"{directory} has no {one}/: choose the --process that it was trained with")
-    return {one: str(directory / one) for one in names}
+    directory = pathlib.Path(name)
+    parts = [one for one in ("high", "low", "solo") if (directory / one).is_dir()]
+    if parts and not {role.name for role in roles} <= set(parts):
+        raise UserError(f"{directory} holds {', '.join(parts)}: choose the --process it was trained with")
+    return {role.name: str(directory / role.name) if parts else name for role in roles}
 
 
 def cast(args, judge=False):

@@ -252,7 +252,7 @@ def refilter(run, step, rows):
     episodes = run.play(tried, ("filter", step), plans=10 if high else 1, answers=1 if high else 10,
                         temperature={role.name: float(role.name == learning) for role in run.roles})
     rema.score(episodes)
-    solved = [[e.correct for e in group] for group in evaluation.by_problem(episodes)]
+    solved = [[e.correct for e in group] for group in evaluation.split(episodes, "question")]
     kept = [row for row, successes in zip(tried, solved) if rema.worth_learning(successes)]
     others = [row for row, successes in zip(tried, solved) if not rema.worth_learning(successes)]
     filled = max(0, args.questions - len(kept))

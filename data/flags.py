@@ -236,11 +236,14 @@ def parse_eval(argv, description):
     flag("--plans", type=int, default=1, help="plans a problem: avg@n, pass@k and votes (1)")
     flag("--answers", type=int, default=1, help="answers a plan, or conversations a problem (1)")
     flag("--diagnose", action="store_true", help="also answer under swapped and empty plans: do they matter?")
+    flag("--shade", action="store_true", help="episodes.html shows each token's log-prob as a shade")
     flag("--batch", type=int, default=256, help="rows decoded at a time: less memory, slower (256)")
     flag("--out", help="directory for episodes.jsonl (out/eval-MODEL-PROCESS-DATA)")
     args = parser.parse_args(argv)
     trained = as_trained(args)
     unused(args.out, "is not empty: name another --out, or leave it away")
+    if args.diagnose and (args.process, args.turns) != ("rema", 1):
+        raise UserError("--diagnose is about plans: --process rema in one turn")
     if args.temperature is None:
         args.temperature = float(args.plans * args.answers > 1)
     if trained and not args.data:

@@ -1,6 +1,9 @@
 """Evaluation: numbers by hand, the program as a user runs it, and own data with an own reward."""
+import itertools
 import json
 import math
+import re
+import types
 
 import pytest
 
@@ -10,6 +13,7 @@ import rewards
 import rollout
 import train
 from data import benchmarks, UserError
+from data.results import budget, compare
 
 
 def test_standard_error_by_hand():
@@ -17,10 +21,19 @@ def test_standard_error_by_hand():
     assert evaluation.accuracy([1, 1]) == (100.0, 0.0) and evaluation.accuracy([1]) == (100.0, 0.0)
 
 
-def fake(row, plan, response, question=0):
+def fake(row, plan, response, question=0, place=0):
     turns = [rema.Turn("high", [1], [2], [0.0], True, plan),
              rema.Turn("low", [1], [2, 3], [0.0] * 2, False, response)]
-    return rema.Episode(row, question, 0, 0, turns)
+    return rema.Episode(row, question, place, 0, turns)
+
+
+def sampled(gold, plans, question=0, **more):
+    """Scored episodes of one problem: plans is a list of lists of boxed answers (None: no box)."""
+    row = {"id": str(question), "problem": f"p{question}", "answer": gold, **more}
+    episodes = [fake(row, "", "none" if answer is None else f"\\boxed{{{answer}}}", question, place)
+                for place, answers in enumerate(plans) for answer in answers]
+    rema.score(episodes)
+    return episodes
 
 
 def test_summary_counts_what_it_says():
@@ -31,10 +44,87 @@ def test_summary_counts_what_it_says():
     found = evaluation.summary(episodes)
     assert found["accuracy"][0] == pytest.approx(100 / 3) and found["accuracy among answered"][0] == 50
     assert (found["answered"][0] == pytest.approx(200 / 3) and found["truncated"][0] == 100
-            and found["tokens of high"] == 1 and found["tokens of low"] == 2)
+            and found["tokens of high"] == (1, 0) and found["tokens of low"] == (2, 0))
     assert found["plans with the gold answer"][0] == pytest.approx(100 / 3)
     episodes[1].turns[1].text = "\\boxed{3+*}"
-    assert found["unparsed among answered"] == 0 and evaluation.unparsed(episodes) == 0.5
+    assert found["unparsed among answered"] == (0, 0) and evaluation.unparsed(episodes) == 0.5
+
+
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample():
+    for n, c in ((1, 0), (1, 1), (4, 0), (4, 1), (6, 2), (7, 3), (5, 5)):
+        outcomes = [1] * c + [0] * (n - c)
+        for k in range(1, n + 1):
+            subsets = list(itertools.combinations(outcomes, k))
+            assert evaluation.pass_at(k, outcomes) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def test_several_samples_by_hand():
+    """Two problems, four samples each: 2 of 4 right and 0 of 4."""
+    found = evaluation.summary(sampled("7", [[7, 7], [1, 2]], 0) + sampled("7", [[1, 2], [3, None]], 1))
+    assert found["accuracy"] == pytest.approx((25, 25))            # avg@4 .5 and 0: std .3536 / sqrt(2)
+    assert found["pass@2"] == pytest.approx((100 * 5 / 12, 100 * 5 / 12))       # 1 - C(2, 2) / C(4, 2), and 0
+    assert found["pass@4"] == pytest.approx((50, 50)) and "pass@8" not in found
+    assert found["answered"] == pytest.approx((87.5, 12.5))
+    assert found["majority vote, flat"] == found["majority vote, hierarchical"] == pytest.approx((50, 50))
+
+
+def test_a_problem_too_long_for_the_context_counts_as_wrong_in_every_rate():
+    lost = sampled("7", [[None]], -1)                              # has one episode, whatever the others have
+    found = evaluation.summary(sampled("7", [[7, 7], [7, 7]], 0) + lost)
+    assert {found[name][0] for name in ("accuracy", "pass@2", "pass@4", "majority vote, flat",
+                                        "too long for the context")} == {50}
+
+
+@pytest.mark.parametrize("plans, flat, hierarchical", [
+    ([[5, 5, 5], [7, 7, 1], [7, 7, 2]], "7", "7"),
+    ([[5, 5, 5], [7, 7, 5], [7, 7, 5]], "5", "7"),                 # 5 of 9 answers, but 1 of 3 plans
+    ([["0.5", "2", "2"], [r"\frac{1}{2}", "3", "3"], ["1/2", "4", "4"]], "0.5", "2"),    # three spellings
+    ([[None, None, None], [None, None, 4]], "4", "4"),             # saying nothing is no vote
+    ([[None, 1], [2, None], [2, 1]], "1", "2"),                    # a tie goes to the first
+    ([[3], [1], [2]], "3", "3"),
+    ([[None], [None]], None, None)])
+def test_votes(plans, flat, hierarchical):
+    episodes = sampled("0", plans)
+    assert evaluation.vote(episodes) == flat
+    assert evaluation.vote(episodes, hierarchical=True) == hierarchical
+
+
+def test_summary_by_level_and_subject():
+    episodes = (sampled("7", [[7, 7]], 0, level=1, subject="Algebra") + sampled("7", [[7, 1]], 1, level=2)
+                + sampled("7", [[1, 7]], 2, level=1, subject="Geometry"))
+    found = evaluation.summary(episodes)
+    assert found["accuracy, level 1"] == pytest.approx((75, 25)) and found["accuracy, level 2"] == (50, 0)
+    assert found["pass@2, level 1"] == (100, 0) and found["majority vote, flat, level 2"] == (100, 0)
+    assert found["accuracy, subject Algebra"] == (100, 0) and found["accuracy, subject Geometry"] == (50, 0)
+    assert sum("subject" in name for name in found) == 2 * 4 and "accuracy, subject None" not in found
+    assert not any("level" in name for name in evaluation.summary(sampled("7", [[7, 7]], 0, level=1)))
+
+
+def evaluated(directory, outcomes):
+    """What compare reads of an evaluation: {problem: its samples' verdicts}."""
+    directory.mkdir()
+    (directory / "episodes.jsonl").write_text("".join(
+        json.dumps({"id": f"mine-{i}", "problem": problem, "answer": "1", "correct": verdict}) + "\n"
+        for i, (problem, verdicts) in enumerate(outcomes.items()) for verdict in verdicts))
+    return str(directory)
+
+
+def test_compare_pairs_problem_by_problem(tmp_path):
+    """Differences 1, 0 and -.5, and a problem that only the first one has: mean 1/6, std .7638."""
+    a = evaluated(tmp_path / "a", {"p": [False, False], "q": [True, True], "r": [True, True], "s": [True]})
+    b = evaluated(tmp_path / "b", {"p": [True], "q": [True], "r": [True, False]})
+    first, second, verdict = compare.compare(a, b).splitlines()
+    assert first.endswith("66.7 %") and second.endswith("83.3 %")
+    assert "3 problems in both (of 4 and 3); the second gains +16.7 points +- 44.1" in verdict
+
+
+def test_compare_refuses_different_problems(tmp_path, capsys):
+    """The same ids are not enough: those of two files of one name are alike."""
+    a, b = evaluated(tmp_path / "a", {"1+1": [True]}), evaluated(tmp_path / "b", {"2+2": [True]})
+    with pytest.raises(SystemExit) as stop:
+        evaluation.guarded(compare.run, [a, b], "compare")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "no problem in common" in error
 
 
 def test_the_program_writes_every_response(tmp_path, capsys):
@@ -43,7 +133,8 @@ def test_the_program_writes_every_response(tmp_path, capsys):
     assert len(lines) == 6 and [turn["role"] for turn in lines[0]["turns"]] == ["high", "low"]
     shown = capsys.readouterr().out
     share = 100 * sum(line["correct"] for line in lines) / 6
-    assert f"{share:.1f} %" in shown and "swapped" in shown and "emptied" in shown
+    assert f"{share:.1f} %" in shown and all(meaning in shown for meaning in evaluation.MEANING.values())
+    assert re.search(r"tokens of low +\d+\.\d +\+- \d", shown)
     with pytest.raises(SystemExit) as stop:
         evaluation.main(["--out", str(tmp_path / "a")])
     assert stop.value.code == 2 and "not empty" in capsys.readouterr().err
@@ -105,3 +196,44 @@ def test_diagnose_pairs_problems_with_each_others_plans(monkeypatch):
     found = evaluation.diagnose(agents, tokenizer, rows, rema.roles("rema"), max_new_tokens=4)
     assert found == {"kept": [1] * 4, "swapped": [0] * 4, "emptied": [0] * 4}
     assert math.isclose(evaluation.accuracy(found["kept"])[0], 100)
+
+
+def test_diagnosis_pairs_the_costs():
+    """Kept against emptied: differences 1, 0, 0, 1, so 50 points with std .5774 / sqrt(4)."""
+    shown = evaluation.diagnosis({"kept": [1, 1, 0, 1], "swapped": [1, 1, 0, 1], "emptied": [0, 1, 0, 0]})
+    kept, swapped, emptied, meaning = shown.splitlines()
+    assert kept.endswith("plan kept              75.0 % +- 25.0") and "costs 0.0 points +- 0.0" in swapped
+    assert "25.0 % +- 25.0   costs 50.0 points +- 28.9" in emptied
+
+
+@pytest.mark.parametrize("flags", [["--process", "vrp"], ["--turns", "2"]])
+def test_what_needs_plans_says_so_at_once(flags, capsys):
+    for wish in (["--diagnose"], ["--plan-format", "json"]):
+        with pytest.raises(SystemExit):
+            evaluation.main([*flags, *wish])
+        assert "--process rema in one turn" in capsys.readouterr().err
+
+
+def test_budget_cuts_small_shapes_out_of_a_large_one():
+    """Two plans (10 and 20 tokens) with two answers (1 token) each; right: both of plan 0, none of plan 1."""
+    grid = {(p, a): types.SimpleNamespace(plan=p, answer=str(7 + p), correct=p == 0, gold="7",
+                                          tokens=[10 + 10 * p, 1]) for p in (0, 1) for a in (0, 1)}
+    assert budget.cut(grid, (2, 2), (2, 2)) == [34, 0.5, 1, 1, 1]          # tokens, avg, votes (a tie), pass
+    assert budget.cut(grid, (2, 2), (1, 2)) == [17, 0.5, 0.5, 0.5, 0.5]
+    assert budget.cut(grid, (2, 2), (2, 1)) == [32, 0.5, 1, 1, 1]
+    assert budget.cut(grid, (2, 2), (1, 1)) == [16, 0.5, 0.5, 0.5, 0.5]
+    lost = {(0, 0): types.SimpleNamespace(plan=0, answer=None, correct=False, gold="7", tokens=[0, 0])}
+    assert budget.cut(lost, (2, 2), (1, 1)) == [0] * 5                     # too long for the context
+
+
+def test_budget_writes_a_table_and_a_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "SAMPLED", ((2, 2), (2, 2)))
+    monkeypatch.setattr(budget, "SHAPES", ((1, 1), (1, 2), (2, 1), (2, 2)))
+    found = budget.study("tiny", ["--limit", "3", "--max-new-tokens", "8"])
+    assert all(len(rows) == 3 for rows in found.values()) and found["greedy"][0][0] <= 16
+    for shape in ((1, 4), (4, 1), (1, 16), (4, 4), (16, 1)):
+        found[shape] = found[2, 2]
+    budget.draw({"tiny": found}, tmp_path / "budget.png")
+    assert (tmp_path / "budget.png").stat().st_size > 10_000
+    text = budget.table("tiny", found)
+    assert "| 2 x 1 | " in text and "4 plans with an answer each gain +0.0 ± 0.0 points of flat vote" in text

@@ -13,22 +13,25 @@ from eval import accuracy
 
 
 def compare(first, second):
-    """Two evaluations of the same problems, paired: what the second gains, as text. Directories of eval.py."""
+    """Two evaluations of the same problems, paired: what the second gains, as text. Directories of eval.py.
+
+    Of several samples the mean counts. UserError if they have no problem in common.
+    """
     def outcomes(directory):
         found = {}
         for row in read_jsonl(pathlib.Path(directory) / "episodes.jsonl"):
-            found.setdefault(row["id"], []).append(row["correct"])
+            found.setdefault((row["id"], row["problem"]), []).append(row["correct"])
         return {name: sum(values) / len(values) for name, values in found.items()}
 
     a, b = outcomes(first), outcomes(second)
     shared = [name for name in a if name in b]
     if not shared:
         raise UserError(f"{first} and {second} have no problem in common")
-    lines = [f"{label:10} {accuracy([values[name] for name in shared])[0]:6.1f} %"
+    lines = [f"{str(label):10} {accuracy([values[name] for name in shared])[0]:6.1f} %"
              for label, values in ((first, a), (second, b))]
     gain = accuracy([b[name] - a[name] for name in shared])
-    return "\n".join([*lines, f"{len(shared)} problems in both; the second gains {gain[0]:+.1f} points +- "
-                      f"{gain[1]:.1f} (paired)"])
+    return "\n".join([*lines, f"{len(shared)} problems in both (of {len(a)} and {len(b)}); the second gains "
+                      f"{gain[0]:+.1f} points +- {gain[1]:.1f} (paired)"])
 
 
 def run(directories):
