@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import pathlib
+import re
 import sys
 
 import matplotlib
@@ -86,7 +87,14 @@ def log_line(step, m):
             f"len {m['length']:.0f}  cut {m['truncated']:.2f}  same {number('frac_reward_zero_std', '.2f')}  "
             f"ent {number('entropy', '.2f')}  kl {number('kl', '.4f')}  grad {number('grad_norm', '.2f')}  "
             f"clip {number('clip_share', '.3f')}  dlogp {number('sampling_logp_difference', '.0e')}  "
-            f"tok/s {m['sample_tokens_per_s']:.0f} {m['train_tokens_per_s']:.0f}")
+            f"tok/s {m['sample_tokens_per_s']:.0f} {m['train_tokens_per_s']:.0f}" + held_out_line(m))
+
+
+def held_out_line(m):
+    """The held-out accuracy for the terminal, where a step has measured it."""
+    if "heldout_greedy" not in m:
+        return ""
+    return f"\n  held-out {m['heldout_greedy']:.1f} % greedy, {m['heldout_t1']:.1f} % at temperature 1"
 
 
 def gains(lines):
@@ -136,10 +144,31 @@ def watch(metrics):
 
 def episode_text(episode):
     """An episode for people."""
-    said = [f"  {turn.role:10} {turn.text.strip() or '(nothing)'}" for turn in episode.turns]
+    said = [f"  {turn.role:10} {harmless(turn.text.strip()) or '(nothing)'}" for turn in episode.turns]
     earned = ", ".join(f"{role} {value:+.2f}" for role, value in episode.rewards.items())
-    return "\n".join(["", f"  problem    {episode.row['problem']}   (answer {episode.row['answer']})", *said,
+    return "\n".join(["", f"  problem    {harmless(episode.row['problem'])}   (answer {episode.row['answer']})", *said,
                       f"  rewards    {earned}", ""])
+
+
+def turn_text(turn, tokenizer, logprobs=None):
+    """A turn for a terminal. logprobs "number": behind each token; "shade": under it, the brighter the less
+    likely. Control signs, with which a text could steer the terminal, become U+FFFD.
+    """
+    def shown(token, logprob):
+        text = tokenizer.decode([token])
+        if logprobs == "number":
+            return f"{harmless(text)}({logprob:.2f})"
+        return f"\x1b[48;5;{232 + min(12, round(-4 * logprob))}m{harmless(text)}\x1b[0m"
+
+    mean = sum(turn.logprobs) / max(1, len(turn.logprobs))
+    head = (f"{turn.role}: {len(turn.tokens)} tokens{'' if turn.stopped else ', cut off'}, "
+            f"log-prob {mean:.2f} a token")
+    return f"--- {head}\n" + ("".join(map(shown, turn.tokens, turn.logprobs)) if logprobs
+                              else harmless(turn.text.strip()) or "(nothing)")
+
+
+def harmless(text):
+    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def say(text):

@@ -12,7 +12,7 @@ import rema
 import rewards
 import rollout
 import train
-from data import benchmarks, UserError
+from data import UserError, benchmarks, guarded
 from data.results import budget, compare
 
 
@@ -122,7 +122,7 @@ def test_compare_refuses_different_problems(tmp_path, capsys):
     """The same ids are not enough: those of two files of one name are alike."""
     a, b = evaluated(tmp_path / "a", {"1+1": [True]}), evaluated(tmp_path / "b", {"2+2": [True]})
     with pytest.raises(SystemExit) as stop:
-        evaluation.guarded(compare.run, [a, b], "compare")
+        guarded(compare.run, [a, b], "compare")
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and "no problem in common" in error
 

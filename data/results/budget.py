@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 import eval as evaluation  # noqa: E402
 import rewards  # noqa: E402
-from data import UserError  # noqa: E402
+from data import UserError, guarded  # noqa: E402
 from data.benchmarks import read_jsonl  # noqa: E402
 
 SAMPLED = (16, 4), (4, 16)
@@ -147,4 +147,4 @@ def run(argv):
 
 
 if __name__ == "__main__":
-    evaluation.guarded(run, None, "budget")
+    guarded(run, None, "budget")
