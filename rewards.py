@@ -2,14 +2,13 @@
 
     response --extract--> answer --normalise--> text --Parser--> tree --match--> bool --> reward
 
-A tree is a tuple that starts with its kind: ("+", ("sym", "x"), ("num", 1, None)) for x + 1, ("(]", a, b) for
+A tree is a tuple that starts with its kind: ("+", ("sym", "x"), ("num", 1, 0)) for x + 1, ("(]", a, b) for
 an interval. Numbers are compared exactly (fractions.Fraction) as long as they are rational, else as floats;
 expressions in variables by their values at a few fixed pseudo-random points. What can't be parsed is compared
 as text. Work is bounded by the constants below: there is no timer and no child process, nothing is executed,
 and no input raises an exception.
 """
-import cmath, functools, math, re, unicodedata, zlib
-from decimal import Decimal
+import cmath, functools, math, operator, re, unicodedata, zlib
 from fractions import Fraction
 
 MAX_RESPONSE = 10_000       # characters at the end of a response in which a box is looked for
@@ -50,11 +49,10 @@ def extract(response, lenient=False):
 # ------------------------------------------------------------------------------------------------------------
 # Normalisation: many spellings become one
 
-SPELLINGS = {ord(char): spelling for spelling, chars in {
-    "-": "−–—‐‑", "*": "×·∙⋅", "/": "÷∕⁄", "'": "′’", ".": "。", "": "€£\u200b\u200c\u200d\u200e\u200f\ufeff",
-    "<=": "≤⩽", ">=": "≥⩾", "!=": "≠", "\\pi ": "π", "\\sqrt ": "√", "\\infty ": "∞", "\\pm ": "±",
-    "\\in ": "∈", "\\cup ": "∪", "\\approx ": "≈", "\\theta ": "θ"}.items() for char in chars}
-RAISED = {"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+": r"^{\g<0>}", "[₀-₉]+": r"_{\g<0>}", "[¼-¾⅐-⅞]": r" \g<0>"}     # x² is x^{2}
+SPELLINGS = str.maketrans("−–—‐‑×·∙⋅÷∕⁄′’。", "-----****///''.", "€£\u200b\u200c\u200d\u200e\u200f\ufeff") | {
+    ord(s[0]): f"\\{s[1:]} " for s in "≤le ⩽le ≥ge ⩾ge ≠ne πpi √sqrt ∞infty ∈in ∪cup ≈approx θtheta".split()}
+# Rewritten before NFKC makes x² x2 and 1½ 11/2
+RAISED = {"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+": r"^{\g<0>}", "[₀-₉]+": r"_{\g<0>}", "[¼-¾⅐-⅞]": r" \g<0>", "±": r"\\pm "}
 REWRITES = [(key, re.compile(pattern, re.DOTALL), new) for key, pattern, new in [
     ("\\\\", r"\\\\(?=[A-Za-z])(?!.*\\end)", r"\\"),                                # \\pi, escaped twice
     ("\\", r"\\(?:begin|end)\{(?:align|equation|gather)\w*\*?\}|(?<!\\)\\[()\[\]]|,\\!\s*(?=\d{3})|\\!\s*|"
@@ -72,9 +70,7 @@ REWRITES = [(key, re.compile(pattern, re.DOTALL), new) for key, pattern, new in 
     ("/", r"(\d+)\s+(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),                                 # 1 1/2
     ("\\{", r"^\s*\\\{\s*\w\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid(?![a-z])|:)(.*)\\\}\s*$", r"\1"),
     ("", r"^\s*(?:\\approx|\\sim|=|:|,)", ""),
-    ("\\pm", r"^(.*)$", lambda m: m[1].replace("\\pm", "+").replace("\\mp", "-") + ","
-                                  + m[1].replace("\\pm", "-").replace("\\mp", "+")),
-]]
+    ("\\pm", ".+", lambda m: ",".join(m[0].replace("\\pm", p).replace("\\mp", q) for p, q in ("+-", "-+")))]]
 
 
 def normalise(text):
@@ -85,8 +81,7 @@ def normalise(text):
     if len(text) > MAX_TEXT: return ""
     text = re.sub(r'[\0-\x1f"~]', " ", text).rstrip(" .,:;\\$")
     for key, pattern, new in REWRITES:
-        if key in text:
-            text = pattern.sub(new, text)
+        text = pattern.sub(new, text) if key in text else text
     if "," in text and (", " in text or not re.search(r"[(\[]|\\\{", text)):              # not (1,234)
         text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)", lambda m: m[0].replace(",", ""), text)
     return text
@@ -142,12 +137,11 @@ ANGULAR = {name: getattr(cmath, name) for name in ("sin", "cos", "tan")} | {
     name: lambda x, f=f: 1 / f(x) for name, f in (("csc", cmath.sin), ("sec", cmath.cos), ("cot", cmath.tan))}
 FUNCTIONS = ANGULAR | {"arc" + name: getattr(cmath, "a" + name) for name in ("sin", "cos", "tan")} | {
     "exp": cmath.exp, "ln": cmath.log, "log": cmath.log, "lg": cmath.log10}
-OPERATIONS = FUNCTIONS | {
-    "+": add, "-": lambda a, b: add(a, -b), "*": lambda a, b: a * b, "/": lambda a, b: a / b, "^": power,
-    "neg": lambda a: -a, "\\bmod": lambda a, b: a % b, "!": factorial, "||": abs,
-    "⌊⌋": lambda a: Fraction(math.floor(a)), "⌈⌉": lambda a: Fraction(math.ceil(a)),
-    "%": lambda a: a / 100, "°": lambda a: a * math.pi / 180,
-    "binom": lambda n, k: factorial(n) / (factorial(k) * factorial(n - k))}
+OPERATIONS = FUNCTIONS | {"+": add, "-": lambda a, b: add(a, -b), "neg": operator.neg, "*": operator.mul,
+    "/": operator.truediv, "\\bmod": operator.mod, "^": power, "!": factorial,
+    "\\binom": lambda n, k: factorial(n) / (factorial(k) * factorial(n - k)), "%": lambda a: a / 100,
+    "⌊⌋": lambda a: Fraction(math.floor(a)), "⌈⌉": lambda a: Fraction(math.ceil(a)), "||": abs,
+    "root": lambda n, a: power(a, 1 / n), "°": lambda a: a * math.pi / 180}
 
 
 def evaluate(tree, point, scaled=False):
@@ -194,17 +188,16 @@ def close(a, b):
 #   expression := atom (operator expression | "!" | "°" | "%" | unit)*     no operator at all is a product
 #   atom       := "-" expression | number | name | function atom | \frac atom atom | "(" answer ")"
 
-TOKEN = re.compile(
-    r"(?<=frac)\d|(?<=frac )\d|(?<=inom)\d|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w^]))?|"       # \frac12
-    r"\\log(?![A-Za-z])|[fghpqFGHINPQ]'*\([A-Za-z0]\)|"
-    r"\\(?:overline|overrightarrow|vec|hat|d?dot|mathbb)\s*\{[^{}]*\}|\\[A-Za-z]+(?:_\w+|')*|\\.|\"[^\"]*\"|"
-    r"[A-Za-z](?:_\w+|')+|[A-Za-z]{1,40}(?![A-Za-z_'])|[A-Za-z]|[<>]=|!=(?!\d)|\*\*|\S")
-ALIAS = {name: names.split()[0] for names in (
-    "< \\lt", "> \\gt", "<= \\le \\leq \\leqslant", ">= \\ge \\geq \\geqslant", "!= \\ne \\neq", "~ \\approx",
-    "* \\cdot \\times", "/ : \\div", "^ **", "| \\lvert \\rvert", "( \\langle", ") \\rangle", "⦃ \\{",
-    "⦄ \\}", "⌊ \\lfloor", "⌋ \\rfloor", "⌈ \\lceil", "⌉ \\rceil", "\\infty infty infinity inf", "\\pi pi",
-    "\\sqrt sqrt", "\\frac \\dfrac \\tfrac \\cfrac", "\\binom \\dbinom", "\\bmod \\mod", "% \\% percent pct",
-    "\\emptyset \\varnothing", *(f"\\{f} {f}" for f in FUNCTIONS)) for name in names.split()}
+# A digit after \frac and \binom stands alone: \frac12. Of names between two commas the first is the token.
+TOKEN = re.compile(r"(?<=frac|inom)\d|(?<=frac )\d|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w^]))?|"
+    r"[fghpqFGHINPQ]'*\([A-Za-z0]\)|[A-Za-z](?:_\w+|')+|[A-Za-z]{1,40}(?![A-Za-z_'])|[A-Za-z]|"
+    r"\\log(?![A-Za-z])|\\(?:overline|overrightarrow|vec|hat|d?dot|mathbb)\s*\{[^{}]*\}|"
+    r"\\[A-Za-z]+(?:_\w+|')*|\\.|\"[^\"]*\"|[<>]=|!=(?!\d)|\*\*|\S")
+ALIAS = {name: names.split()[0] for names in (r"< \lt, > \gt, <= \le \leq \leqslant, >= \ge \geq \geqslant,"
+    r"!= \ne \neq, ~ \approx, * \cdot \times, / : \div, \bmod \mod, | \lvert \rvert, ( \langle, ) \rangle,"
+    r"⦃ \{, ⦄ \}, ⌊ \lfloor, ⌋ \rfloor, ⌈ \lceil, ⌉ \rceil, \emptyset \varnothing, % \% percent pct, \pi pi,"
+    r"\infty infty infinity inf, \frac \dfrac \tfrac \cfrac, \binom \dbinom, \sqrt sqrt, ^ **").split(",")
+    for name in names.split()} | {f: f"\\{f}" for f in FUNCTIONS}
 RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "~", "\\in", "\\equiv"}
 LEVELS = {"\\cup": 1, "\\cap": 1, "\\setminus": 1, "+": 2, "-": 2, "*": 3, "/": 3, "\\bmod": 3, "^": 5}
 PRODUCT, ARGUMENT, POWER = 3, 4, 5          # levels; an argument is the 2x of sin 2x + 1
@@ -219,9 +212,8 @@ NAME = re.compile(r"(?!\\pi|\\sq)(?:[^-+*^!\d|_]|_\w+)*|[A-Zfghpq]'*(?:\^\{-1\})
 class Parser:
     def __init__(self, text):
         self.tokens, self.at, self.open = [], 0, []                     # open: the brackets we are in
-        for token in TOKEN.findall(text) + [""]:                        # "" is the end
-            token = ALIAS.get(token, token)                             # miles is a word, xy is x y
-            word = token.isalpha() and (token in UNITS or len(token) > 3)
+        for token in [ALIAS.get(token, token) for token in TOKEN.findall(text)] + [""]:        # "" is the end
+            word = token.isalpha() and (token in UNITS or len(token) > 3)       # miles is a word, xy is x y
             self.tokens += [f'"{token}"'] if word else token if token.isalpha() else [token]
 
     next = property(lambda self: self.tokens[self.at])
@@ -232,9 +224,11 @@ class Parser:
             self.at += 1
             return self.tokens[self.at - 1]
 
-    def answer(self):
+    def answer(self, *closing):
+        """One item or a list of them, up to what closes it."""
         items = [self.item()]
         while self.take(","): items.append(self.item())
+        require(self.next in closing)
         return items[0] if len(items) == 1 else ("list", *items)
 
     def item(self):
@@ -246,12 +240,11 @@ class Parser:
         start, sides, signs = self.at, [self.expression(1)], []
         name = "".join(self.tokens[start:self.at])
         if re.fullmatch("[A-Z]{2,}", name) and self.next in ("", ","): return ("text", name.lower())
-        if NAME.fullmatch(name) and self.take("=", "\\in", "~"): return ("named", name, self.item())
+        if NAME.fullmatch(name) and self.take("=", "\\in", "~"):
+            return ("named", ("=",), ("sym", name), self.item())
         while sign := self.take(*RELATIONS):
-            side = self.expression(1)
-            if sign != "~":                                             # what is only approximate is left out
-                signs.append(sign)
-                sides.append(side)
+            side = self.expression(1)                                   # what is only approximate is left out
+            if sign != "~": signs, sides = signs + [sign], sides + [side]
         if {sign[0] for sign in signs} == {">"}:
             signs, sides = [sign.replace(">", "<") for sign in signs[::-1]], sides[::-1]
         agree = set(signs) <= {"="} and all(match(sides[-1], side) for side in sides)  # 2 + 3 = 5
@@ -274,26 +267,23 @@ class Parser:
                 return tree
             else:
                 require(not after_unit and not (before[-1:].isdigit() and token[0].isdigit()))      # not 3 4
-                right = self.expression(POWER)
-                mixed = before.isdigit() and tree[0] == "num" and token == "\\frac" and \
-                    right[1][0] == right[2][0] == "num" and 0 < right[1][1] < right[2][1]
-                tree = ("+" if mixed else "*", tree, right)             # 1 3/4, or a product
+                rest = self.expression(POWER)           # of 1 3/4 or of a product; 1 3/4 % fails here
+                plus = token == "\\frac" and before.isdigit() and rest[1][0] == rest[2][0] == tree[0] == "num"
+                tree = ("+" if plus and 0 < rest[1][1] < rest[2][1] else "*", tree, rest)
 
     def atom(self):
         token = self.take()
         if token in ("-", "+"):
             return ("neg", self.expression(PRODUCT)) if token == "-" else self.expression(PRODUCT)
         if token[:1].isdigit() or token[:1] == "." and len(token) > 1:
-            if self.take("_"): return ("num", Fraction(int(token, int(self.take()))), None)      # 1011_2
-            number = Decimal(token)                                     # 2.50 -> ("num", 5/2, 1/100)
-            last = Fraction(10) ** number.as_tuple().exponent if re.search(r"\.\d", token) else None
-            return ("num", Fraction(number), last)
+            if self.take("_"): return ("num", Fraction(int(token, int(self.take()))), 0)      # 1011_2
+            places = re.search(r"\.(\d+)[eE]?(.*)", token)              # 2.50 -> ("num", 5/2, 1/100)
+            last = Fraction(10) ** (int(places[2] or 0) - len(places[1])) if places else 0
+            return ("num", Fraction(int(token) if token.isdecimal() else token), last)      # int is faster
         if token in CLOSING: return self.brackets(token)
-        if token == "\\frac": return ("/", self.atom(), self.atom())
-        if token == "\\binom": return ("binom", self.atom(), self.atom())
+        if token in ("\\frac", "\\binom"): return (token.replace("\\frac", "/"), self.atom(), self.atom())
         if token == "\\sqrt":
-            degree = self.brackets("[") if self.take("[") else ("num", Fraction(2), None)
-            return ("^", self.atom(), ("/", ("num", Fraction(1), None), degree))
+            return ("root", self.brackets("[") if self.take("[") else ("num", Fraction(2), 0), self.atom())
         if token[1:] in FUNCTIONS: return self.function(token[1:])
         if token in CONSTANTS: return ("const", CONSTANTS[token])
         require(token not in NO_FACTOR and re.search(r"[\w')}]$", token))
@@ -303,16 +293,16 @@ class Parser:
         """What is in brackets; the brackets count if they hold several items, or mean something."""
         self.open.append(opening)
         require(len(self.open) <= MAX_DEPTH)
-        tree = self.answer()
-        require(closing := self.take(*CLOSING[self.open.pop()]))
-        items = tree[1:] if tree[0] == "list" else (tree,)
-        return tree if opening == "{" or opening in "([" and len(items) == 1 else (opening + closing, *items)
+        tree = self.answer(*CLOSING[opening])
+        kind = self.open.pop() + self.take()
+        if opening in "([" and tree[0] == "list": return (kind, *tree[1:])
+        return tree if opening in "([{" else (kind, tree)
 
     def function(self, name):
         """sin x, sin(x), sin^2 x, sin^{-1} x, log_2 x; sin 2x cos x is (sin 2x)(cos x)."""
         base = [self.atom()] if self.take("_") else []
         power = self.atom() if self.take("^") else None
-        if power == ("neg", ("num", 1, None)): name, power = "arc" + name, None
+        if power == ("neg", ("num", 1, 0)): name, power = "arc" + name, None
         tree = (name, self.atom() if self.next in CLOSING else self.expression(ARGUMENT), *base)
         return ("^", tree, power) if power else tree
 
@@ -332,9 +322,9 @@ def match(gold, answer):
     gold, answer = as_interval(gold), as_interval(answer)
     kinds = {gold[0], answer[0]}
     if "named" in kinds:                                                # x = 3 is 3, y = is f(x) =
-        names = {tree[1] for tree in (gold, answer) if tree[0] == "named"}
+        names = {tree[2][1] for tree in (gold, answer) if tree[0] == "named"}
         same = len(names) == 1 or "y" in names and re.search(r"\w\(\w\)$", max(names, key=len))
-        return bool(same) and match(*(tree[2] if tree[0] == "named" else tree for tree in (gold, answer)))
+        return same and match(*(tree[3] if tree[0] == "named" else tree for tree in (gold, answer)))
     if kinds in ORDERED: return match_all(gold[1:], answer[1:])
     if kinds & UNORDERED:
         first, second = entries(gold), entries(answer)
@@ -356,12 +346,10 @@ def entries(tree):
 def as_interval(tree):
     """x > 2 and 1 < x <= 3 as intervals with a name; anything else as it is."""
     if tree[0] != "rel" or {sign[0] for sign in tree[1]} != {"<"} or len(tree) > 5: return tree
-    signs, sides, infinite = tree[1], tree[2:], ("const", math.inf)
-    if len(sides) == 2 and sides[0][0] == "sym":                        # one end is at infinity
-        signs, sides = ("<", *signs), (("neg", infinite), *sides)
-    low, symbol, high, *_ = *sides, infinite
-    kind = "([" [signs[0] == "<="] + ")]"[signs[1:] == ("<=",)]
-    return ("named", symbol[1], (kind, low, high)) if symbol[0] == "sym" else tree
+    signs, sides = ("<", *tree[1], "<"), (("neg", ("const", math.inf)), *tree[2:], ("const", math.inf))
+    k = 1 if len(tree) == 4 and tree[2][0] == "sym" else 2              # the name's place: -inf < x for x < 3
+    kind = "(["[signs[k - 1] == "<="] + ")]"[signs[k] == "<="]
+    return ("named", ("=",), sides[k], (kind, sides[k - 1], sides[k + 1])) if sides[k][0] == "sym" else tree
 
 
 def match_values(gold, answer, scaled):
@@ -371,45 +359,43 @@ def match_values(gold, answer, scaled):
 
 
 def decimals(tree):
-    """The unit of a decimal's last digit, 1/100 for 2.50; None for anything else."""
-    return decimals(tree[1]) if tree[0] in ("neg", "%", "°") else tree[2] if tree[0] == "num" else None
+    """The unit of a decimal's last digit, 1/100 for 2.50; 0 for anything else."""
+    return decimals(tree[1]) if tree[0] in ("neg", "%", "°") else tree[2] if tree[0] == "num" else 0
 
 
 def rounds(digits, given, a, b):
     """A rounded reference is met by what rounds to it; a decimal answer to an exact one needs six digits."""
-    if not (digits or given) or complex in map(type, (a, b)): return False
-    if a * b <= 0 or not 1e-300 < abs(a) < 1e300: return False
+    if not (digits or given) or complex in map(type, (a, b)) or a * b <= 0: return False
     off = abs(Fraction(a)) - abs(Fraction(b))
     if digits:                                                          # two digits at least, or three
-        enough = abs(a) >= (100 if given else 10) * digits and (given or 0) <= digits / 100
-        return enough and abs(off) <= digits / 2
-    sixth = Fraction(10) ** (math.floor(math.log10(abs(a))) - 5)
-    whole = exact(a) and a.denominator == 1
-    return not whole and given <= sixth and -sixth / 2 <= off < sixth   # rounded or cut off
+        return abs(a) >= (100 if given else 10) * digits and digits >= max(2 * abs(off), 100 * given)
+    sixth = Fraction(10) ** (math.floor(math.log10(abs(b))) - 5)        # rounded or cut off
+    return not (exact(a) and a.denominator == 1) and given <= sixth and -sixth / 2 <= off < sixth
 
 
 def match_relations(gold, answer):
     """Equations and inequalities: side by side, or left - right as a multiple of the other's."""
-    (signs, *first), (others, *second) = (
-        (("=",), ("sym", tree[1]), tree[2]) if tree[0] == "named" else tree[1:] for tree in (gold, answer))
+    (signs, *first), (others, *second) = gold[1:], answer[1:]
     if signs != others or match_all(first, second): return signs == others
-    pairs = values(("-", *first), ("-", *second))
-    ratios = [a / b for a, b in pairs if a and b and complex not in (type(a), type(b))]
-    same_side = signs[0] in ("=", "!=") or min(ratios, default=0) > 0
-    return same_side and len(ratios) > 1 and all(close(ratios[0], ratio) for ratio in ratios)
+    ratios = [a / b for a, b in values(("-", *first), ("-", *second)) if a and b]
+    real = len(ratios) > 1 and complex not in map(type, ratios)
+    return real and (signs[0] in ("=", "!=") or min(ratios) > 0) and all(close(ratios[0], x) for x in ratios)
 
 
 # ------------------------------------------------------------------------------------------------------------
 # What the rest of the project calls
 
+def bounded(function, *arguments):
+    """What a function returns; None where it fails or would take more than MAX_WORK."""
+    work[0] = MAX_WORK
+    try: return function(*arguments)
+    except (RecursionError, *UNSURE): return None
+
+
 @functools.lru_cache(maxsize=4096)
 def parse(text):
     """The tree of an answer; None if it can't be parsed."""
-    work[0] = MAX_WORK
-    try:
-        tree = (parser := Parser(normalise(text))).answer()
-        return None if parser.next else tree
-    except (RecursionError, *UNSURE): return None
+    return bounded(Parser(normalise(text)).answer, "")
 
 
 def unparsed(answer):
@@ -420,16 +406,12 @@ def unparsed(answer):
 def equivalent(a, b):
     """Do two answer texts say the same? a is the reference where decimals are rounded."""
     if a.strip() == b.strip() or plain(a) == plain(b) != "": return True
-    first, second = parse(a), parse(b)
-    work[0] = MAX_WORK
-    try: return bool(first and second and match(first, second))
-    except (RecursionError, *UNSURE): return False
+    return bool((first := parse(a)) and (second := parse(b)) and bounded(match, first, second))
 
 
 def is_correct(response, answer, lenient=False):
     """Is the boxed answer (lenient: or what follows "answer is") equivalent to the gold answer?"""
-    given = extract(response, lenient)
-    return given is not None and equivalent(answer, given)
+    return (given := extract(response, lenient)) is not None and equivalent(answer, given)
 
 
 def compute_reward(response, answer):
