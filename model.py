@@ -76,7 +76,7 @@ class Attention(nn.Module):
         q, k, v = (proj(x).view(B, T, -1, self.head_width)
                    for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k, v = (x.transpose(1, 2) for x in (self.q_norm(q), self.k_norm(k), v))     # (B, H or K, T, C)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = rotate(torch.cat((q, k), 1), cos, sin).split((q.shape[1], k.shape[1]), 1)
         if cache is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         else:
@@ -229,6 +229,7 @@ class Cache:
         column = torch.arange(len(self.group), device=counts.device) - first[self.group]
         most = int(counts.max())
         self.place = self.group * most + column                                                # (B,)
+        self.full = len(self.group) == len(counts) * most
         self.slots = torch.zeros(len(counts) * most, dtype=torch.int64, device=counts.device)
         self.slots[self.place] = torch.arange(len(self.group), device=counts.device)           # empty: row 0
 
@@ -271,10 +272,11 @@ class Cache:
         R = H // K
 
         def by_prompt(x):                                    # (B, K, R, N) -> (P, K, nR, N)
-            return x[self.slots].view(P, -1, K, R, x.shape[-1]).transpose(1, 2).reshape(P, K, -1, x.shape[-1])
+            return (x if self.full else x[self.slots]).view(P, -1, K, R, x.shape[-1]).transpose(1, 2).reshape(P, K, -1, x.shape[-1])
 
         def by_row(x):                                       # (P, K, nR, N) -> (B, K, R, N)
-            return x.view(P, K, -1, R, x.shape[-1]).transpose(1, 2).reshape(-1, K, R, x.shape[-1])[self.place]
+            x = x.view(P, K, -1, R, x.shape[-1]).transpose(1, 2).reshape(-1, K, R, x.shape[-1])
+            return x if self.full else x[self.place]
 
         def with_base(x, y):                                 # x (B, K, R, N), y (K, N, M) -> (B, K, R, M)
             return (x.transpose(0, 1).reshape(K, B * R, -1) @ y).view(K, B, R, -1).transpose(0, 1)
