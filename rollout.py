@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 import rema
 from data import UserError, guarded, plots
-from data.flags import parse_question
+from data.flags import parse_question, pick_dtype
 from data.guide import Guide
 from model import Cache, load, logprobs
 
@@ -275,8 +275,7 @@ def sources(name, roles):
 def cast(args, judge=False):
     """-> (roles, {role name: Transformer}, tokenizer, Guide of plans or None) of eval.py's settings."""
     roles = rema.roles(args.process, args.example, args.turns, args.plan_format, judge)
-    agents, tokenizer = load_agents(args.model, roles, args.device,
-                                    torch.bfloat16 if args.device == "cuda" else torch.float32)
+    agents, tokenizer = load_agents(args.model, roles, args.device, getattr(torch, pick_dtype(args.device)))
     size, json = next(iter(agents.values())).config.vocab_size, args.plan_format == "json"
     return roles, agents, tokenizer, Guide(tokenizer, size, args.device) if json else None
 

@@ -36,6 +36,12 @@ def pick_device(name):
     return name
 
 
+def pick_dtype(device):
+    """What to compute in: bfloat16 on a card that has it in hardware (a T4 has not), float32 elsewhere."""
+    bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if bf16 else "float32"
+
+
 def claim(path):
     """Make the directory, or with -2, -3 ... the first of its name that does not exist yet -> its path."""
     for i in itertools.count(1):
@@ -141,7 +147,7 @@ def parse(argv, description=None):
     tiny, card = args.model == "tiny", args.device == "cuda"
     defaults = dict(TINY if tiny else REAL, lora_alpha=2.0 * args.lora, eval_every=args.switch_every or 10,
                     normalise="constant" if args.advantage == "dr_grpo" else "batch",
-                    dtype="bfloat16" if card else "float32", checkpointing=not tiny and (args.fit or card))
+                    dtype=pick_dtype(args.device), checkpointing=not tiny and (args.fit or card))
     defaults["lr"] *= LORA_RATE if args.lora else 1
     for name, value in defaults.items():
         if getattr(args, name) is None:

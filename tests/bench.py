@@ -2,6 +2,8 @@
 
     python tests/bench.py --model DIR --peers PYTHON                      all sections: half an hour or more
     python tests/bench.py --model DIR --only floor,growth                 what needs no other library
+    python tests/bench.py --model DIR --peers PYTHON --device cuda --only sampling,step,floor,growth,prompt
+                                                                          on a GPU: never tried, see README
     python tests/bench.py --model DIR --peers PYTHON --quick --repeats 1  does it run? figures mean nothing
 
 DIR: a Hugging Face directory with weights (made for SmolLM2-135M). PYTHON: the interpreter of an environment
@@ -17,7 +19,7 @@ How to compare two programs fairly:
 - Memory is the process's own (anonymous resident) memory, read every 2 ms during a step that is not timed,
   beyond what it holds between two steps (weights, moments) and the gradients. Unlike the profiler's memory
   events it includes what the allocator and oneDNN hold, and it can be taken of a program that one has not
-  written. Linux only. The step's section wants 20 GB: TRL without checkpointing alone takes most of that.
+  written. Linux only. The step's section wants 22 GB: TRL without checkpointing alone takes 18.
 """
 import argparse
 import ctypes
@@ -56,7 +58,8 @@ def resting(model):
     """Give freed memory back -> bytes in use now, and gradients for all weights, be they there or not."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    return anonymous() + sum(w.numel() * w.element_size() for w in model.parameters() if w.grad is None)
+    held = torch.cuda.memory_allocated() if torch.cuda.is_available() else anonymous()
+    return held + sum(w.numel() * w.element_size() for w in model.parameters() if w.grad is None)
 
 
 class Watch(threading.Thread):
@@ -74,12 +77,17 @@ class Watch(threading.Thread):
             time.sleep(0.002)
 
     def stop(self, kept):
-        self.going = False
-        return {**timed(self.began, kept), "MiB": self.peak / 2**20}
+        answer, self.going = timed(self.began, kept), False
+        if torch.cuda.is_available():                        # what the process holds says nothing of a card
+            self.peak = torch.cuda.max_memory_allocated() - (self.base or 0)
+            torch.cuda.reset_peak_memory_stats()
+        return {**answer, "MiB": self.peak / 2**20}
 
 
 def timed(start, kept=0, times=1):
     """An answer: seconds since `start`, each of so many times, and the tokens that were kept."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()                             # a GPU answers before it has worked
     seconds = (time.perf_counter() - start) / times
     return {"seconds": seconds, "tokens": kept, "speed": kept / seconds}
 
@@ -90,16 +98,17 @@ def timed(start, kept=0, times=1):
 class Ours:
     """This project: each method is one measurement that answers with a dictionary."""
 
-    def __init__(self, model, dtype, flags=""):
+    def __init__(self, model, dtype, device="cpu", flags=""):
         sys.path.insert(0, str(ROOT))
         self.models, self.rema, self.rollout, self.train = map(
             importlib.import_module, ("model", "rema", "rollout", "train"))
-        self.args = self.train.parse(["--model", model or "tiny", "--device", "cpu", *flags.split()])
+        self.args = self.train.parse(["--model", model or "tiny", "--device", device, *flags.split()])
         self.learner = None
-        self.model, self.tokenizer = self.models.load(model or "tiny", dtype=getattr(torch, dtype))
+        self.model, self.tokenizer = self.models.load(model or "tiny", device, getattr(torch, dtype))
         if not model:                              # the vocabulary of Llama 3 and next to nothing below it
             config = dataclasses.replace(self.model.config, vocab_size=128_256, width=64, layers=2)
             self.model = self.models.Transformer(config).init_weights(torch.Generator().manual_seed(0))
+            self.model.to(device)
 
     def words(self, seed, number):
         """Word problems, one after the other: text of so many words."""
@@ -136,7 +145,8 @@ class Ours:
     def floor(self, rows, steps):
         """The linear layers of one decoding step, the head included, and nothing else."""
         weights = [part.weight for part in self.model.modules() if isinstance(part, torch.nn.Linear)]
-        inputs = {w.shape[1]: torch.randn(rows, w.shape[1]).to(w.dtype) for w in weights}
+        inputs = {w.shape[1]: torch.randn(rows, w.shape[1]).to(w) for w in weights}
+        timed(0)                                             # a GPU is idle from here on
         start = time.perf_counter()
         for weight in weights * steps:
             torch.nn.functional.linear(inputs[weight.shape[1]], weight)
@@ -188,10 +198,10 @@ class Ours:
                                   rng.gauss(0, 1), [0] * tokens) for _ in range(samples)]
 
         def one_row_each():
-            rows = torch.tensor([sample.prompt + sample.tokens for sample in batch])           # (B, Tp + T)
+            rows = torch.tensor([sample.prompt + sample.tokens for sample in batch], device=self.args.device)
             hidden = self.model.hidden(rows[:, :-1])[:, prompt - 1:]                           # (B, T, D)
             new, _ = self.models.logprobs(self.model, hidden.flatten(0, 1), rows[:, prompt:].flatten())
-            advantage = torch.tensor([sample.advantage for sample in batch]).repeat_interleave(tokens)
+            advantage = new.new_tensor([sample.advantage for sample in batch]).repeat_interleave(tokens)
             self.rema.policy_loss(new, torch.full_like(new, -11), advantage, 1 / len(new))[0].backward()
             self.learner.step()
         return self.train_on(one_row_each if plain else lambda: self.train.update(
@@ -201,27 +211,28 @@ class Ours:
 class Transformers:
     """transformers' generate: left padding, sdpa, a growing cache; sampling from the whole distribution."""
 
-    def __init__(self, model, dtype):
+    def __init__(self, model, dtype, device):
         from transformers import AutoModelForCausalLM
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype),
-                                                          attn_implementation="sdpa").eval()
+                                                          attn_implementation="sdpa").eval().to(device)
         self.model.generation_config.eos_token_id = None     # or no `stop` would mean the model's own
 
     @torch.no_grad()
     def sample(self, ids, samples, tokens, stop, seed):
         torch.manual_seed(seed)
         longest = max(map(len, ids))
-        rows = torch.tensor([[0] * (longest - len(row)) + row for row in ids])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
+        rows, mask = (torch.tensor(padded, device=self.model.device) for padded in (
+            [[0] * (longest - len(row)) + row for row in ids],
+            [[0] * (longest - len(row)) + [1] * len(row) for row in ids]))
         start = time.perf_counter()
         result = self.model.generate(
             rows, attention_mask=mask, num_return_sequences=samples, max_new_tokens=tokens, do_sample=True,
             temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0, eos_token_id=stop or None)[:, longest:]
-        end = torch.isin(result, torch.tensor(stop)).long()                                    # (B, T)
+        end = torch.isin(result, torch.tensor(stop, device=result.device)).long()              # (B, T)
         return timed(start, int((end.cumsum(-1) - end == 0).sum()))
 
 
-def serve_trl(model, messages, ids, samples, tokens, checkpointing, ask, answer):
+def serve_trl(model, messages, ids, samples, tokens, checkpointing, device, ask, answer):
     """TRL's trainer with its own loop: a callback holds it before each step until it is asked for one."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -247,7 +258,7 @@ def serve_trl(model, messages, ids, samples, tokens, checkpointing, ask, answer)
         settings = GRPOConfig(
             out, per_device_train_batch_size=len(ids) * samples, num_generations=samples,
             max_completion_length=tokens, beta=0.0, num_iterations=1, temperature=1.0, learning_rate=1e-6,
-            gradient_checkpointing=checkpointing, bf16=False, use_cpu=True, shuffle_dataset=False,
+            gradient_checkpointing=checkpointing, bf16=False, use_cpu=device == "cpu", shuffle_dataset=False,
             max_steps=10**6, save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True)
         rows = Dataset.from_list([{"prompt": message} for message in messages])
         trainer = GRPOTrainer(network, reward, settings, rows, processing_class=tokenizer, callbacks=[Hold()])
@@ -288,8 +299,8 @@ class Worker:
         self.kind, self.log = kind, tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [sys.executable if kind == "ours" else args.peers, __file__, "--serve",
-             json.dumps({"kind": kind, "threads": args.threads, **settings})], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+             json.dumps({"kind": kind, "threads": args.threads, "device": args.device, **settings})],
+            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
             env={**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"})
         self.hear()
 
@@ -354,21 +365,25 @@ def step(args, size):
     ours = Worker(args, "ours", model=args.model, dtype="float32", flags=args.train_flags)
     given = ours("prompts", number=size["groups"])
     shape = {"ids": given["ids"], "samples": size["samples"], "tokens": size["turn"]}
-    calls = [lambda i, **more: ours("step", stop=given["stop"], seed=i, **shape, **more)]
-    for checkpointing in (False, True) if args.peers else ():
+    mine = lambda i, **more: ours("step", stop=given["stop"], seed=i, **shape, **more)       # noqa: E731
+    found = []                           # TRL's two ways one after the other: together they need 24 GB
+    for way in ("with", "without") if args.peers else ():
         worker = Worker(args, "trl", model=args.model, messages=given["messages"],
-                        checkpointing=checkpointing, **shape)
-        calls.append(lambda i, w=worker, **more: w(**more))
-    results = rounds("GRPO step", args.repeats, calls)
-    peaks = [[call(98, memory=True)] for call in calls]
-    best = min(results[1:], key=lambda one: statistics.median(a["seconds"] for a in one), default=None)
-    for j, way in list(enumerate(("without", "with"), 1))[:max(1, len(calls) - 1)]:
-        other, more = (results[j], peaks[j]) if args.peers else (None, None)
-        bars = (">= 3", "<= 0.5") if other is best else ("", "")     # the bars are those of TRL's faster way
-        yield line(f"GRPO step, float32, against TRL {way} checkpointing", "seconds", results[0], other,
-                   bars[0], invert=True)
+                        checkpointing=way == "with", **shape)
+        calls = [mine, lambda i, w=worker, **more: w(**more)]
+        times = rounds(f"GRPO step, TRL {way} checkpointing", args.repeats, calls)
+        found.append((way, times, [[call(98, memory=True)] for call in calls]))
+        del worker, calls
+    best = min(found, key=lambda one: statistics.median(a["seconds"] for a in one[1][1]), default=None)
+    if not found:
+        found = [("with", rounds("GRPO step", args.repeats, [mine]), [[mine(98, memory=True)]])]
+    for one in found:
+        way, times, peaks = one
+        bars = (">= 3", "<= 0.5") if one is best else ("", "")       # the bars are those of TRL's faster way
+        yield line(f"GRPO step, float32, against TRL {way} checkpointing", "seconds", *times, bar=bars[0],
+                   invert=True)
         yield line(f"its memory beyond weights, gradients, moments, against TRL {way} checkpointing", "MiB",
-                   peaks[0], more, bars[1])
+                   *peaks, bar=bars[1])
 
 
 def floor(args, size):
@@ -428,6 +443,7 @@ def main():
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"some of {','.join(SECTIONS)} (all)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of each measurement (5)")
     parser.add_argument("--threads", type=int, default=2, help="of torch, in every process (2)")
+    parser.add_argument("--device", default="cpu", help="cuda was never tried (cpu)")
     parser.add_argument("--train-flags", default="", help="more flags of train.py for our side of `step`")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     args = parser.parse_args()

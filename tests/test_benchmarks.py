@@ -9,6 +9,8 @@ import urllib.parse
 
 import pytest
 
+import eval as evaluation
+import rema
 from data import UserError, benchmarks
 from data.benchmarks import BENCHMARKS, boxed, fingerprint, load, published, read_jsonl
 
@@ -367,3 +369,22 @@ def test_judgebench_is_rebuilt(server, shared_data):
             for row in rows if row["response_model"] == model])
     for ours, theirs in zip(load("judgebench"), rows):
         assert (ours["id"], ours["category"]) == (theirs["id"], theirs["category"])
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_stub_with_the_gold_answer_is_always_right_and_one_with_another_answer_never(name, shared_data):
+    """Through the whole way of eval.py from an episode to its table, on every row."""
+    rows = shared_rows(name, shared_data)
+    for right in (True, False):
+        episodes = []
+        for i, row in enumerate(rows):
+            gold = row["answer"]
+            if row.get("judge"):
+                text = f"[{gold if right else 'BA'['AB'.index(gold)]}]"
+            else:
+                text = f"\\boxed{{{gold if right else gold + '7'}}}"
+            episodes.append(rema.Episode(row, i, 0, 0, [rema.Turn("solo", [1], [2], [0.0], True, text)]))
+        rema.score(episodes)
+        wrong = [e.row["id"] for e in episodes if e.correct != right]
+        assert not wrong, wrong[:5]
+        assert evaluation.summary(episodes)["accuracy"] == (100.0 * right, 0.0)

@@ -1,11 +1,12 @@
 """The questions that the paper leaves open, on the embedded model: seeds, error bars, a figure for each.
 
-    python -m data.results.ablations                    all of them
+    python -m data.results.ablations                    all of them, an hour on two cores
     python -m data.results.ablations processes reward   some
     python -m data.results.ablations --table            only the tables and figures of the runs that are there
 
 Two runs at a time, each on one thread; a run that is there already is not run again. Runs go to
 out/ablations, their config.json and metrics.jsonl, the tables and the figures to data/results/ablations.
+The question about sizes first builds a smaller and a larger model into out/small and out/large.
 """
 import argparse
 import concurrent.futures
@@ -21,30 +22,34 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from data.guide import ACTIONS  # noqa: E402
 from data.plots import read  # noqa: E402
 from eval import accuracy  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RUNS, KEPT = ROOT / "out" / "ablations", pathlib.Path(__file__).parent / "ablations"
-CONVERSATION = "--turns 2 --updates 4 --switch-every 0 --questions 16"
-# question -> arm -> flags of train.py. By their steps, the arms of a question sample about as many tokens.
+GOAL = 70                        # percent at temperature 1: how many tokens until a process gets there?
+COMMON = "--data arithmetic --max-new-tokens 64 --lr 3e-4 --eval-questions 300 --questions 32"
+TALK = "--turns 2 --updates 4 --switch-every 0 --questions 12 --steps 14 --eval-every 7"
+JSON = "--plan-format json --steps 20 --eval-every 10"
+# question -> arm -> flags of train.py. The arms of "processes" sample as many tokens, by their steps.
 ABLATIONS = {
-    "processes": {"ReMA": "--steps 60 --eval-every 5", "MRP": "--process mrp --steps 46 --eval-every 4",
-                  "VRP": "--process vrp --steps 76 --eval-every 6"},
-    "reward": {"base": "--answers-high 4 --steps 40",
-               "consistency": "--reward consistency --answers-high 4 --steps 40"},
-    "weights": {"alternating": "", "simultaneous": "--switch-every 0 --plans 4 --answers 2",
-                "shared": "--share --plans 4 --answers 2"},
-    "ratio": {"token, clip 0.2": f"{CONVERSATION} --steps 30",
-              "turn, clip 0.2": f"{CONVERSATION} --steps 30 --ratio turn --normalise turn",
-              "turn, clip 3e-4": f"{CONVERSATION} --steps 30 --ratio turn --normalise turn --clip 3e-4"},
-    "sizes": {size: f"--plan-format json --steps 40 --model {model}" for size, model in (
+    "processes": {"ReMA": "--steps 30 --eval-every 3", "MRP": "--process mrp --steps 24 --eval-every 2",
+                  "VRP": "--process vrp --steps 38 --eval-every 3"},
+    "reward": {"base": "--answers-high 4 --steps 20 --eval-every 5 --questions 16",
+               "consistency": "--reward consistency --answers-high 4 --steps 20 --eval-every 5 --questions 16"},
+    "weights": {"alternating": "--steps 20 --eval-every 4",
+                "simultaneous": "--switch-every 0 --plans 4 --answers 2 --steps 20 --eval-every 4",
+                "shared": "--share --plans 4 --answers 2 --steps 20 --eval-every 4"},
+    "ratio": {f"{ratio}, clip {clip}": f"{TALK} --ratio {ratio} --normalise turn --clip {clip}"
+              for ratio in ("token", "turn") for clip in ("0.2", "3e-4")},
+    "sizes": {size: f"{JSON} --model {model}" for size, model in (
         ("small", "out/small"), ("tiny", "tiny"), ("large", "out/large"))},
 }
-SHOWN = {                        # column -> field of metrics.jsonl, before training and after
-    "greedy": "heldout_greedy", "temperature 1": "heldout_t1", "verifying": "heldout_greedy_verifying",
-    "leaks": "heldout_greedy_leaks", **{action: f"heldout_t1_share_{action}"
-                                        for action in ("DECOMPOSE", "REWRITE", "EMPTY")}}
+SHOWN = {                        # column -> (field of metrics.jsonl, factor), before training and after
+    "greedy": ("heldout_greedy", 1), "temperature 1": ("heldout_t1", 1),
+    "verifying": ("heldout_greedy_verifying", 1), "leaks": ("heldout_greedy_leaks", 1),
+    **{action: (f"heldout_t1_share_{action}", 100) for action in ACTIONS}}
 
 
 def directory(question, arm, seed):
@@ -58,15 +63,9 @@ def run(job):
     if (place / "curves.png").exists():
         return f"{place.name}: there"
     shutil.rmtree(place, ignore_errors=True)
-    flags = ABLATIONS[question][arm].split()
-    if "--data" not in flags:
-        flags += ["--data", "arithmetic", "--max-new-tokens", "64", "--lr", "3e-4", "--eval-questions",
-                  "1000"]
-    if "--questions" not in flags:
-        flags += ["--questions", "32"]
-    done = subprocess.run(
-        [sys.executable, "train.py", *flags, *extra, "--seed", str(seed), "--out", str(place)], cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    flags = [*COMMON.split(), *ABLATIONS[question][arm].split(), *extra, "--seed", str(seed)]
+    done = subprocess.run([sys.executable, "train.py", *flags, "--out", str(place)], cwd=ROOT,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     return f"{place.name}: {'done' if done.returncode == 0 else done.stderr.strip().splitlines()[-1]}"
 
 
@@ -77,60 +76,77 @@ def build_sizes():
                            cwd=ROOT, check=True)
 
 
+def mean(values):
+    """(mean, standard error of the mean) of the seeds' values, in their own unit."""
+    return tuple(x / 100 for x in accuracy(values))
+
+
+def spent(lines):
+    """(tokens, episodes, held-out accuracy at temperature 1) at each evaluation of a run."""
+    tokens, episodes, curve = 0, 0, []
+    for line in lines:
+        tokens += line.get("sampled_tokens", 0) + line.get("filter_tokens", 0)
+        episodes += line.get("episodes", 0)
+        if "heldout_t1" in line:
+            curve.append((tokens, episodes, line["heldout_t1"]))
+    return curve
+
+
+def table_row(arm, runs):
+    """An arm's runs as a row of Markdown: before -> mean after ± standard error over seeds."""
+    cells, ends = [], [(measured[0], measured[-1]) for measured in (
+        [line for line in lines if "heldout_greedy" in line] for lines in runs)]
+    for field, factor in SHOWN.values():
+        if ends[0][0].get(field) is None:
+            cells.append("")
+        else:
+            now, error = mean([factor * after[field] for _, after in ends])
+            cells.append(f"{factor * ends[0][0][field]:.1f} → {now:.1f} ± {error:.1f}")
+    clipped = [100 * line["clip_share"] for lines in runs for line in lines if line.get("clip_share") is not None]
+    curves = [spent(lines) for lines in runs]
+    reached = [next((f"{tokens:,} / {episodes:,}" for tokens, episodes, value in curve if value >= GOAL), "never")
+               for curve in curves]
+    cells += [f"{sum(clipped) / max(1, len(clipped)):.2f}",
+              f"{sum(curve[-1][0] for curve in curves) / len(curves):,.0f}", ", ".join(reached)]
+    return f"| {arm} ({len(runs)} seeds) | " + " | ".join(cells) + " |"
+
+
 def summarise(question, seeds):
-    """The table of a question as Markdown, and its figure: held-out accuracy against sampled tokens."""
-    figure, axis = plt.subplots(figsize=(7, 4.5))
-    rows = []
-    for arm in ABLATIONS[question]:
-        places = [directory(question, arm, seed) for seed in seeds]
-        runs = [read(place) for place in places if place.exists()]
-        if not runs:
+    """The table of a question as Markdown, and its figure."""
+    found = {arm: [read(place) for seed in seeds if (place := directory(question, arm, seed)).exists()]
+             for arm in ABLATIONS[question]}
+    found = {arm: runs for arm, runs in found.items() if runs}
+    (figure, axis), width = plt.subplots(figsize=(7, 4.5)), 0.8 / max(1, len(found))
+    for i, (arm, runs) in enumerate(found.items()):
+        if question == "sizes":                          # shares of actions, before (pale) and after
+            for place, when, alpha in ((0, 0, 0.35), (1, -1, 1)):
+                shares = [mean([100 * [line for line in lines if "heldout_t1" in line][when][
+                    f"heldout_t1_share_{action}"] for lines in runs]) for action in ACTIONS]
+                axis.bar([2.2 * j + place + i * width - 0.4 for j in range(3)], [v for v, _ in shares], width,
+                         yerr=[e for _, e in shares], color=f"C{i}", alpha=alpha, capsize=2,
+                         label=f"{arm}, {'after' if place else 'before'}")
             continue
-        measured = [[line for line in lines if "heldout_greedy" in line] for lines in runs]
-        cells = []
-        for field in SHOWN.values():
-            pairs = [(100 ** ("share" in field) * one[0][field], 100 ** ("share" in field) * one[-1][field])
-                     for one in measured if one[0].get(field) is not None]
-            if not pairs:
-                cells.append("")
-                continue
-            mean, error = (x / 100 for x in accuracy([after for _, after in pairs]))
-            cells.append(f"{pairs[0][0]:.1f} -> {mean:.1f} ± {error:.1f}")
-        clipped = [line["clip_share"] for lines in runs for line in lines
-                   if line.get("clip_share") is not None]
-        tokens = [spent(lines)[-1][0] for lines in runs]
-        cells += [f"{100 * sum(clipped) / max(1, len(clipped)):.2f}", f"{sum(tokens) / len(tokens):,.0f}",
-                  ", ".join(reached(lines, 80) for lines in runs)]
-        rows.append(f"| {arm} ({len(runs)}) | " + " | ".join(cells) + " |")
         curves = [spent(lines) for lines in runs]
-        places = [sum(curve[i][0] for curve in curves) / len(curves) for i in range(min(map(len, curves)))]
-        values = [accuracy([curve[i][1] / 100 for curve in curves]) for i in range(len(places))]
-        axis.errorbar([x / 1000 for x in places], [v for v, _ in values], yerr=[e for _, e in values],
+        points = [mean([curve[j][0] / 1000 for curve in curves]) + mean([curve[j][2] for curve in curves])
+                  for j in range(min(map(len, curves)))]
+        axis.errorbar([x for x, *_ in points], [y for _, _, y, _ in points], yerr=[e for *_, e in points],
                       capsize=2, marker="o", markersize=3, label=arm)
-    axis.set(xlabel="sampled tokens, thousands", ylabel="held-out accuracy at temperature 1, %",
-             title=question, ylim=(0, 100))
-    axis.legend()
+    if question == "sizes":
+        axis.set_xticks([2.2 * j + 0.4 for j in range(3)], ACTIONS)
+        axis.set(ylabel="share of plans at temperature 1, %", ylim=(0, 100))
+    else:
+        axis.set(xlabel="sampled tokens of all agents, thousands", ylim=(0, 100),
+                 ylabel="held-out accuracy at temperature 1, %")
+    axis.set_title(f"{question} (mean ± standard error of seeds)")
+    axis.legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(KEPT / f"{question}.png", dpi=110)
     plt.close(figure)
     head = ["", *(f"{name}, %" for name in SHOWN), "clipped, %", "sampled tokens",
-            "tokens to 80 % (temperature 1), by seed"]
+            f"tokens / episodes to {GOAL} % (temperature 1), by seed"]
+    rows = [table_row(arm, runs) for arm, runs in found.items()]
     return "\n".join([f"### {question}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows,
                       ""])
-
-
-def spent(lines):
-    """(tokens sampled so far, held-out accuracy at temperature 1) at each evaluation of a run."""
-    total, curve = 0, []
-    for line in lines:
-        total += line.get("sampled_tokens", 0) + line.get("filter_tokens", 0)
-        if "heldout_t1" in line:
-            curve.append((total, line["heldout_t1"]))
-    return curve
-
-
-def reached(lines, goal):
-    return next((f"{tokens:,}" for tokens, value in spent(lines) if value >= goal), "never")
 
 
 def main():
@@ -153,17 +169,16 @@ def main():
             for told in tqdm(pool.map(run, jobs), total=len(jobs), desc="ablations", unit="run"):
                 tqdm.write(told)
     KEPT.mkdir(exist_ok=True)
-    tables = [summarise(question, range(args.seeds)) for question in questions]
+    tables = {question: summarise(question, range(args.seeds)) for question in questions}
     for question, arm, seed, _ in jobs:
-        place = directory(question, arm, seed)
+        place, goal = directory(question, arm, seed), KEPT / question / directory(question, arm, seed).name
         if place.exists():
-            goal = KEPT / question / place.name
             goal.mkdir(parents=True, exist_ok=True)
             for name in ("config.json", "metrics.jsonl"):
-                config = (place / name).read_text().replace(str(ROOT) + "/", "")
-                (goal / name).write_text(config)
-    (KEPT / "tables.md").write_text("\n".join(tables))
-    print("\n".join(tables))
+                (goal / name).write_text((place / name).read_text().replace(str(ROOT) + "/", ""))
+    for question, text in tables.items():
+        (KEPT / f"{question}.md").write_text(text)
+        print(text)
 
 
 if __name__ == "__main__":
