@@ -63,7 +63,7 @@ def prefill(model, prompts):
     """
     device, base = model.embed_tokens.weight.device, None
     common = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)   # each runs its last token
-    if common and len(prompts) > 1 and not model.compiled:
+    if 5 * common >= max(map(len, prompts)) and len(prompts) > 1 and not model.compiled:     # or not worth it
         base = Cache()
         model.hidden(torch.tensor([prompts[0][:common]], device=device), base)
         prompts = [prompt[common:] for prompt in prompts]
