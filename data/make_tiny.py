@@ -190,7 +190,7 @@ def write_tokenizer(directory, texts):
 # ------------------------------------------------------------------------------------------------------------
 # Supervised training. Shapes: B rows, T tokens, D width.
 
-SIZES = {"small": (96, 3), "tiny": (128, 4), "large": (192, 4)}         # width, layers
+SIZES = {"nano": (64, 2), "small": (96, 3), "tiny": (128, 4), "large": (192, 4)}         # width, layers
 BATCH = 64
 
 

@@ -6,7 +6,7 @@
 
 Two runs at a time, each on one thread; a run that is there already is not run again. Runs go to
 out/ablations, their config.json and metrics.jsonl, the tables and the figures to data/results/ablations.
-The question about sizes first builds a smaller and a larger model into out/small and out/large.
+The question about sizes first builds two smaller models, out/nano and out/small, half an hour more.
 """
 import argparse
 import concurrent.futures
@@ -36,15 +36,15 @@ JSON = "--plan-format json --steps 20 --eval-every 10"
 ABLATIONS = {
     "processes": {"ReMA": "--steps 30 --eval-every 3", "MRP": "--process mrp --steps 24 --eval-every 2",
                   "VRP": "--process vrp --steps 38 --eval-every 3"},
-    "reward": {"base": "--answers-high 4 --steps 20 --eval-every 5 --questions 16",
-               "consistency": "--reward consistency --answers-high 4 --steps 20 --eval-every 5 --questions 16"},
+    "reward": {reward: f"--answers-high 4 --steps 20 --eval-every 5 --questions 16 --reward {reward}"
+               for reward in ("base", "consistency")},
     "weights": {"alternating": "--steps 20 --eval-every 4",
                 "simultaneous": "--switch-every 0 --plans 4 --answers 2 --steps 20 --eval-every 4",
                 "shared": "--share --plans 4 --answers 2 --steps 20 --eval-every 4"},
     "ratio": {f"{ratio}, clip {clip}": f"{TALK} --ratio {ratio} --normalise turn --clip {clip}"
               for ratio in ("token", "turn") for clip in ("0.2", "3e-4")},
     "sizes": {size: f"{JSON} --model {model}" for size, model in (
-        ("small", "out/small"), ("tiny", "tiny"), ("large", "out/large"))},
+        ("nano", "out/nano"), ("small", "out/small"), ("tiny", "tiny"))},
 }
 SHOWN = {                        # column -> (field of metrics.jsonl, factor), before training and after
     "greedy": ("heldout_greedy", 1), "temperature 1": ("heldout_t1", 1),
@@ -70,7 +70,7 @@ def run(job):
 
 
 def build_sizes():
-    for size in ("small", "large"):
+    for size in ("nano", "small"):
         if not (ROOT / "out" / size / "config.json").exists():
             subprocess.run([sys.executable, "-m", "data.make_tiny", "--size", size, "--out", f"out/{size}"],
                            cwd=ROOT, check=True)
@@ -102,10 +102,11 @@ def table_row(arm, runs):
         else:
             now, error = mean([factor * after[field] for _, after in ends])
             cells.append(f"{factor * ends[0][0][field]:.1f} → {now:.1f} ± {error:.1f}")
-    clipped = [100 * line["clip_share"] for lines in runs for line in lines if line.get("clip_share") is not None]
+    clipped = [100 * line["clip_share"] for lines in runs for line in lines
+               if line.get("clip_share") is not None]
     curves = [spent(lines) for lines in runs]
-    reached = [next((f"{tokens:,} / {episodes:,}" for tokens, episodes, value in curve if value >= GOAL), "never")
-               for curve in curves]
+    reached = [next((f"{tokens:,} / {episodes:,}" for tokens, episodes, value in curve if value >= GOAL),
+                    "never") for curve in curves]
     cells += [f"{sum(clipped) / max(1, len(clipped)):.2f}",
               f"{sum(curve[-1][0] for curve in curves) / len(curves):,.0f}", ", ".join(reached)]
     return f"| {arm} ({len(runs)} seeds) | " + " | ".join(cells) + " |"
