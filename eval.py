@@ -16,7 +16,7 @@ from tqdm import tqdm
 import rema
 import rewards
 import rollout
-from data import benchmarks, guarded, page
+from data import benchmarks, guarded, page, plots
 from data.checkpoint import atomic_write
 from data.flags import claim, parse_eval
 from data.guide import action_shares
@@ -122,7 +122,7 @@ def summary(episodes):
               "too long for the context": average(groups, lambda e: e.question < 0),
               "truncated": average(groups, lambda e: not all(turn.stopped for turn in e.turns)),
               "answers with a verifying phrase": average(groups, lambda e: rema.verifies(e.response))}
-    for who in dict.fromkeys(turn.role for turn in episodes[0].turns):                       # not percent
+    for who in dict.fromkeys(t.role for e in episodes for t in e.turns):             # not percent
         result[f"tokens of {who}"] = average(groups, lambda e: sum(len(t.tokens) for t in e.said(who)) / 100)
     if episodes[0].turns[0].role == "high":
         result["plans with the gold answer"] = average(groups, lambda e: any(
@@ -210,7 +210,8 @@ def program(argv):
     print(f"{title}, {len(rows)} problems, temperature {args.temperature:g}"
           + f", {args.plans} x {args.answers} samples (avg@n)" * (args.plans * args.answers > 1))
     for what, (mean, error) in summary(episodes).items():
-        print(f"  {what:36} {mean:6.1f} {' ' if what.startswith('tokens') else '%'} +- {error:.1f}")
+        unit = " " if what.startswith("tokens") else "%"
+        print(f"  {plots.harmless(what):36} {mean:6.1f} {unit} +- {error:.1f}")
         if args.diagnose and what in MEANING:
             print("    " + MEANING[what])
     for name, value in (action_shares(episodes) if guide else {}).items():

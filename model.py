@@ -139,13 +139,8 @@ class Transformer(nn.Module):
         return self.lm_head(self.hidden(tokens, cache))
 
     def step(self, token, cache):
-        """One token of each row (B,) -> logits of the next (B, V). What `compile_step` compiles."""
+        """One token of each row (B,) -> logits of the next (B, V). What data/compiling.py compiles."""
         return self(token[:, None], cache)[:, 0]
-
-    def compile_step(self):
-        """Compile decoding: on a GPU into CUDA graphs, which is why a Cache then keeps its shapes."""
-        graphs = self.embed_tokens.weight.device.type == "cuda"
-        self.step, self.compiled = torch.compile(self.step, mode="reduce-overhead" if graphs else None), True
 
     def hidden(self, tokens, cache=None, lengths=None):
         """tokens (B, T) -> the normed output of the last block (B, T, D); what the head turns into logits.
@@ -197,8 +192,6 @@ class Cache:
             self.align()
             for layer, (keys, _) in prefix.kv.items() if capacity else ():
                 self.kv[layer] = keys.new_zeros(2, len(group), keys.shape[1], capacity, keys.shape[3])
-                if static:
-                    torch._dynamo.mark_static_address(self.kv[layer])          # CUDA graphs write into it
 
     def begin(self, tokens):
         """Called by the model before its first layer -> position of each token (B, T)."""
@@ -272,7 +265,8 @@ class Cache:
         R = H // K
 
         def by_prompt(x):                                    # (B, K, R, N) -> (P, K, nR, N)
-            return (x if self.full else x[self.slots]).view(P, -1, K, R, x.shape[-1]).transpose(1, 2).reshape(P, K, -1, x.shape[-1])
+            x = x if self.full else x[self.slots]
+            return x.view(P, -1, K, R, x.shape[-1]).transpose(1, 2).reshape(P, K, -1, x.shape[-1])
 
         def by_row(x):                                       # (P, K, nR, N) -> (B, K, R, N)
             x = x.view(P, K, -1, R, x.shape[-1]).transpose(1, 2).reshape(-1, K, R, x.shape[-1])
@@ -367,9 +361,10 @@ def adapt(base, rank, alpha, generator, targets=TARGETS, name=""):
 
     base is then the model with all adapters off: the reference policy. name: of the base, for PEFT.
     """
-    if set(targets) - set(TARGETS):
-        raise UserError(f"no layer is called {min(set(targets) - set(TARGETS))}: adapters go on "
-                        f"{', '.join(TARGETS)}")
+    if unknown := set(targets) - set(TARGETS):
+        raise UserError(f"no layer is called {min(unknown)}: adapters go on {', '.join(TARGETS)}")
+    if base.adapter:
+        raise UserError("this model has adapters already, which go on learning without --lora")
     model = assemble(base.config, dict(base.requires_grad_(False).named_parameters()))
     for block in list(model.layers.modules()):
         for layer, linear in list(block.named_children()):
@@ -425,7 +420,7 @@ def load(name_or_dir, device="cpu", dtype=torch.float32, bases=None):
         compare(directory, tensors, ours)
         for key, weight in ours.items():
             weight.data.copy_(tensors[key])
-        return model, Tokenizer.load(directory)
+        return model, bases[name][1]
     config = Config.from_hf(read_json(directory / "config.json"))
     with torch.device("meta"):
         wanted = {hf_name(name): weight for name, weight in Transformer(config).named_parameters()}

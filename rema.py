@@ -365,6 +365,4 @@ def sampling_shape(roles, plans, answers, answers_high=1):
     """(k1 plans a question, k2 answers a plan) that give each learning role its group."""
     if roles == ("high",):
         return plans, answers_high
-    if roles == ("low",):
-        return 1, answers
-    return (1, answers) if roles == ("solo",) else (plans, answers)
+    return (1 if len(roles) == 1 else plans), answers

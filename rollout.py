@@ -475,13 +475,14 @@ def program(argv):
     row = {"id": "question", "problem": args.question, "answer": args.answer or ""}
     [episode] = play(agents, tokenizer, [row], roles, turns=args.turns, max_new_tokens=args.max_new_tokens,
                      temperature=args.temperature, top_p=args.top_p, key=(args.seed,), guide=guide)
-    if not all(turn.tokens for turn in episode.turns):
-        raise UserError("the question or the plan leaves no room for an answer in this model's context")
+    if not episode.turns[0].tokens:
+        raise UserError("the question leaves no room for an answer in this model's context")
     for turn in episode.turns:
         print(plots.turn_text(turn, tokenizer, args.logprobs))
     if args.answer:
         rema.score([episode])
-        print(f"{'right' if episode.correct else 'wrong'}: {episode.answer}, the answer is {args.answer}")
+        verdict, said = "right" if episode.correct else "wrong", plots.harmless(str(episode.answer))
+        print(f"{verdict}: {said}, the answer is {args.answer}")
 
 
 def main(argv=None):

@@ -34,6 +34,7 @@ import rema
 from data import UserError, guarded, interruptible, memory, plots
 from data.benchmarks import read_jsonl, split_data
 from data.checkpoint import NAMES, append, atomic_write, forget_after, load_state, read_json, save_state
+from data.compiling import compile_step
 from data.flags import claim, parse, unused
 from data.guide import Guide, action_shares
 from data.plots import say
@@ -104,7 +105,7 @@ def load_learners(args, roles, dtype):
     agents, reference, found = {}, {}, sources(args.model, roles)
     generator = stream(args.seed, "adapters")
     for role in sorted(found, key=lambda role: role != args.first):
-        if not agents or not (args.share or args.lora):
+        if not agents or not (args.share or args.lora and len(set(found.values())) == 1):
             base, tokenizer = models.load(found[role], args.device, dtype)
         if not agents or not args.share:
             model = base
@@ -115,7 +116,7 @@ def load_learners(args, roles, dtype):
                                      pathlib.Path(name).resolve() if os.path.isdir(name) else name)
             model.checkpointing = args.checkpointing
             if args.compile:
-                model.compile_step()
+                compile_step(model)
             learner = Learner(model, args)
         agents[role], reference[role] = learner, base
     if args.kl and not args.lora:
@@ -191,7 +192,7 @@ class Run:
                     guide=self.guide, batch=self.args.batch, max_new_tokens=self.args.max_new_tokens, **how)
 
     def save(self, directory):
-        for role, learner in self.agents.items():
+        for role, learner in self.agents.items() if not ranks()[0] else ():
             models.save(learner.model, self.tokenizer, directory / role)
 
 
@@ -209,7 +210,7 @@ def one_step(run, step, rows):
     rema.score(episodes, args.reward, args.turns > 1)
     turns = rema.all_turns(episodes)
     tokens, mean = sum(len(turn.tokens) for turn in turns), lambda values: sum(values) / len(values)
-    theirs = [turn for turn in turns if turn.role in learning]
+    theirs = [turn for turn in turns if turn.role in learning] or turns
     metrics = {"learner": "+".join(sorted(learning)), "accuracy": mean([e.correct for e in episodes]),
                **{f"reward_{role}": mean([e.rewards[role] for e in episodes]) for role in agents},
                "length": mean([len(turn.tokens) for turn in theirs]),
@@ -273,7 +274,8 @@ def warm_start(run):
     args, lessons = run.args, []
     for number, row in enumerate(read_jsonl(args.sft, ("messages",)), 1):
         try:
-            lessons.append((row["messages"][0]["content"], rema.lesson(run.tokenizer, row["messages"])))
+            texts = [message["content"] + "" for message in row["messages"]]
+            lessons.append((texts[0], rema.lesson(run.tokenizer, row["messages"])))
         except (StopIteration, LookupError, TypeError, AttributeError):
             raise UserError(f"{args.sft}, conversation {number}: messages must be a list of role and "
                             "content, one of them the assistant's") from None
@@ -313,16 +315,14 @@ def train(run, rows, held_rows, interrupted):
         return evaluation.held_out(run.models, run.tokenizer, held_rows, run.roles, args.max_new_tokens,
                                    args.batch, turns=args.turns, guide=run.guide)
 
-    done, best, failures = 0, -1.0, 0
-    saved, logs = pathlib.Path(args.resume or out) / "state.safetensors", (out / "metrics.jsonl",
-                                                                           out / "episodes.jsonl")
+    done, best, failures, logs = -1, -1.0, 0, (out / "metrics.jsonl", out / "episodes.jsonl")
+    saved = pathlib.Path(args.resume or out) / "state.safetensors"
     if args.resume and saved.exists():
         done, best, failures = load_state(saved, run.agents)
-        for log in logs:
-            forget_after(log, done)
-    else:
-        for log in logs:
-            log.unlink(missing_ok=True)
+    for log in logs:
+        forget_after(log, done)
+    if done < 0:
+        done = 0
         if args.sft:
             warm_start(run)
         before = {"step": 0, **measure()}
@@ -337,7 +337,7 @@ def train(run, rows, held_rows, interrupted):
         bad = norm is not None and not math.isfinite(norm)
         failures = failures + 1 if bad else failures if norm is None else 0
         stop = together(torch.tensor(float(bool(interrupted)), device=args.device)).item() > 0
-        last = step == args.steps or stop or failures == 3
+        last = step == args.steps or stop or failures >= 3
         metrics.update(filtered, **measure() if step % args.eval_every == 0 or last else {})
         append(logs[0], json.dumps({"step": step, **metrics}))
         append(logs[1], "\n".join(f'{{"step": {step}, {evaluation.record(e)[1:]}' for e in episodes))
@@ -348,7 +348,7 @@ def train(run, rows, held_rows, interrupted):
         if step % args.show_every == 0:
             for episode in (episodes[0], episodes[-1]):
                 say(plots.episode_text(episode))
-        if step % args.save_every == 0 or last:
+        if (step % args.save_every == 0 or last) and not ranks()[0]:
             save_state(out / "state.safetensors", run.agents, step, best, failures)
         if last:
             break

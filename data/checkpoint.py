@@ -87,7 +87,7 @@ def atomic_write(path, content):
                 if callable(content):
                     content(file)
                 else:
-                    file.write(content.encode() if isinstance(content, str) else content)
+                    file.write(content.encode(errors="replace") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
@@ -199,7 +199,7 @@ def compare(directory, tensors, wanted):
                         ("is unexpected", tensors.keys() - wanted.keys())):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise UserError(f"{directory}: tensor {min(names)} {what}{more}")
+            raise UserError(f"{directory}: tensor {min(names)!r} {what}{more}")
     for name, weight in wanted.items():
         if tensors[name].shape != weight.shape:
             raise UserError(f"{directory}: tensor {name} has shape {tuple(tensors[name].shape)}, "
@@ -409,5 +409,5 @@ def forget_after(path, step):
 
 def append(path, lines):
     """Add text to a log and close it: what was reported is on disk before the next step starts."""
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", errors="replace") as file:
         file.write(lines + "\n")

@@ -136,7 +136,7 @@ def parse(argv, description=None):
             raise UserError(f"--resume takes its settings from the run: beside it only --steps, not {given}")
         pick_device(saved["device"])
         return Namespace(**{**vars(args), **saved, "resume": args.resume, "out": args.resume,
-                            "steps": args.steps or saved["steps"]})
+                            "steps": max(args.steps or 0, saved["steps"])})
 
     args.device = "cpu" if args.fit else pick_device(args.device)
     args.switch_every = 0 if args.share else args.switch_every
@@ -155,17 +155,17 @@ def parse(argv, description=None):
     positive = ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps", "turns",
                 "updates", "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every")
     least = {**dict.fromkeys(("switch_every", "warmup", "clip", "kl", "lora", "filter", "dual_clip"), 0),
-             "lr": 1e-12, "grad_clip": 1e-12, **dict.fromkeys(positive, 1)}
+             "lr": 1e-12, "sft_lr": 1e-12, "grad_clip": 1e-12, **dict.fromkeys(positive, 1)}
     for name, bound in least.items():
-        if (value := getattr(args, name)) < bound:
+        if not (value := getattr(args, name)) >= bound:               # nan is neither
             raise UserError(f"--{name.replace('_', '-')} must be at least {bound:g}, not {value}")
     two, grouped = args.process == "rema", args.advantage != "reinforce++"
     alone = f"is too small: --advantage {args.advantage} compares the samples of a group, so take at least 2"
     for bad, why in (
             (grouped and two and args.turns == 1 and args.plans < 2, f"--plans {args.plans} {alone}"),
             (grouped and args.answers < 2, f"--answers {args.answers} {alone}"),
-            (args.temperature <= 0, f"--temperature {args.temperature:g}: greedy samples are all the same, "
-             "so nothing can be compared"),
+            (not args.temperature > 0, f"--temperature {args.temperature:g}: greedy samples are all the "
+             "same, so nothing can be compared"),
             (0 < args.dual_clip <= 1, f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none"),
             (args.turns > 1 and not two, f"--turns {args.turns} needs two agents: --process rema"),
             (args.compile and args.turns > 1, "--compile is for --turns 1: what a conversation holds grows"),
@@ -204,12 +204,15 @@ def speaking(description):
 
 def as_trained(args):
     """Fill in what no flag said, from the config of the run --model -> that config, {} if it is no run."""
-    directory, tiny = pathlib.Path(args.model), args.model == "tiny"
+    directory = pathlib.Path(args.model)
     places = [one for one in (directory, directory.parent) if (one / "metrics.jsonl").exists()]   # RUN/best
     trained = read_json(places[0] / "config.json") if places else {}
     for name in ("turns", "max_new_tokens", "limit", "plans", "answers", "batch"):
         if (value := getattr(args, name, None)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if not (args.temperature or 0) >= 0 or not 0 < args.top_p <= 1:
+        raise UserError(f"--temperature {args.temperature} must be 0 or more, --top-p {args.top_p} in (0, 1]")
+    tiny = args.model == "tiny" or getattr(args, "data", "") == "arithmetic"
     for name, value in (("process", "rema"), ("example", False), ("turns", 1), ("plan_format", "text"),
                         ("max_new_tokens", 64 if tiny else 512)):
         setattr(args, name, getattr(args, name) or trained.get(name, value))
@@ -250,10 +253,13 @@ def parse_eval(argv, description):
     unused(args.out, "is not empty: name another --out, or leave it away")
     if args.diagnose and (args.process, args.turns) != ("rema", 1):
         raise UserError("--diagnose is about plans: --process rema in one turn")
+    if args.turns > 1 < args.plans:
+        raise UserError("--plans is for one turn: --answers gives more conversations")
     if args.temperature is None:
         args.temperature = float(args.plans * args.answers > 1)
     if trained and not args.data:
-        args.data, trained["data_dir"] = trained["data"], args.data_dir or trained["data_dir"]
+        args.data = trained["eval_data"] or trained["data"]
+        trained["data_dir"] = args.data_dir or trained["data_dir"]
         return args, benchmarks.split_data(Namespace(**trained))[1][:args.limit]
     args.data = args.data or ("arithmetic" if args.model == "tiny" else "words")
     return args, benchmarks.load_data(args.data, "heldout", args.limit, args.data_dir)

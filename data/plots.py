@@ -146,8 +146,8 @@ def episode_text(episode):
     """An episode for people."""
     said = [f"  {turn.role:10} {harmless(turn.text.strip()) or '(nothing)'}" for turn in episode.turns]
     earned = ", ".join(f"{role} {value:+.2f}" for role, value in episode.rewards.items())
-    return "\n".join(["", f"  problem    {harmless(episode.row['problem'])}   (answer {episode.row['answer']})", *said,
-                      f"  rewards    {earned}", ""])
+    problem, answer = harmless(episode.row["problem"]), harmless(episode.row["answer"])
+    return "\n".join(["", f"  problem    {problem}   (answer {answer})", *said, f"  rewards    {earned}", ""])
 
 
 def turn_text(turn, tokenizer, logprobs=None):
@@ -168,7 +168,7 @@ def turn_text(turn, tokenizer, logprobs=None):
 
 
 def harmless(text):
-    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
+    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", text)
 
 
 def say(text):

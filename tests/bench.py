@@ -81,6 +81,8 @@ class Watch(threading.Thread):
         if torch.cuda.is_available():                        # what the process holds says nothing of a card
             self.peak = torch.cuda.max_memory_allocated() - (self.base or 0)
             torch.cuda.reset_peak_memory_stats()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)                     # room for the other worker
         return {**answer, "MiB": self.peak / 2**20}
 
 

@@ -160,7 +160,8 @@ def test_malformed_data_names_file_and_line(tmp_path, text, message):
 
 
 def test_claim_never_takes_what_exists(tmp_path):
-    assert [evaluation.claim(tmp_path / "run").name for _ in range(3)] == ["run", "run-2", "run-3"]
+    claimed = [evaluation.claim(str(tmp_path / "run")) for _ in range(3)]
+    assert claimed == [str(tmp_path / name) for name in ("run", "run-2", "run-3")]
     assert (tmp_path / "run-3").is_dir()
 
 
@@ -237,3 +238,23 @@ def test_budget_writes_a_table_and_a_figure(tmp_path, monkeypatch):
     assert (tmp_path / "budget.png").stat().st_size > 10_000
     text = budget.table("tiny", found)
     assert "| 2 x 1 | " in text and "4 plans with an answer each gain +0.0 ± 0.0 points of flat vote" in text
+
+
+def test_a_directory_with_the_data_of_the_embedded_model_fits(tmp_path, capsys):
+    evaluation.main(["--model", "data/tiny", "--data", "arithmetic", "--limit", "5", "--out", str(tmp_path / "a")])
+    assert re.search(r"too long for the context +0\.0 %", capsys.readouterr().out)
+    (tmp_path / "mine.jsonl").write_text('{"problem": "1+1 \\ud800", "answer": "2"}\n')
+    evaluation.main(["--data", str(tmp_path / "mine.jsonl"), "--max-new-tokens", "64", "--out",
+                     str(tmp_path / "b")])
+    assert "1+1" in (tmp_path / "b" / "episodes.html").read_text()
+
+
+@pytest.mark.parametrize("flags, why", [
+    (["--turns", "2", "--plans", "4"], "--answers"), (["--turns", "0"], "at least 1"),
+    (["--temperature", "nan"], "temperature"), (["--top-p", "0"], "top-p"),
+    (["--process", "vrp", "--diagnose"], "plans")])
+def test_flags_that_make_no_sense_are_one_line(flags, why, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluation.main(flags)
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and why in told and told.count("\n") == 1

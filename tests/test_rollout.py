@@ -14,8 +14,9 @@ import torch
 import model as models
 import rema
 import rollout
-from data import UserError
+from data import UserError, plots
 from data.arithmetic import generate as problems
+from data.compiling import compile_step
 from data.tokenizer import Tokenizer
 
 FAMILIES = {
@@ -210,7 +211,7 @@ def test_compiled_decoding_draws_the_same_tokens():
     how = dict(samples=6, max_new_tokens=12, stop_ids=range(10))
     plain = rollout.generate(model, starts, **how)
     torch._dynamo.utils.counters.clear()
-    model.compile_step()
+    compile_step(model)
     compiled = rollout.generate(model, starts, **how)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
     assert [c.tokens for group in plain for c in group] == [c.tokens for group in compiled for c in group]
@@ -472,3 +473,33 @@ def test_greedy_conversations_are_alike():
     episodes = talk(model, tokenizer, problems(3, split="heldout"), samples=2, temperature=0)
     for one, two in zip(episodes[::2], episodes[1::2]):
         assert [turn.text for turn in one.turns] == [turn.text for turn in two.turns]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The command line
+
+def test_one_question_turn_by_turn(capsys):
+    rollout.main(["8*(7-4)+5", "--answer", "29"])
+    told = capsys.readouterr().out
+    assert re.findall("^--- (\\w+):", told, re.MULTILINE) == ["high", "low"]
+    verdict, boxed = told.splitlines()[-1], re.search(r"boxed\{(\d+)\}", told)[1]
+    assert verdict == f"{'right' if boxed == '29' else 'wrong'}: {boxed}, the answer is 29"
+    rollout.main(["8*(7-4)+5", "--logprobs", "number", "--process", "vrp"])
+    numbers = [float(x) for x in re.findall(r"\((-\d+\.\d\d)\)", capsys.readouterr().out)]
+    assert len(numbers) > 10 and max(numbers) <= 0
+    rollout.main(["8*(7-4)+5", "--logprobs", "shade"])
+    assert "\x1b[48;5;232m" in capsys.readouterr().out
+
+
+def test_a_question_without_room_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        rollout.main(["1+" * 300 + "1"])
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_a_model_says_cannot_steer_a_terminal():
+    tokenizer = read_tokenizer("data/tiny")
+    turn = rema.Turn("low", [], tokenizer.encode("a\x1b[2Jb"), [-0.1] * 20, True, "a\x1b[2J\x9bb\tc\n")
+    for how in (None, "number", "shade"):
+        text = re.sub(r"\x1b\[(48;5;\d+|0)m", "", plots.turn_text(turn, tokenizer, how))
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)

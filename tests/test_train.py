@@ -17,7 +17,7 @@ import model as models
 import rema
 import rollout
 import train
-from data import benchmarks, checkpoint, plots
+from data import UserError, benchmarks, checkpoint, plots
 from test_rollout import prompts, small
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -506,3 +506,41 @@ def test_a_supervised_warm_start_teaches_each_role_its_conversations(tmp_path):
                                     max_new_tokens=8, temperature=0, stop_ids=tokenizer.stop_ids)
         assert tokenizer.decode(said.tokens) == text
         assert agents[role.name].updates == 0 and not agents[role.name].optimizer.state
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What a review found
+
+def test_adapters_on_a_run_start_from_each_agents_own_weights(tmp_path):
+    train.main([*SMALL_RUN, "--steps", "2", "--switch-every", "0", "--out", str(tmp_path / "run")])
+    agents, _, tokenizer = train.load_learners(
+        train.parse(["--model", str(tmp_path / "run"), "--lora", "2"]), rema.roles("rema"), torch.float32)
+    ids = torch.tensor([tokenizer.encode("1+2*3")])
+    for role in ("high", "low"):
+        own, _ = models.load(str(tmp_path / "run" / role))
+        assert torch.equal(agents[role].model(ids), own(ids))
+    models.save(agents["low"].model, tokenizer, tmp_path / "adapter")
+    again, _ = models.load(str(tmp_path / "adapter"))
+    assert torch.equal(again(ids), agents["low"].model(ids))
+    with pytest.raises(UserError, match="adapters already"):
+        models.adapt(again, 2, 4, None)
+
+
+def test_no_turn_of_the_learner_is_no_crash(tmp_path):
+    train.main([*SMALL_RUN, "--turns", "2", "--first", "low", "--steps", "1", "--max-new-tokens", "1",
+                "--out", str(tmp_path / "run")])
+    assert metrics(tmp_path / "run")[1]["grad_norm"] is None
+
+
+@pytest.mark.parametrize("flags, why", [
+    (["--temperature", "nan"], "temperature"), (["--lr", "nan"], "lr"), (["--sft-lr", "-1"], "sft-lr")])
+def test_numbers_that_are_none_are_refused(flags, why):
+    with pytest.raises(UserError, match=why):
+        train.parse(flags)
+
+
+def test_messages_in_parts_are_refused_in_one_line(tmp_path):
+    parts = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}, {"role": "assistant", "content": "x"}]
+    (tmp_path / "sft.jsonl").write_text(json.dumps({"messages": parts}))
+    with pytest.raises(UserError, match="conversation 1"):
+        train.warm_start(train.prepare(train.parse(["--sft", str(tmp_path / "sft.jsonl")]))[0])

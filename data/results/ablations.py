@@ -58,12 +58,12 @@ def directory(question, arm, seed):
 
 def run(job):
     """One run of train.py, unless it is there -> its name, or what went wrong."""
-    question, arm, seed, extra = job
+    question, arm, seed = job
     place = directory(question, arm, seed)
     if (place / "curves.png").exists():
         return f"{place.name}: there"
     shutil.rmtree(place, ignore_errors=True)
-    flags = [*COMMON.split(), *ABLATIONS[question][arm].split(), *extra, "--seed", str(seed)]
+    flags = [*COMMON.split(), *ABLATIONS[question][arm].split(), "--seed", str(seed)]
     done = subprocess.run([sys.executable, "train.py", *flags, "--out", str(place)], cwd=ROOT,
                           env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     return f"{place.name}: {'done' if done.returncode == 0 else done.stderr.strip().splitlines()[-1]}"
@@ -156,12 +156,11 @@ def main():
     parser.add_argument("questions", nargs="*", help=f"of {', '.join(ABLATIONS)} (all)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm (3)")
     parser.add_argument("--table", action="store_true", help="run nothing")
-    parser.add_argument("--extra", default="", help="flags added to every run, for a quick look")
     args = parser.parse_args()
     questions = args.questions or list(ABLATIONS)
     if set(questions) - set(ABLATIONS):
         parser.error(f"there are {', '.join(ABLATIONS)}")
-    jobs = [(question, arm, seed, args.extra.split()) for question in questions for seed in range(args.seeds)
+    jobs = [(question, arm, seed) for question in questions for seed in range(args.seeds)
             for arm in ABLATIONS[question]]
     if not args.table:
         if "sizes" in questions:
@@ -171,7 +170,7 @@ def main():
                 tqdm.write(told)
     KEPT.mkdir(exist_ok=True)
     tables = {question: summarise(question, range(args.seeds)) for question in questions}
-    for question, arm, seed, _ in jobs:
+    for question, arm, seed in jobs:
         place, goal = directory(question, arm, seed), KEPT / question / directory(question, arm, seed).name
         if place.exists():
             goal.mkdir(parents=True, exist_ok=True)

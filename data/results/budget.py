@@ -38,14 +38,14 @@ def sample(model, shape, flags):
     """Run eval.py -> for each problem {(plan, answer): an episode with what vote() and cut() want}."""
     with tempfile.TemporaryDirectory() as place, open(os.devnull, "w") as quiet:
         with contextlib.redirect_stdout(quiet):
-            evaluation.run(["--model", model, *flags, "--plans", str(shape[0]), "--answers", str(shape[1]),
+            evaluation.program(["--model", model, *flags, "--plans", str(shape[0]), "--answers", str(shape[1]),
                             "--out", f"{place}/episodes"])
         rows = read_jsonl(f"{place}/episodes/episodes.jsonl")
     if [turn["role"] for turn in rows[0]["turns"]] != ["high", "low"]:
         raise UserError(f"{model} does not write a plan and an answer: it needs --process rema in one turn")
     problems = {}
     for row in rows:
-        problems.setdefault(row["id"], {})[row["plan"], row["sample"]] = SimpleNamespace(
+        problems.setdefault((row["id"], row["problem"]), {})[row["plan"], row["sample"]] = SimpleNamespace(
             plan=row["plan"], answer=row["extracted"], correct=row["correct"], gold=row["answer"],
             tokens=[turn["tokens"] for turn in row["turns"]])
     return list(problems.values())
