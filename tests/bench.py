@@ -310,8 +310,13 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
-            sys.exit(f"bench: the {self.kind} worker ended:\n" + "".join(self.log.readlines()[-12:]))
+            raise SystemExit(f"bench: the {self.kind} worker ended (out of memory, if it says nothing):\n"
+                             + "".join(self.log.readlines()[-12:]))
         return json.loads(line)
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
 
     def __call__(self, do=None, **question):
         self.process.stdin.write(json.dumps({"do": do, **question}) + "\n")
@@ -373,9 +378,12 @@ def step(args, size):
         worker = Worker(args, "trl", model=args.model, messages=given["messages"],
                         checkpointing=way == "with", **shape)
         calls = [mine, lambda i, w=worker, **more: w(**more)]
-        times = rounds(f"GRPO step, TRL {way} checkpointing", args.repeats, calls)
-        found.append((way, times, [[call(98, memory=True)] for call in calls]))
-        del worker, calls
+        try:
+            times = rounds(f"GRPO step, TRL {way} checkpointing", args.repeats, calls)
+            found.append((way, times, [[call(98, memory=True)] for call in calls]))
+        except SystemExit as error:                          # what is measured already stays
+            print(f"TRL {way} checkpointing: {error}", file=sys.stderr)
+        worker.end()
     best = min(found, key=lambda one: statistics.median(a["seconds"] for a in one[1][1]), default=None)
     if not found:
         found = [("with", rounds("GRPO step", args.repeats, [mine]), [[mine(98, memory=True)]])]
