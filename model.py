@@ -285,7 +285,7 @@ class Cache:
         y = by_row(by_prompt(far) @ prompt_v) + near @ v
         if base is not None:
             y = y + with_base(shared, base[1, 0])
-        return y.view(B, H, 1, C)
+        return y.reshape(B, H, 1, C)
 
     def cut(self, lengths):
         """Row b goes on behind its first lengths[b] tokens, its prompt's included: it forgets the others.

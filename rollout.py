@@ -86,7 +86,7 @@ def draw(logits, uniform, temperature, top_p):
         logits = logits / temperature
     best, place = logits.max(-1, keepdim=True)                                 # (B, 1)
     probs = (logits - best).exp_()           # times their sum: one pass over the vocabulary, not two
-    blocks = (F.pad(probs, (0, -V % 256)) if V % 256 else probs).view(B, -1, 256)     # (B, V / 256, 256)
+    blocks = (F.pad(probs, (0, -V % 256)) if V % 256 else probs).reshape(B, -1, 256)  # (B, V / 256, 256)
     total = blocks.sum(-1)                                                     # (B, V / 256)
     if temperature == 0:
         return place[:, 0], -total.sum(-1).log()

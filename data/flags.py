@@ -116,7 +116,7 @@ def build(description):
     flag("--device", help="cpu, cuda or mps (cuda where there is one)")
     flag("--dtype", choices=("float32", "bfloat16"), help="for compute; weights: float32 (bfloat16 on cuda)")
     flag("--out", help="the run's directory (out/MODEL-PROCESS-sSEED, with -2, -3 ... when that exists)")
-    flag("--resume", metavar="DIR", help="go on with a run and its settings; only more --steps may be added")
+    flag("--resume", metavar="DIR", help="go on with a run and its settings; only --steps may be changed")
     return parser
 
 
@@ -134,9 +134,11 @@ def parse(argv, description=None):
             raise UserError(f"{args.resume} holds no run of train.py: its config.json has other entries")
         if given - {"resume", "steps"}:
             raise UserError(f"--resume takes its settings from the run: beside it only --steps, not {given}")
+        if (args.steps or 1) < 1:
+            raise UserError(f"--steps must be at least 1, not {args.steps}")
         pick_device(saved["device"])
         return Namespace(**{**vars(args), **saved, "resume": args.resume, "out": args.resume,
-                            "steps": max(args.steps or 0, saved["steps"])})
+                            "steps": args.steps or saved["steps"]})
 
     args.device = "cpu" if args.fit else pick_device(args.device)
     args.switch_every = 0 if args.share else args.switch_every

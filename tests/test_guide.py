@@ -174,7 +174,7 @@ def test_guides_of_other_tokenizers(request, name):
 def test_a_plan_without_room_is_an_error_or_an_empty_turn():
     model, tokenizer, guide = untrained()
     prompt = rema.HIGH_JSON.prompt("1+1")
-    with pytest.raises(UserError, match=f"needs {guide.least} tokens"):
+    with pytest.raises(UserError, match=f"at least {guide.least} for a guided plan"):
         rollout.generate(model, [tokenizer.chat(prompt)], max_new_tokens=guide.least - 1, guide=guide)
     for room in (guide.least, guide.least - 1):
         long = prompt[:-1] + [{"role": "user", "content": "1"}]

@@ -159,8 +159,8 @@ def test_round_trip_and_wrong_tensors(tmp_path, no_tokenizer):
 
     tensors = models.read_tensors(tmp_path)
     for name, wrong, message in (
-            ("model.norm.weight", None, "model.norm.weight is missing"),
-            ("model.layers.7.x", torch.zeros(1), "model.layers.7.x is unexpected"),
+            ("model.norm.weight", None, "'model.norm.weight' is missing"),
+            ("model.layers.7.x", torch.zeros(1), "'model.layers.7.x' is unexpected"),
             ("model.norm.weight", torch.zeros(3), r"model.norm.weight has shape \(3,\)")):
         changed = {key: value for key, value in {**tensors, name: wrong}.items() if value is not None}
         models.write_tensors(changed, tmp_path / "model.safetensors")
