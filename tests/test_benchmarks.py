@@ -382,7 +382,7 @@ def test_a_stub_with_the_gold_answer_is_always_right_and_one_with_another_answer
             if row.get("judge"):
                 text = f"[{gold if right else 'BA'['AB'.index(gold)]}]"
             else:
-                text = f"\\boxed{{{gold if right else gold + '7'}}}"
+                text = f"\\boxed{{{gold if right else '7' + gold}}}"
             episodes.append(rema.Episode(row, i, 0, 0, [rema.Turn("solo", [1], [2], [0.0], True, text)]))
         rema.score(episodes)
         wrong = [e.row["id"] for e in episodes if e.correct != right]
