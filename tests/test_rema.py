@@ -240,3 +240,11 @@ def test_guided_tokens_without_a_choice_are_not_learned():
     turn = rema.Turn("high", [9], [4, 5, 6], [0.0, -1.5, 0.0], True, "{}", [-1, 2, -1])
     row = rema.sample([turn], 1.0)
     assert row.turn == [-1, 0, -1] and row.logprobs == [-1.5] and row.states == [-1, 2, -1]
+
+
+@pytest.mark.parametrize("process", rema.PROCESSES)
+@pytest.mark.parametrize("form", [dict(), dict(turns=2), dict(plan_format="json"), dict(example=True)])
+def test_judges_end_with_a_verdict_where_solvers_end_with_a_box(process, form):
+    for plain, judge in zip(rema.roles(process, **form), rema.roles(process, judge=True, **form)):
+        assert ("boxed" in plain.system) == (rema.VERDICT in judge.system) and "boxed" not in judge.system
+        assert (plain.name, plain.user, ()) == (judge.name, judge.user, judge.example)
