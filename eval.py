@@ -24,9 +24,8 @@ from data.guide import action_shares
 
 def fitting(rows, tokenizer, roles, context, max_new_tokens):
     """Rows whose prompts, a full plan included, leave room for a full answer in the context."""
-    def longest(row):
-        return max(len(tokenizer.chat(role.prompt(row["problem"]))) for role in roles)
-    return [row for row in rows if longest(row) + len(roles) * max_new_tokens <= context]
+    room = context - len(roles) * max_new_tokens
+    return [row for row in rows if all(len(tokenizer.chat(r.prompt(row["problem"]))) <= room for r in roles)]
 
 
 def accuracy(outcomes):

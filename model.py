@@ -43,8 +43,7 @@ def rope_frequencies(config):
 
 def rotate(x, cos, sin):
     """Turn channel i with channel i + C / 2 by the position's angle: Hugging Face's half-split order."""
-    a, b = x.chunk(2, -1)                                                      # (B, heads, T, C / 2) each
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin      # sin of the first half has its sign turned
 
 
 class RMSNorm(nn.Module):
@@ -151,7 +150,8 @@ class Transformer(nn.Module):
         x = self.embed_tokens(tokens)                                          # (B, T, D)
         position = cache.begin(tokens) if cache else torch.arange(tokens.shape[1], device=x.device)[None]
         angle = position[:, None, :, None].float() * self.frequency.to(x.device)       # (B or 1, 1, T, C / 2)
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        cos = torch.cat((angle.cos(), angle.cos()), -1).to(x.dtype)            # (B or 1, 1, T, C)
+        sin = torch.cat((-angle.sin(), angle.sin()), -1).to(x.dtype)
         for block in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, cos, sin, cache, use_reentrant=False)
@@ -195,8 +195,7 @@ class Cache:
 
     def begin(self, tokens):
         """Called by the model before its first layer -> position of each token (B, T)."""
-        B, T = tokens.shape
-        device = tokens.device
+        (B, T), device = tokens.shape, tokens.device
         if self.length is None:
             self.length = torch.full((B,), self.filled, device=device)
         self.new = self.length[:, None] + torch.arange(T, device=device)      # (B, T) places of the new keys
@@ -208,6 +207,8 @@ class Cache:
             return self.new
         prompt = torch.arange(self.prefix.filled, device=device) < self.prefix.length[:, None]     # (P, Tp)
         self.mask = torch.cat((prompt[self.group][:, None].expand(B, T, -1), self.mask), -1)  # (B, T, Tp + S)
+        if T == 1:                                           # decoding: added to the scores of every layer
+            self.bias = torch.zeros(self.mask.shape, device=device).masked_fill_(~self.mask, -math.inf)
         return self.prefix.length[self.group][:, None] + self.new
 
     def end(self, lengths):
@@ -279,7 +280,7 @@ class Cache:
         scores = [by_row(by_prompt(q) @ prompt_k.transpose(2, 3)), q @ k.transpose(2, 3)]
         if base is not None:
             scores.insert(0, with_base(q, base[0, 0].transpose(1, 2)))
-        scores = torch.cat(scores, -1).masked_fill(~self.mask[:, None], -math.inf)   # (B, K, R, Tb + Tp + S)
+        scores = torch.cat(scores, -1).add_(self.bias[:, None])                # (B, K, R, Tb + Tp + S)
         weight = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
         shared, far, near = weight.split((weight.shape[-1] - Tp - self.keys, Tp, self.keys), -1)
         y = by_row(by_prompt(far) @ prompt_v) + near @ v
@@ -306,8 +307,10 @@ class Cache:
 # Log-probabilities of given tokens
 
 def _chunk_logprobs(hidden, weight, targets, temperature, allowed, states):
-    logits = F.linear(hidden, weight)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature         # (N, V)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    if hidden.device.type == "cpu":                          # faster there, and nearer to the sampler's logits
+        hidden, weight = hidden.to(wide), weight.to(wide)
+    logits = F.linear(hidden, weight).to(wide) / temperature                                   # (N, V)
     if allowed is not None:                                  # not -inf: 0 * -inf would spoil the entropy
         logits = logits.masked_fill(~allowed[states], -1e30)
     logz = logits.logsumexp(-1)

@@ -272,9 +272,8 @@ def samples(episodes, role, kind="grpo", keep_dead=False):
     for episode, group in zip(chosen, groups):
         seen.setdefault(group, set()).add(episode.rewards[role])
     dead = {group for group, values in seen.items() if len(values) == 1}
-    keep_dead = keep_dead or kind == "reinforce++"
     rows = [sample(e.said(role), e.advantages[role]) for e, group in zip(chosen, groups)
-            if e.said(role) and (keep_dead or group not in dead)]
+            if e.said(role) and (keep_dead or kind == "reinforce++" or group not in dead)]
     return [row for row in rows if row.logprobs], len(dead) / len(seen)
 
 

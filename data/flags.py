@@ -104,7 +104,8 @@ def build(description):
     flag("--dual-clip", type=float, default=0.0, help="bounds a bad sample's loss; the paper's code: 3 (0)")
     flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
     flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
-    flag("--micro-tokens", type=int, default=16384, help="tokens at once in training, for memory (16384)")
+    flag("--micro-tokens", type=int, help="tokens at once in training, for memory (1536 on a CPU, else and for "
+         "tiny 16384)")
     flag("--checkpointing", action=BooleanOptionalAction, help="recompute to save memory (on cuda, not tiny)")
     flag = parser.add_argument_group("watching").add_argument
     flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
@@ -149,7 +150,8 @@ def parse(argv, description=None):
     tiny, card = args.model == "tiny", args.device == "cuda"
     defaults = dict(TINY if tiny else REAL, lora_alpha=2.0 * args.lora, eval_every=args.switch_every or 10,
                     normalise="constant" if args.advantage == "dr_grpo" else "batch",
-                    dtype=pick_dtype(args.device), checkpointing=not tiny and (args.fit or card))
+                    dtype=pick_dtype(args.device), checkpointing=not tiny and (args.fit or card),
+                    micro_tokens=1536 if args.device == "cpu" and not (tiny or args.fit) else 16384)
     defaults["lr"] *= LORA_RATE if args.lora else 1
     for name, value in defaults.items():
         if getattr(args, name) is None:
