@@ -241,9 +241,8 @@ class Cache:
 
     def whole(self, layer, own):
         """The rows' keys and values (2, B, K, T, C) behind those of the base."""
-        if not self.base:
-            return own
-        return torch.cat((self.base.kv[layer].expand(-1, own.shape[1], -1, -1, -1), own), 3)
+        shape = -1, own.shape[1], -1, -1, -1
+        return torch.cat((self.base.kv[layer].expand(shape), own), 3) if self.base else own
 
     def attend(self, layer, q, k, v):
         """Attention of the new queries (B, H, T, C) over all that their rows hold -> (B, H, T, C)."""

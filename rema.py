@@ -283,6 +283,9 @@ def lesson(tokenizer, messages):
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
             shown, said = tokenizer.chat(messages[:i]), tokenizer.encode(message["content"]) + [end]
+            if ids:          # as when a conversation is sampled: what was said stays, a template may trim it
+                new = [id for m in messages[turn[-1] + 1:i] for id in tokenizer.turn(m["role"], m["content"])]
+                shown = ids + tokenizer.after([end]) + new + tokenizer.assistant
             turn += [-1] * (len(shown) - len(ids)) + [i] * len(said)
             ids = shown + said
     first = turn.index(next(t for t in turn if t >= 0))

@@ -122,8 +122,7 @@ def nimble(model):
 
     There float32 takes half as long, and it is closer to what the trainer computes. 4 bytes a weight.
     """
-    weight = model.embed_tokens.weight
-    slow = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and not model.compiled
+    slow = model.embed_tokens.weight.type() == "torch.BFloat16Tensor" and not model.compiled
     return copy.deepcopy(model).float() if slow and not torch.cpu._is_amx_tile_supported() else model
 
 

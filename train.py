@@ -84,8 +84,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.args.grad_clip).item()
         if math.isfinite(norm):
             for settings in self.optimizer.param_groups:
-                warm = min(1.0, (self.updates + 1) / max(1, self.args.warmup))
-                settings["lr"] = warm * (rate or self.args.lr)
+                settings["lr"] = (rate or self.args.lr) * min(1, (self.updates + 1) / max(1, self.args.warmup))
             self.optimizer.step()
             self.updates += 1
             if self.masters is not self.weights:

@@ -14,13 +14,16 @@ class UserError(Exception):
 
 
 def guarded(program, argv, name):
-    """Run a program; a user's mistake is one line on stderr and exit status 2."""
+    """Run a program; a user's mistake is one line on stderr and exit status 2, Ctrl-C one and status 130."""
     torch.set_flush_denormal(True)           # a confident tiny model would run in denormals, 15 times slower
     try:
         program(argv)
     except (UserError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:                # where Ctrl-C is not waited for, see interruptible
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 @contextlib.contextmanager

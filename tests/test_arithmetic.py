@@ -213,6 +213,21 @@ def test_lessons_teach_what_the_assistant_says():
 
 
 @needs_tiny
+def test_a_lesson_keeps_what_was_said_where_the_template_trims():
+    """Llama 3's template leaves out the blanks around a message: the mask must not slip."""
+    tokenizer = Tokenizer.load(TINY)
+    tokenizer._format = tokenizer.format._replace(trim=True)
+    messages = rema.HIGH_TURNS.prompt("2+3*4") + [{"role": "assistant", "content": "a=3*4   "},
+                                                  {"role": "user", "content": " a=3*4=12."},
+                                                  {"role": "assistant", "content": "2+a [FINISH]"}]
+    lesson = rema.lesson(tokenizer, messages)
+    said = [[id for id, t in zip(lesson.tokens, lesson.turn) if t == turn] for turn in (2, 4)]
+    assert said == [tokenizer.encode(messages[turn]["content"]) + [*tokenizer.stop_ids] for turn in (2, 4)]
+    between = [id for id, t in zip(lesson.tokens, lesson.turn) if t < 0]
+    assert between == tokenizer.after(said[0]) + tokenizer.turn("user", "a=3*4=12.") + tokenizer.assistant
+
+
+@needs_tiny
 def test_tiny_loads_and_answers():
     import model
     import rollout

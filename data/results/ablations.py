@@ -56,6 +56,13 @@ def directory(question, arm, seed):
     return RUNS / question / f"{arm.replace(', ', '-').replace(' ', '')}-s{seed}"
 
 
+def call(*arguments):
+    """Run Python on one thread -> "done", or what went wrong."""
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True)
+    return "done" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
 def run(job):
     """One run of train.py, unless it is there -> its name, or what went wrong."""
     question, arm, seed = job
@@ -64,16 +71,15 @@ def run(job):
         return f"{place.name}: there"
     shutil.rmtree(place, ignore_errors=True)
     flags = [*COMMON.split(), *ABLATIONS[question][arm].split(), "--seed", str(seed)]
-    done = subprocess.run([sys.executable, "train.py", *flags, "--out", str(place)], cwd=ROOT,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    return f"{place.name}: {'done' if done.returncode == 0 else done.stderr.strip().splitlines()[-1]}"
+    return f"{place.name}: {call('train.py', *flags, '--out', str(place))}"
 
 
-def build_sizes():
-    for size in ("nano", "small"):
-        if not (ROOT / "out" / size / "config.json").exists():
-            subprocess.run([sys.executable, "-m", "data.make_tiny", "--size", size, "--out", f"out/{size}"],
-                           cwd=ROOT, check=True)
+def build(size):
+    """A smaller embedded model in out/, unless it is there -> how that went."""
+    place = ROOT / "out" / size
+    if (place / "config.json").exists():
+        return f"{size}: there"
+    return f"{size}: {call('-m', 'data.make_tiny', '--size', size, '--out', str(place))}"
 
 
 def mean(values):
@@ -163,11 +169,11 @@ def main():
     jobs = [(question, arm, seed) for question in questions for seed in range(args.seeds)
             for arm in ABLATIONS[question]]
     if not args.table:
-        if "sizes" in questions:
-            build_sizes()
+        sizes = ["nano", "small"] if "sizes" in questions else []
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            for told in tqdm(pool.map(run, jobs), total=len(jobs), desc="ablations", unit="run"):
-                tqdm.write(told)
+            for work, inputs in ((build, sizes), (run, jobs)):
+                for told in tqdm(pool.map(work, inputs), total=len(inputs), desc=work.__name__):
+                    tqdm.write(told)
     KEPT.mkdir(exist_ok=True)
     tables = {question: summarise(question, range(args.seeds)) for question in questions}
     for question, arm, seed in jobs:

@@ -138,7 +138,7 @@ def run(argv):
     add("--out", default=pathlib.Path(__file__).parent / "budget", help="(data/results/budget)")
     args, flags = parser.parse_known_args(argv)
     flags += ["--limit", args.limit]
-    studies = {pathlib.Path(model).name: study(model, flags) for model in args.model}
+    studies = {model: study(model, flags) for model in args.model}
     out, text = pathlib.Path(args.out), "\n".join(table(*one) for one in studies.items())
     out.mkdir(parents=True, exist_ok=True)
     (out / "budget.md").write_text(text, encoding="utf-8")
