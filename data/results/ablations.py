@@ -1,12 +1,13 @@
 """The questions that the paper leaves open, on the embedded model: seeds, error bars, a figure for each.
 
-    python -m data.results.ablations                    all of them, an hour on two cores
+    python -m data.results.ablations                    all of them, an hour on two cores,
+                                                        half of it to build two smaller models
     python -m data.results.ablations processes reward   some
     python -m data.results.ablations --table            only the tables and figures of the runs that are there
 
 Two runs at a time, each on one thread; a run that is there already is not run again. Runs go to
 out/ablations, their config.json and metrics.jsonl, the tables and the figures to data/results/ablations.
-The question about sizes first builds two smaller models, out/nano and out/small, half an hour more.
+The question about sizes first builds two smaller models, out/nano and out/small.
 """
 import argparse
 import concurrent.futures
