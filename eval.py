@@ -126,7 +126,7 @@ def summary(episodes):
     if episodes[0].turns[0].role == "high":
         result["plans with the gold answer"] = average(groups, lambda e: any(
             rewards.leaks(turn.text, e.row["answer"]) for turn in e.said("high")))
-    for key in ("level", "subject"):
+    for key in ("level", "subject", "category"):
         values = sorted({str(e.row[key]) for e in episodes if key in e.row})
         for value in values if len(values) > 1 else ():
             chosen = [group for group in groups if str(group[0].row.get(key)) == value]
@@ -215,7 +215,7 @@ def program(argv):
             print("    " + MEANING[what])
     for name, value in (action_shares(episodes) if guide else {}).items():
         print(f"  {name:36}", "     -" if value is None else f"{value:6.2f}")
-    for name, value in benchmarks.PAPER.get((args.model, args.data), {}).items():
+    for name, value in benchmarks.PAPER.get((args.base, args.data), {}).items():
         print(f"  the paper's {name:24} {value:7.2f} %")
     if outcomes:
         print(diagnosis(outcomes))
@@ -223,8 +223,8 @@ def program(argv):
         f"out/eval-{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"))
     atomic_write(out / "config.json", json.dumps({**vars(args), "out": str(out)}, indent=1))
     atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes))
-    page.html_page(episodes[:100], out / "episodes.html", title, tokenizer if args.shade else None)
-    print(f"every response and verdict: {out / 'episodes.jsonl'}; the first 100 to read: episodes.html")
+    page.html_page(episodes, out / "episodes.html", title, tokenizer if args.shade else None, args.page)
+    print(f"every response and verdict: {out / 'episodes.jsonl'}; to read: episodes.html, the first 100")
 
 
 def main(argv=None):

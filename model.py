@@ -177,7 +177,7 @@ class Cache:
     all samples that look at it.
 
     prefix    Cache of P prompts, or None
-    group     (B,) the prompt of each row, in ascending order
+    group     (B,) the prompt of each row
     capacity  room for so many tokens a row, doubled when full; 0: a single call, its tensors kept as they are
     base      Cache of one row that every row begins with (capacity 0), or None
     static    shapes never change, for a compiled step: the mask is over the whole capacity
@@ -220,12 +220,11 @@ class Cache:
         """Index the rows as a rectangle (P, the most rows of a prompt): one matrix product per prompt."""
         counts = torch.bincount(self.group, minlength=len(self.prefix.length))                 # (P,)
         first = counts.cumsum(0) - counts
-        column = torch.arange(len(self.group), device=counts.device) - first[self.group]
-        most = int(counts.max())
-        self.place = self.group * most + column                                                # (B,)
-        self.full = len(self.group) == len(counts) * most
-        self.slots = torch.zeros(len(counts) * most, dtype=torch.int64, device=counts.device)
-        self.slots[self.place] = torch.arange(len(self.group), device=counts.device)           # empty: row 0
+        self.column = self.group.argsort(stable=True).argsort() - first[self.group]            # (B,)
+        self.slots = torch.zeros(len(counts), int(counts.max()), dtype=torch.int64, device=counts.device)
+        every = torch.arange(self.slots.numel(), device=counts.device)
+        self.slots[self.group, self.column] = every[:len(self.group)]                          # empty: row 0
+        self.full = torch.equal(self.slots.flatten(), every)
 
     def append(self, layer, new):
         """Put the new keys and values (2, B, K, T, C) in their places -> all that the rows hold, likewise."""
@@ -239,10 +238,9 @@ class Cache:
         self.kv[layer][:, rows, :, self.new] = new.permute(1, 3, 0, 2, 4)      # (B, T, 2, K, C)
         return self.kv[layer][..., :self.keys, :]
 
-    def whole(self, layer, own):
+    def whole(self, layer, kv):
         """The rows' keys and values (2, B, K, T, C) behind those of the base."""
-        shape = -1, own.shape[1], -1, -1, -1
-        return torch.cat((self.base.kv[layer].expand(shape), own), 3) if self.base else own
+        return torch.cat((self.base.kv[layer].expand(-1, len(kv[0]), -1, -1, -1), kv), 3) if self.base else kv
 
     def attend(self, layer, q, k, v):
         """Attention of the new queries (B, H, T, C) over all that their rows hold -> (B, H, T, C)."""
@@ -265,12 +263,13 @@ class Cache:
         R = H // K
 
         def by_prompt(x):                                    # (B, K, R, N) -> (P, K, nR, N)
-            x = x if self.full else x[self.slots]
-            return x.view(P, -1, K, R, x.shape[-1]).transpose(1, 2).reshape(P, K, -1, x.shape[-1])
+            x = (x.view(P, -1, K, R, x.shape[-1]).transpose(1, 2) if self.full
+                 else x[self.slots[:, None], torch.arange(K, device=x.device)[:, None]])     # (P, K, n, R, N)
+            return x.reshape(P, K, -1, x.shape[-1])
 
         def by_row(x):                                       # (P, K, nR, N) -> (B, K, R, N)
-            x = x.view(P, K, -1, R, x.shape[-1]).transpose(1, 2).reshape(-1, K, R, x.shape[-1])
-            return x if self.full else x[self.place]
+            x = x.view(P, K, -1, R, x.shape[-1]).transpose(1, 2)                             # (P, n, K, R, N)
+            return x.reshape(-1, K, R, x.shape[-1]) if self.full else x[self.group, self.column]
 
         def with_base(x, y):                                 # x (B, K, R, N), y (K, N, M) -> (B, K, R, M)
             return (x.transpose(0, 1).reshape(K, B * R, -1) @ y).view(K, B, R, -1).transpose(0, 1)
@@ -305,11 +304,16 @@ class Cache:
 # ------------------------------------------------------------------------------------------------------------
 # Log-probabilities of given tokens
 
+def slow(weight):
+    """Is it bfloat16 on a CPU without AMX? Then float32 products take half as long, and are more exact."""
+    return weight.type() == "torch.BFloat16Tensor" and not getattr(torch.cpu, "_is_amx_tile_supported", int)()
+
+
 def _chunk_logprobs(hidden, weight, targets, temperature, allowed, states):
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    if hidden.device.type == "cpu":                          # faster there, and nearer to the sampler's logits
-        hidden, weight = hidden.to(wide), weight.to(wide)
-    logits = F.linear(hidden, weight).to(wide) / temperature                                   # (N, V)
+    if slow(weight):                                         # as in rollout.nimble
+        hidden, weight = hidden.float(), weight.float()
+    logits = F.linear(hidden, weight)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature         # (N, V)
     if allowed is not None:                                  # not -inf: 0 * -inf would spoil the entropy
         logits = logits.masked_fill(~allowed[states], -1e30)
     logz = logits.logsumexp(-1)

@@ -161,13 +161,13 @@ def all_turns(episodes):
     return list({id(turn): turn for episode in episodes for turn in episode.turns}.values())
 
 
-def score(episodes, reward="base", conversation=False):
+def score(episodes, reward="base", conversation=False, box=0.5, leak=1.0):
     """Fill in `correct` and `rewards` of each episode: METHOD of ReMA's appendix C.2.
 
-    solo, low: +1 correct, -0.5 wrong but boxed, -1 wrong and without a box.
+    solo, low: +1 correct, -0.5 wrong but boxed, -1 wrong and without a box; box: the difference of the two.
     high       reward "base": the mean correctness of the answers that were sampled under the plan;
                "consistency": the share of their most frequent answer, right or wrong;
-               minus 1 if the plan itself holds a boxed answer.
+               minus `leak` if the plan itself holds a boxed answer.
     In a conversation all turns of both earn 1 if the last answer is right, the last plan said [FINISH] and
     nothing was cut off, otherwise 0.
     """
@@ -175,7 +175,8 @@ def score(episodes, reward="base", conversation=False):
     for e in episodes:
         text = graded(e.row, e.response)
         e.correct = rewards.is_correct(text, e.row["answer"])
-        e.rewards[e.turns[-1].role] = rewards.compute_reward(text, e.row["answer"])
+        more = (box - 0.5) * (e.answer is not None and not e.correct)          # than compute_reward gives
+        e.rewards[e.turns[-1].role] = rewards.compute_reward(text, e.row["answer"]) + more
         under_plan.setdefault((e.question, e.plan), []).append(e)
         if conversation:
             finished = all(turn.stopped for turn in e.turns) and FINISH in e.said("high")[-1].text
@@ -183,8 +184,8 @@ def score(episodes, reward="base", conversation=False):
     for siblings in under_plan.values():
         if siblings[0].turns[0].role == "high" and not conversation:
             plan = siblings[0].turns[0].text
-            value = (rewards.plan_reward(plan, [e.correct for e in siblings]) if reward == "base"
-                     else rewards.consistency_reward(plan, [graded(e.row, e.response) for e in siblings]))
+            value = (rewards.plan_reward(plan, [e.correct for e in siblings], leak) if reward == "base" else
+                     rewards.consistency_reward(plan, [graded(e.row, e.response) for e in siblings], leak))
             for e in siblings:
                 e.rewards["high"] = value
 

@@ -431,16 +431,16 @@ def has_box(plan):
     return re.search(r"\\(?:boxed|fbox)\s*(?:\{\s*[^\s}]|\d)", plan) is not None
 
 
-def plan_reward(plan_text, correct):
-    """Mean correctness of the answers under a plan, minus 1.0 if it states one (C.2, high-level agent)."""
-    return sum(correct) / max(len(correct), 1) - has_box(plan_text)
+def plan_reward(plan_text, correct, leak=1.0):
+    """Mean correctness of the answers under a plan, minus `leak` if it states one (C.2, high-level agent)."""
+    return sum(correct) / max(len(correct), 1) - leak * has_box(plan_text)
 
 
-def consistency_reward(plan_text, responses):
+def consistency_reward(plan_text, responses, leak=1.0):
     """Share of the most frequent answer, whatever the truth; 0 if most give none; the same penalty (C.2)."""
     given = [answer for answer in map(extract, responses) if answer is not None]
     largest = max((sum(equivalent(a, b) for b in given) for a in given), default=0)
-    return largest / max(len(responses), 1) * (2 * len(given) >= len(responses)) - has_box(plan_text)
+    return largest / max(len(responses), 1) * (2 * len(given) >= len(responses)) - leak * has_box(plan_text)
 
 
 def leaks(plan, answer):

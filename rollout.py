@@ -27,7 +27,7 @@ import rema
 from data import UserError, guarded, plots
 from data.flags import parse_question, pick_dtype
 from data.guide import Guide
-from model import Cache, load, logprobs
+from model import Cache, load, logprobs, slow
 
 
 @dataclass
@@ -118,12 +118,8 @@ def pick(weights, point):
 
 
 def nimble(model):
-    """The model to sample with: itself; of a bfloat16 model on a CPU without AMX, a copy in float32.
-
-    There float32 takes half as long, and it is closer to what the trainer computes. 4 bytes a weight.
-    """
-    slow = model.embed_tokens.weight.type() == "torch.BFloat16Tensor" and not model.compiled
-    return copy.deepcopy(model).float() if slow and not torch.cpu._is_amx_tile_supported() else model
+    """The model to sample with: itself, or its copy in float32 (4 bytes a weight) where bfloat16 is slow."""
+    return copy.deepcopy(model).float() if slow(model.embed_tokens.weight) and not model.compiled else model
 
 
 @torch.inference_mode()
@@ -340,9 +336,8 @@ def listen(model, live, role, cache):
 
 def stay(live, caches, choice):
     """The conversations that go on (one bool each); the others leave the caches of both roles as well."""
-    if not all(choice):
-        for cache in caches.values():
-            cache.keep(torch.tensor(choice, device=cache.length.device))
+    for cache in caches.values() if not all(choice) else ():
+        cache.keep(torch.tensor(choice, device=cache.length.device))
     return list(itertools.compress(live, choice))
 
 
@@ -360,11 +355,11 @@ def converse(agents, tokenizer, rows, roles, *, turns, samples, max_new_tokens, 
     samples: conversations a row. batch: conversations at a time. bar: advanced by each conversation.
     """
     episodes = [rema.Episode(row, i, 0, j, []) for i, row in enumerate(rows) for j in range(samples)]
-    keys = draws(rows, key)
+    keys, agents = draws(rows, key), {name: nimble(one) for name, one in agents.items()}
     for start in range(0, len(episodes), batch):
         live, caches = episodes[start:start + batch], {}                       # caches: role name -> Cache
         for t, role in itertools.product(range(turns), roles):
-            model = nimble(agents[role.name])
+            model = agents[role.name]
             device = model.embed_tokens.weight.device
             for e in live:
                 e.turns.append(rema.Turn(role.name, heard(tokenizer, role, e), [], [], False, ""))

@@ -12,7 +12,9 @@ Deviations from the paper, on purpose:
 - no KL term unless asked for (--kl 0.01: the paper's single-turn value), then in the loss, not the reward;
 - one update for each batch of rollouts (--updates), so that the ratio is 1 and clipping does nothing;
 - no difficulty filter unless asked for (--filter 200): problems are drawn from the whole training set;
-- the turn-level ratio is a geometric mean (rema.policy_loss says why).
+- the turn-level ratio is a geometric mean (rema.policy_loss says why);
+- --updates are passes over the whole batch, also in the presets, where the paper cuts it into mini-batches;
+- the held-out accuracy of conversations asks for a right last answer only, the reward for [FINISH] as well.
 """
 import argparse
 import json
@@ -83,8 +85,8 @@ class Learner:
             master.grad = together(torch.zeros_like(master) if master.grad is None else master.grad)
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.args.grad_clip).item()
         if math.isfinite(norm):
-            for settings in self.optimizer.param_groups:
-                settings["lr"] = (rate or self.args.lr) * min(1, (self.updates + 1) / max(1, self.args.warmup))
+            for group in self.optimizer.param_groups:
+                group["lr"] = (rate or self.args.lr) * min(1, (self.updates + 1) / max(1, self.args.warmup))
             self.optimizer.step()
             self.updates += 1
             if self.masters is not self.weights:
@@ -206,7 +208,7 @@ def one_step(run, step, rows):
     episodes = run.play(rows, (step,), turns=args.turns, plans=plans, temperature=args.temperature,
                         answers=args.answers if args.turns > 1 else answers)
     sampled = time.perf_counter()
-    rema.score(episodes, args.reward, args.turns > 1)
+    rema.score(episodes, args.reward, args.turns > 1, args.box_weight, args.leak_weight)
     turns = rema.all_turns(episodes)
     tokens, mean = sum(len(turn.tokens) for turn in turns), lambda values: sum(values) / len(values)
     theirs = [turn for turn in turns if turn.role in learning] or turns
@@ -253,14 +255,14 @@ def refilter(run, step, rows):
                         temperature={role.name: float(role.name == learning) for role in run.roles})
     rema.score(episodes)
     solved = [[e.correct for e in group] for group in evaluation.split(episodes, "question")]
-    kept = [row for row, successes in zip(tried, solved) if rema.worth_learning(successes)]
-    others = [row for row, successes in zip(tried, solved) if not rema.worth_learning(successes)]
-    filled = max(0, args.questions - len(kept))
-    metrics = {"filter_kept": len(kept) / len(tried), "filter_refilled": filled,
+    worth = [rema.worth_learning(successes) for successes in solved]
+    kept = [row for row, good in zip(tried, worth) if good]
+    others = [row for row, good in zip(tried, worth) if not good][:max(0, args.questions - len(kept))]
+    metrics = {"filter_kept": len(kept) / len(tried), "filter_refilled": len(others),
                "filter_tokens": sum(len(turn.tokens) for turn in rema.all_turns(episodes))}
     say(f"filter: {len(kept)} of {len(tried)} problems are neither too easy nor too hard for {learning}"
-        + (f"; {filled} others fill the batch" if filled else ""))
-    pool = kept + others[:filled]
+        + (f"; {len(others)} others fill the batch" if others else ""))
+    pool = kept + others
     atomic_write(pathlib.Path(args.out) / place.name, json.dumps({"rows": pool}))
     return pool, metrics
 

@@ -1,4 +1,4 @@
-"""--compile: one decoding step as compiled code, on a card as CUDA graphs (never tried: there was no card)."""
+"""--compile: one decoding step as compiled code, on a card as CUDA graphs (never tried: no card)."""
 import torch
 
 

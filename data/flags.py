@@ -93,6 +93,8 @@ def build(description):
     flag("--first", choices=("high", "low"), default="high", help="who learns first; Algorithm 1: low (high)")
     flag("--updates", type=int, default=1, help="optimizer steps a batch: more make the ratio matter (1)")
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement")
+    flag("--box-weight", type=float, default=0.5, help="what a box earns a wrong answer (0.5, the paper's)")
+    flag("--leak-weight", type=float, default=1.0, help="what a box costs a plan (1, the paper's)")
     flag("--advantage", choices=("grpo", "dr_grpo", "rloo", "reinforce++"), default="grpo",
          help="what a reward is compared with (grpo)")
     flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),
@@ -104,8 +106,8 @@ def build(description):
     flag("--dual-clip", type=float, default=0.0, help="bounds a bad sample's loss; the paper's code: 3 (0)")
     flag("--grad-clip", type=float, default=1.0, help="longest gradient that is taken as it is (1.0)")
     flag("--kl", type=float, default=0.0, help="weight of the KL term against the initial weights (0: none)")
-    flag("--micro-tokens", type=int, help="tokens at once in training, for memory (1536 on a CPU, else and for "
-         "tiny 16384)")
+    flag("--micro-tokens", type=int, help="tokens at once in training, for memory; fewer than a prompt and "
+         "its samples have: the prompt is run several times (16384; 1200 for real models on a CPU)")
     flag("--checkpointing", action=BooleanOptionalAction, help="recompute to save memory (on cuda, not tiny)")
     flag = parser.add_argument_group("watching").add_argument
     flag("--eval-every", type=int, help="steps between held-out evaluations (--switch-every, or 10)")
@@ -151,14 +153,15 @@ def parse(argv, description=None):
     defaults = dict(TINY if tiny else REAL, lora_alpha=2.0 * args.lora, eval_every=args.switch_every or 10,
                     normalise="constant" if args.advantage == "dr_grpo" else "batch",
                     dtype=pick_dtype(args.device), checkpointing=not tiny and (args.fit or card),
-                    micro_tokens=1536 if args.device == "cpu" and not (tiny or args.fit) else 16384)
+                    micro_tokens=1200 if args.device == "cpu" and not (tiny or args.fit) else 16384)
     defaults["lr"] *= LORA_RATE if args.lora else 1
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     positive = ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps", "turns",
                 "updates", "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every")
-    least = {**dict.fromkeys(("switch_every", "warmup", "clip", "kl", "lora", "filter", "dual_clip"), 0),
+    least = {**dict.fromkeys(("switch_every", "warmup", "clip", "kl", "lora", "filter", "dual_clip",
+                              "box_weight", "leak_weight"), 0),
              "lr": 1e-12, "sft_lr": 1e-12, "grad_clip": 1e-12, **dict.fromkeys(positive, 1)}
     for name, bound in least.items():
         if not (value := getattr(args, name)) >= bound:               # nan is neither
@@ -216,6 +219,7 @@ def as_trained(args):
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     if not (args.temperature or 0) >= 0 or not 0 < args.top_p <= 1:
         raise UserError(f"--temperature {args.temperature} must be 0 or more, --top-p {args.top_p} in (0, 1]")
+    args.base = trained.get("model", args.model)             # what the run started from
     tiny = args.model == "tiny" or getattr(args, "data", "") == "arithmetic"
     for name, value in (("process", "rema"), ("example", False), ("turns", 1), ("plan_format", "text"),
                         ("max_new_tokens", 64 if tiny else 512)):
@@ -249,6 +253,7 @@ def parse_eval(argv, description):
     flag("--plans", type=int, default=1, help="plans a problem: avg@n, pass@k and votes (1)")
     flag("--answers", type=int, default=1, help="answers a plan, or conversations a problem (1)")
     flag("--diagnose", action="store_true", help="also answer under swapped and empty plans: do they matter?")
+    flag("--page", choices=("all", "right", "wrong"), default="all", help="episodes in episodes.html (all)")
     flag("--shade", action="store_true", help="episodes.html shows each token's log-prob as a shade")
     flag("--batch", type=int, default=256, help="rows decoded at a time: less memory, slower (256)")
     flag("--out", help="directory for episodes.jsonl (out/eval-MODEL-PROCESS-DATA)")

@@ -164,7 +164,8 @@ def table(name, args):
     config, cuda = config_of(name), torch.cuda.is_available()
     here = torch.cuda.mem_get_info()[1] if cuda else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     card, own = parts(config, args, True), parts(config, args, cuda)
-    lines = [f"{name}: {parameters(config):,} weights; in GB, on a card and here ({here / GB:.0f} GB):"]
+    lines = [f"{name}: {parameters(config):,} weights; in GB, with the flags for a card, on a card and here "
+             f"({here / GB:.0f} GB):"]
     lines += [f"{key:12}{card[key] / GB:10.2f}{own[key] / GB:10.2f}" for key in card]
     sizes = [(80 * GB, True), (24 * GB, True), (16 * GB, True), (here, cuda)]
     return "\n".join(lines + [f"{size / GB:3.0f} GB: {advice(config, args, size, on)}" for size, on in sizes])

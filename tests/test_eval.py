@@ -13,7 +13,7 @@ import rewards
 import rollout
 import train
 from data import UserError, benchmarks, guarded
-from data.results import budget, compare
+from data.results import ablations, budget, compare
 
 
 def test_standard_error_by_hand():
@@ -98,6 +98,8 @@ def test_summary_by_level_and_subject():
     assert found["accuracy, subject Algebra"] == (100, 0) and found["accuracy, subject Geometry"] == (50, 0)
     assert sum("subject" in name for name in found) == 2 * 4 and "accuracy, subject None" not in found
     assert not any("level" in name for name in evaluation.summary(sampled("7", [[7, 7]], 0, level=1)))
+    judged = evaluation.summary(sampled("7", [[7]], 0, category="Chat") + sampled("7", [[1]], 1, category="Code"))
+    assert judged["accuracy, category Chat"] == (100, 0) and judged["accuracy, category Code"] == (0, 0)
 
 
 def evaluated(directory, outcomes):
@@ -165,15 +167,18 @@ def test_claim_never_takes_what_exists(tmp_path):
     assert (tmp_path / "run-3").is_dir()
 
 
-def test_a_runs_settings_are_the_defaults(tmp_path, capsys):
+def test_a_runs_settings_are_the_defaults(tmp_path, capsys, monkeypatch):
     rows = "".join(json.dumps({"problem": f"{a}+2*{a}", "answer": str(3 * a)}) + "\n" for a in range(1, 9))
     (tmp_path / "mine.jsonl").write_text(rows)
+    monkeypatch.setitem(benchmarks.PAPER, ("tiny", str(tmp_path / "mine.jsonl")), {"VRP": 12.5})
     train.main(["--process", "vrp", "--data", str(tmp_path / "mine.jsonl"), "--max-new-tokens", "8",
                 "--steps", "1", "--questions", "2", "--answers", "2", "--out", str(tmp_path / "run")])
     evaluation.main(["--model", str(tmp_path / "run"), "--out", str(tmp_path / "eval")])
     lines = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
     assert len(lines) == 1 and [turn["role"] for turn in lines[0]["turns"]] == ["solo"]   # held out
-    assert max(line["turns"][0]["tokens"] for line in lines) <= 8 and "vrp" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert max(line["turns"][0]["tokens"] for line in lines) <= 8 and "vrp" in said
+    assert re.search(r"the paper's VRP +12.50 %", said)                  # of the model that the run began with
 
 
 def test_a_runs_directory_wants_its_own_process(tmp_path):
@@ -238,6 +243,30 @@ def test_budget_writes_a_table_and_a_figure(tmp_path, monkeypatch):
     assert (tmp_path / "budget.png").stat().st_size > 10_000
     text = budget.table("tiny", found)
     assert "| 2 x 1 | " in text and "4 plans with an answer each gain +0.0 ± 0.0 points of flat vote" in text
+
+
+def test_ablations_by_hand(tmp_path, monkeypatch):
+    """Two seeds of one arm, evaluated twice; a run that was cut short does not count."""
+    def write(root, seed, *lines, steps=2):
+        place = ablations.directory("weights", "shared", seed, root)
+        place.mkdir(parents=True)
+        (place / "config.json").write_text(json.dumps({"steps": steps}))
+        (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = {"step": 0, "heldout_greedy": 10.0, "heldout_t1": 20.0}
+    middle = {"step": 1, "sampled_tokens": 100, "episodes": 5, "clip_share": 0.1}
+    for seed, root, value in ((0, tmp_path / "runs", 75.0), (1, tmp_path / "kept", 65.0)):
+        write(root, seed, before, middle, {"step": 2, "sampled_tokens": 50, "filter_tokens": 7, "episodes": 3,
+                                           "clip_share": 0.3, "heldout_greedy": 80.0, "heldout_t1": value})
+    write(tmp_path / "runs", 2, before, middle)
+    monkeypatch.setattr(ablations, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(ablations.directory, "__defaults__", (tmp_path / "runs",))
+    found = ablations.places("weights", "shared", range(3))
+    assert [place.parent.parent.name for place in found] == ["runs", "kept"]
+    text = ablations.summarise("weights", range(3))
+    cells = [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")]
+    assert cells[:3] == ["shared (2 seeds)", "10.0 → 80.0 ± 0.0", "20.0 → 70.0 ± 5.0"]
+    assert cells[-3:] == ["20.00", "157", "157 / 8, never"]
+    assert (tmp_path / "kept" / "weights.png").exists() and "no run is there" in ablations.summarise("sizes", [0])
 
 
 def test_a_directory_with_the_data_of_the_embedded_model_fits(tmp_path, capsys):

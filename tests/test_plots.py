@@ -86,6 +86,16 @@ def test_the_page_says_what_was_said_and_whether_it_is_right(tmp_path):
         assert part in text, part
 
 
+def test_the_page_shows_what_was_chosen(tmp_path):
+    turn = rema.Turn("solo", [], [1], [-1.0], True, "\\boxed{1}")
+    episodes = [rema.Episode({"id": f"p{i}", "problem": "p", "answer": str(i)}, i, 0, 0, [turn]) for i in range(3)]
+    rema.score(episodes)
+    for which, shown in (("all", ["p0", "p1", "p2"]), ("right", ["p1"]), ("wrong", ["p0", "p2"])):
+        page.html_page(episodes, tmp_path / "x.html", which=which)
+        text = (tmp_path / "x.html").read_text()
+        assert [name for name in ("p0", "p1", "p2") if f"<h2>{name}</h2>" in text] == shown
+
+
 def test_hostile_text_stays_text(tmp_path):
     bad = episode(HOSTILE, f"\\boxed{{{HOSTILE}}}", problem=HOSTILE + "\ud800", answer=HOSTILE, id=HOSTILE)
     page.html_page([bad], tmp_path / "x.html", title=HOSTILE)

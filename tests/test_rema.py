@@ -222,6 +222,21 @@ def test_consistency_rewards_agreement_not_truth():
     assert [e.rewards["low"] for e in told] == [-0.5, -0.5, -0.5, 1.0]
 
 
+def test_the_weights_of_a_box_and_of_a_leak():
+    def told(plan):
+        return [rema.Episode({"id": 0, "answer": "5"}, 0, 0, k, [
+            rema.Turn("high", [], [1], [-1.0], True, plan), rema.Turn("low", [], [1], [-1.0], True, text)])
+            for k, text in enumerate(("\\boxed{4}", "4", "\\boxed{5}", "\\boxed{4}"))]
+    for plan, reward, box, leak, low, high in (
+            ("add", "base", 0.5, 1.0, [-0.5, -1.0, 1.0, -0.5], 0.25),
+            ("\\boxed{5}", "base", 0.8, 0.5, [-0.2, -1.0, 1.0, -0.2], -0.25),
+            ("\\boxed{5}", "consistency", 0.0, 0.25, [-1.0, -1.0, 1.0, -1.0], 0.25)):
+        episodes = told(plan)
+        rema.score(episodes, reward, box=box, leak=leak)
+        assert [e.rewards["low"] for e in episodes] == pytest.approx(low)
+        assert [e.rewards["high"] for e in episodes] == [high] * 4
+
+
 def test_judges_are_graded_by_their_verdict():
     told = [rema.Episode({"id": 0, "answer": "B", "judge": True}, 0, 0, k, [
         rema.Turn("solo", [], [1], [-1.0], True, text)]) for k, text in enumerate(("So [B]", "[A]", "B is better"))]

@@ -235,6 +235,18 @@ def test_shapes_that_never_change_change_no_token(stop, monkeypatch):
         1, 2, 4, 8, 16} and len(set(rows)) > 2
 
 
+@pytest.mark.parametrize("order", ([0, 1, 0, 1], [1, 0, 0, 0, 1], [0, 0, 1, 1]))
+def test_samples_of_one_prompt_need_not_stand_side_by_side(exact, order):
+    """Two tokens a sample: the second is scored as in decoding, one token a row, without gradients."""
+    model, tokenizer = models.load("tiny", dtype=torch.float64)
+    asked = [tokenizer.chat(rema.VRP.prompt(problem)) for problem in ("8*(7-4)+5", "1+2")]
+    samples = [rema.Sample(asked[p], [40 + i, 50 + i], [], 0.0, [0, 0]) for i, p in enumerate(order)]
+    with torch.no_grad():
+        found = rollout.batch_logprobs(model, samples)[0]
+        alone = torch.cat([rollout.batch_logprobs(model, [sample])[0] for sample in samples])
+    assert (found - alone).abs().max() < 1e-10
+
+
 def test_bfloat16_is_sampled_in_float32_without_amx(monkeypatch):
     """The same tokens and log-probs as those of the float32 copy; the model itself stays as it is."""
     tiny, tokenizer = models.load("tiny", dtype=torch.bfloat16)
@@ -247,6 +259,10 @@ def test_bfloat16_is_sampled_in_float32_without_amx(monkeypatch):
     assert copied.lm_head.weight is copied.embed_tokens.weight
     assert rollout.generate(copied, prompts, max_new_tokens=12) == [[found]]
     assert rollout.nimble(copied) is copied
+    rows = problems(2, split="heldout")
+    in_bfloat16, in_float32 = ([[turn.logprobs for turn in e.turns] for e in talk(one, tokenizer, rows)]
+                               for one in (model, copied))
+    assert in_bfloat16 == in_float32
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert rollout.nimble(model) is model
 

@@ -245,6 +245,24 @@ def test_every_way_to_train_runs(tmp_path, extra):
         assert lines[1]["kl"] >= 0 and max(line["kl"] for line in lines[1:]) > 0
 
 
+def test_the_filter_keeps_counts_fills_and_goes_on(tmp_path, monkeypatch):
+    """Which problems are kept follows from the tries; a batch is filled up; --resume takes the pool as it was."""
+    told = []
+    plain = train.refilter
+    monkeypatch.setattr(train, "refilter", lambda *given: told.append(plain(*given)) or told[-1])
+    kept = iter([True, False] * 4 + [False] * 8 + [True] * 8)
+    monkeypatch.setattr(rema, "worth_learning", lambda tries: len(tries) == 10 and next(kept))
+    train.main([*SMALL_RUN, "--filter", "8", "--steps", "1", "--out", str(tmp_path / "run")])
+    [(pool, found)] = told
+    assert len(pool) == 6 and found["filter_kept"] == 0.5 and found["filter_refilled"] == 2
+    line = metrics(tmp_path / "run")[1]
+    assert line["filter_tokens"] == found["filter_tokens"] > 8 * 10 and line["filter_refilled"] == 2
+    train.main(["--resume", str(tmp_path / "run"), "--steps", "5"])
+    assert told[1] == (pool, {}) and told[3] == (told[2][0], {})               # phases of two steps
+    assert told[2][1]["filter_kept"] == 0 and told[2][1]["filter_refilled"] == 6 == len(told[2][0])
+    assert told[4][1]["filter_kept"] == 1 and told[4][1]["filter_refilled"] == 0 and len(told[4][0]) == 8
+
+
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
     command = [sys.executable, "train.py", *SMALL_RUN, "--steps", "7", "--eval-every", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -269,6 +287,15 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
         assert all(torch.equal(a[name], b[name]) for name in a)
     assert ((tmp_path / "killed" / "episodes.jsonl").read_text()
             == (tmp_path / "whole" / "episodes.jsonl").read_text())
+
+
+def test_ctrl_c_where_nothing_waits_for_it_is_one_line(capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(train, "program", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        train.main([])
+    assert stop.value.code == 130 and capsys.readouterr().err == "train.py: interrupted\n"
 
 
 def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch):
@@ -409,6 +436,16 @@ def test_two_agents_with_adapters_cost_little_more_than_one():
     assert size(*agents) < 1.2 * size(agents[0])
 
 
+def test_two_agents_of_135m_with_adapters_cost_little_more_than_one(smollm2):
+    """Weights, adapters, gradients and moments, by their bytes: rank 16, 1.13 times one agent's."""
+    base, _ = models.load(str(smollm2))
+    agents = [models.adapt(base, 16, 32.0, rollout.stream(i)) for i in range(2)]
+    def size(*agents):
+        weights = {id(w): w for agent in agents for w in agent.parameters()}.values()
+        return sum(w.nbytes * (4 if w.requires_grad else 1) for w in weights)
+    assert 1.1 < size(*agents) / size(agents[0]) < 1.2
+
+
 def test_peft_reads_the_adapters(tmp_path, smollm2):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     base, tokenizer = models.load(str(smollm2))
@@ -510,6 +547,12 @@ def test_a_supervised_warm_start_teaches_each_role_its_conversations(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------
 # What a review found
+
+def test_micro_tokens_are_few_on_a_cpu_only():
+    for flags, expected in (([], 16384), (["--model", "nowhere"], 1200), (["--model", "llama-1b", "--fit"], 16384),
+                            (["--model", "nowhere", "--micro-tokens", "7"], 7)):
+        assert train.parse([*flags, "--device", "cpu"]).micro_tokens == expected
+
 
 def test_adapters_on_a_run_start_from_each_agents_own_weights(tmp_path):
     train.main([*SMALL_RUN, "--steps", "2", "--switch-every", "0", "--out", str(tmp_path / "run")])

@@ -23,6 +23,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from data.checkpoint import read_json  # noqa: E402
 from data.guide import ACTIONS  # noqa: E402
 from data.plots import read  # noqa: E402
 from eval import accuracy  # noqa: E402
@@ -49,26 +50,39 @@ ABLATIONS = {
 }
 SHOWN = {                        # column -> (field of metrics.jsonl, factor), before training and after
     "greedy": ("heldout_greedy", 1), "temperature 1": ("heldout_t1", 1),
-    "verifying": ("heldout_greedy_verifying", 1), "leaks": ("heldout_greedy_leaks", 1),
+    "verifying, greedy": ("heldout_greedy_verifying", 1), "verifying": ("heldout_t1_verifying", 1),
+    "leaks, greedy": ("heldout_greedy_leaks", 1), "leaks": ("heldout_t1_leaks", 1),
     **{action: (f"heldout_t1_share_{action}", 100) for action in ACTIONS}}
 
 
-def directory(question, arm, seed):
-    return RUNS / question / f"{arm.replace(', ', '-').replace(' ', '')}-s{seed}"
+def directory(question, arm, seed, root=RUNS):
+    return root / question / f"{arm.replace(', ', '-').replace(' ', '')}-s{seed}"
+
+
+def finished(place):
+    """Whether a directory holds a run that has come to its end."""
+    lines = read(place) if (place / "metrics.jsonl").exists() else []
+    return bool(lines) and lines[-1]["step"] == read_json(place / "config.json")["steps"]
+
+
+def places(question, arm, seeds):
+    """The finished runs of an arm: those of out/ablations, or else the published ones."""
+    pairs = [(directory(question, arm, seed), directory(question, arm, seed, KEPT)) for seed in seeds]
+    return [found for pair in pairs if (found := next(filter(finished, pair), None))]
 
 
 def call(*arguments):
     """Run Python on one thread -> "done", or what went wrong."""
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
                           capture_output=True, text=True)
-    return "done" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    return "done" if done.returncode == 0 else "failed: " + (done.stderr.strip() or "?").splitlines()[-1]
 
 
 def run(job):
     """One run of train.py, unless it is there -> its name, or what went wrong."""
     question, arm, seed = job
     place = directory(question, arm, seed)
-    if (place / "curves.png").exists():
+    if finished(place):
         return f"{place.name}: there"
     shutil.rmtree(place, ignore_errors=True)
     flags = [*COMMON.split(), *ABLATIONS[question][arm].split(), "--seed", str(seed)]
@@ -121,9 +135,10 @@ def table_row(arm, runs):
 
 def summarise(question, seeds):
     """The table of a question as Markdown, and its figure."""
-    found = {arm: [read(place) for seed in seeds if (place := directory(question, arm, seed)).exists()]
-             for arm in ABLATIONS[question]}
-    found = {arm: runs for arm, runs in found.items() if runs}
+    found = {arm: [read(place) for place in places(question, arm, seeds)] for arm in ABLATIONS[question]}
+    found = {arm: lines for arm, lines in found.items() if lines}
+    if not found:
+        return f"### {question}: no run is there\n"
     (figure, axis), width = plt.subplots(figsize=(7, 4.5)), 0.8 / max(1, len(found))
     for i, (arm, runs) in enumerate(found.items()):
         if question == "sizes":                          # shares of actions, before (pale) and after
@@ -169,23 +184,26 @@ def main():
         parser.error(f"there are {', '.join(ABLATIONS)}")
     jobs = [(question, arm, seed) for question in questions for seed in range(args.seeds)
             for arm in ABLATIONS[question]]
+    failed = 0
     if not args.table:
         sizes = ["nano", "small"] if "sizes" in questions else []
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             for work, inputs in ((build, sizes), (run, jobs)):
                 for told in tqdm(pool.map(work, inputs), total=len(inputs), desc=work.__name__):
                     tqdm.write(told)
+                    failed += "failed" in told
     KEPT.mkdir(exist_ok=True)
     tables = {question: summarise(question, range(args.seeds)) for question in questions}
     for question, arm, seed in jobs:
-        place, goal = directory(question, arm, seed), KEPT / question / directory(question, arm, seed).name
-        if place.exists():
+        place, goal = directory(question, arm, seed), directory(question, arm, seed, KEPT)
+        if finished(place):
             goal.mkdir(parents=True, exist_ok=True)
             for name in ("config.json", "metrics.jsonl"):
                 (goal / name).write_text((place / name).read_text().replace(str(ROOT) + "/", ""))
     for question, text in tables.items():
         (KEPT / f"{question}.md").write_text(text)
         print(text)
+    sys.exit(f"ablations: {failed} runs failed, see above" if failed else 0)
 
 
 if __name__ == "__main__":
