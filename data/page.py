@@ -49,12 +49,12 @@ def section(episode, tokenizer=None):
                              f"gold answer <code>{gold}</code></p>\n")
 
 
-def html_page(episodes, path, title="Episodes", tokenizer=None, which="all", most=100):
+def html_page(episodes, path, title="Episodes", tokenizer=None, which="all"):
     """Write rema.Episodes, scored, as one page: the first 100 of all of them, of the "right" or the "wrong".
 
     With a tokenizer, tokens are shaded by their log-probs.
     """
-    chosen = [e for e in episodes if which in ("all", "right" if e.correct else "wrong")][:most]
+    chosen = [e for e in episodes if which in ("all", "right" if e.correct else "wrong")][:100]
     sections = "".join(section(episode, tokenizer) for episode in chosen)
     page = HEAD.format(title=html.escape(title)) + SHADES * bool(tokenizer) + sections
     atomic_write(path, page.encode("utf-8", "replace"))      # a lone surrogate from a data set becomes a ?
