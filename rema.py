@@ -246,7 +246,7 @@ class Sample:
 def sample(turns, advantage):
     """All turns of one role in an episode -> the trainer's Sample."""
     row = Sample(turns[0].prompt, [], [], advantage, [])
-    for i, turn in enumerate(turns):
+    for i, turn in enumerate(turn for turn in turns if turn.tokens):     # one without room fills the context
         between = turn.prompt if i else []
         # A guided token without an alternative (state -1) was forced: log-prob 0 and no gradient.
         free = [state >= 0 for state in turn.states or [0] * len(turn.tokens)]

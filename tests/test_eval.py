@@ -13,7 +13,8 @@ import rewards
 import rollout
 import train
 from data import UserError, benchmarks, guarded
-from data.results import ablations, budget, compare
+from data.arithmetic import right_plan, values
+from data.results import ablations, budget, compare, habits
 
 
 def test_standard_error_by_hand():
@@ -267,6 +268,26 @@ def test_ablations_by_hand(tmp_path, monkeypatch):
     assert cells[:3] == ["shared (2 seeds)", "10.0 → 80.0 ± 0.0", "20.0 → 70.0 ± 5.0"]
     assert cells[-3:] == ["20.00", "157", "157 / 8, never"]
     assert (tmp_path / "kept" / "weights.png").exists() and "no run is there" in ablations.summarise("sizes", [0])
+
+
+def test_habits_of_the_ablation_about_reversed_roles(tmp_path):
+    """Plans that solve hold their own result, answers that check solve the problem, in the stated shares."""
+    habits.main([str(tmp_path / "habits.jsonl"), "--problems", "600"])
+    lines = [json.loads(line)["messages"] for line in (tmp_path / "habits.jsonl").read_text().splitlines()]
+    solved = checked = copied = 0
+    for high, low in zip(lines[::2], lines[1::2]):
+        problem, plan, answer = high[1]["content"], high[2]["content"], low[2]["content"]
+        assert low[1]["content"].endswith(f"Problem:\n{problem}\n\nPlan:\n{plan}") and not rewards.has_box(plan)
+        right = values(right_plan(problem))[-1]
+        if rema.verifies(answer):
+            checked += 1
+            assert rewards.is_correct(answer, str(right))
+        if plan.endswith("."):
+            solved += 1
+            copied += answer == "\\boxed{%s}" % plan.rstrip(".").split("=")[-1]
+            assert rewards.leaks(plan, str(right)) or plan.rstrip(".").split("=")[-1] != str(right)
+    assert len(lines) == 1200 and abs(solved / 600 - habits.SOLVED) < .05
+    assert abs(checked / 600 - habits.CHECKED) < .05 and abs(copied / solved - (1 - habits.CHECKED)) < .1
 
 
 def test_a_directory_with_the_data_of_the_embedded_model_fits(tmp_path, capsys):

@@ -1,13 +1,14 @@
 """The questions that the paper leaves open, on the embedded model: seeds, error bars, a figure for each.
 
-    python -m data.results.ablations                    all of them, an hour on two cores,
-                                                        half of it to build two smaller models
+    python -m data.results.ablations                    all of them, an hour and a half on two cores,
+                                                        a third of it to build two smaller models
     python -m data.results.ablations processes reward   some
     python -m data.results.ablations --table            only the tables and figures of the runs that are there
 
 Two runs at a time, each on one thread; a run that is there already is not run again. Runs go to
 out/ablations, their config.json and metrics.jsonl, the tables and the figures to data/results/ablations.
-The question about sizes first builds two smaller models, out/nano and out/small.
+The question about sizes first builds two smaller models, out/nano and out/small; the one about the reversal of
+roles gives the embedded model two more habits first, see data/results/habits.py.
 """
 import argparse
 import concurrent.futures
@@ -16,6 +17,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import matplotlib
 
@@ -33,6 +35,7 @@ RUNS, KEPT = ROOT / "out" / "ablations", pathlib.Path(__file__).parent / "ablati
 GOAL = 70                        # percent at temperature 1: how many tokens until a process gets there?
 COMMON = "--data arithmetic --max-new-tokens 64 --lr 3e-4 --eval-questions 300 --questions 32"
 TALK = "--turns 2 --updates 4 --switch-every 0 --questions 12 --steps 14 --eval-every 7"
+HABITS = RUNS / "habits.jsonl"
 JSON = "--plan-format json --steps 20 --eval-every 10"
 # question -> arm -> flags of train.py. The arms of "processes" sample as many tokens, by their steps.
 ABLATIONS = {
@@ -40,6 +43,8 @@ ABLATIONS = {
                   "VRP": "--process vrp --steps 38 --eval-every 3"},
     "reward": {reward: f"--answers-high 4 --steps 20 --eval-every 5 --questions 16 --reward {reward}"
                for reward in ("base", "consistency")},
+    "reversal": {reward: f"--answers-high 4 --steps 40 --eval-every 5 --questions 16 --reward {reward} "
+                 f"--sft {HABITS} --sft-lr 5e-4" for reward in ("base", "consistency")},
     "weights": {"alternating": "--steps 20 --eval-every 4",
                 "simultaneous": "--switch-every 0 --plans 4 --answers 2 --steps 20 --eval-every 4",
                 "shared": "--share --plans 4 --answers 2 --steps 20 --eval-every 4"},
@@ -48,6 +53,9 @@ ABLATIONS = {
     "sizes": {size: f"{JSON} --model {model}" for size, model in (
         ("nano", "out/nano"), ("small", "out/small"), ("tiny", "tiny"))},
 }
+LINES = {                        # of the figures: field of metrics.jsonl -> its name
+    "reversal": {"heldout_t1": "right", "heldout_t1_leaks": "plan holds the answer",
+                 "heldout_t1_verifying": "answer checks"}}
 SHOWN = {                        # column -> (field of metrics.jsonl, factor), before training and after
     "greedy": ("heldout_greedy", 1), "temperature 1": ("heldout_t1", 1),
     "verifying, greedy": ("heldout_greedy_verifying", 1), "verifying": ("heldout_t1_verifying", 1),
@@ -72,10 +80,13 @@ def places(question, arm, seeds):
 
 
 def call(*arguments):
-    """Run Python on one thread -> "done", or what went wrong."""
+    """Run Python on one thread -> "done" and how long it took, or what went wrong."""
+    started = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
                           capture_output=True, text=True)
-    return "done" if done.returncode == 0 else "failed: " + (done.stderr.strip() or "?").splitlines()[-1]
+    if done.returncode == 0:
+        return f"done, {time.perf_counter() - started:.0f} s"
+    return "failed: " + (done.stderr.strip() or "?").splitlines()[-1]
 
 
 def run(job):
@@ -89,12 +100,14 @@ def run(job):
     return f"{place.name}: {call('train.py', *flags, '--out', str(place))}"
 
 
-def build(size):
-    """A smaller embedded model in out/, unless it is there -> how that went."""
-    place = ROOT / "out" / size
+def build(name):
+    """What some runs start from, unless it is there: a smaller embedded model, habits -> how that went."""
+    if name == "habits":
+        return f"{name}: {call('-m', 'data.results.habits', str(HABITS))}"
+    place = ROOT / "out" / name
     if (place / "config.json").exists():
-        return f"{size}: there"
-    return f"{size}: {call('-m', 'data.make_tiny', '--size', size, '--out', str(place))}"
+        return f"{name}: there"
+    return f"{name}: {call('-m', 'data.make_tiny', '--size', name, '--out', str(place))}"
 
 
 def mean(values):
@@ -102,14 +115,14 @@ def mean(values):
     return tuple(x / 100 for x in accuracy(values))
 
 
-def spent(lines):
-    """(tokens, episodes, held-out accuracy at temperature 1) at each evaluation of a run."""
+def spent(lines, field="heldout_t1"):
+    """(tokens, episodes, held-out accuracy at temperature 1 or another field) at each evaluation of a run."""
     tokens, episodes, curve = 0, 0, []
     for line in lines:
         tokens += line.get("sampled_tokens", 0) + line.get("filter_tokens", 0)
         episodes += line.get("episodes", 0)
         if "heldout_t1" in line:
-            curve.append((tokens, episodes, line["heldout_t1"]))
+            curve.append((tokens, episodes, line[field]))
     return curve
 
 
@@ -149,17 +162,20 @@ def summarise(question, seeds):
                          yerr=[e for _, e in shares], color=f"C{i}", alpha=alpha, capsize=2,
                          label=f"{arm}, {'after' if place else 'before'}")
             continue
-        curves = [spent(lines) for lines in runs]
-        points = [mean([curve[j][0] / 1000 for curve in curves]) + mean([curve[j][2] for curve in curves])
-                  for j in range(min(map(len, curves)))]
-        axis.errorbar([x for x, *_ in points], [y for _, _, y, _ in points], yerr=[e for *_, e in points],
-                      capsize=2, marker="o", markersize=3, label=arm)
+        for (field, name), style in zip(LINES.get(question, {"heldout_t1": ""}).items(), ("-", "--", ":")):
+            curves = [spent(lines, field) for lines in runs]
+            points = [mean([curve[j][0] / 1000 for curve in curves]) + mean([curve[j][2] for curve in curves])
+                      for j in range(min(map(len, curves)))]
+            axis.errorbar([x for x, *_ in points], [y for _, _, y, _ in points], yerr=[e for *_, e in points],
+                          capsize=2, marker="o", markersize=3, color=f"C{i}", linestyle=style,
+                          label=f"{arm}: {name}" if name else arm)
     if question == "sizes":
         axis.set_xticks([2.2 * j + 0.4 for j in range(3)], ACTIONS)
         axis.set(ylabel="share of plans at temperature 1, %", ylim=(0, 100))
     else:
         axis.set(xlabel="sampled tokens of all agents, thousands", ylim=(0, 100),
-                 ylabel="held-out accuracy at temperature 1, %")
+                 ylabel="held-out problems at temperature 1, %" if question in LINES else
+                 "held-out accuracy at temperature 1, %")
     axis.set_title(f"{question} (mean ± standard error of seeds)")
     axis.legend(fontsize="small")
     figure.tight_layout()
@@ -184,11 +200,11 @@ def main():
         parser.error(f"there are {', '.join(ABLATIONS)}")
     jobs = [(question, arm, seed) for question in questions for seed in range(args.seeds)
             for arm in ABLATIONS[question]]
-    failed = 0
+    failed, started = 0, time.perf_counter()
     if not args.table:
-        sizes = ["nano", "small"] if "sizes" in questions else []
+        first = ["small", "nano"] * ("sizes" in questions) + ["habits"] * ("reversal" in questions)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            for work, inputs in ((build, sizes), (run, jobs)):
+            for work, inputs in ((build, first), (run, jobs)):
                 for told in tqdm(pool.map(work, inputs), total=len(inputs), desc=work.__name__):
                     tqdm.write(told)
                     failed += "failed" in told
@@ -203,6 +219,7 @@ def main():
     for question, text in tables.items():
         (KEPT / f"{question}.md").write_text(text)
         print(text)
+    print(f"{len(jobs)} runs, {(time.perf_counter() - started) / 60:.0f} minutes")
     sys.exit(f"ablations: {failed} runs failed, see above" if failed else 0)
 
 
