@@ -7,7 +7,7 @@
 
 Two runs at a time, each on one thread; a run that is there already is not run again. Runs go to
 out/ablations, their config.json and metrics.jsonl, the tables and the figures to data/results/ablations.
-The question about sizes first builds two smaller models, out/nano and out/small; the one about the reversal of
+The question about sizes first builds two smaller models, out/nano and out/small; the one about reversed
 roles gives the embedded model two more habits first, see data/results/habits.py.
 """
 import argparse
