@@ -125,7 +125,7 @@ def summary(episodes):
         result[f"tokens of {who}"] = average(groups, lambda e: sum(len(t.tokens) for t in e.said(who)) / 100)
     if episodes[0].turns[0].role == "high":
         result["plans with the gold answer"] = average(groups, lambda e: any(
-            rewards.leaks(turn.text, e.row["answer"]) for turn in e.said("high")))
+            rewards.leaks(rema.graded(e.row, turn.text), e.row["answer"]) for turn in e.said("high")))
     for key in ("level", "subject", "category"):
         values = sorted({str(e.row[key]) for e in episodes if key in e.row})
         for value in values if len(values) > 1 else ():

@@ -78,11 +78,13 @@ def roles(process, example=False, turns=1, plan_format="text", judge=False):
 
     def shown(role):
         say = {"solo": "{plan}\n{working}" if role is MRP else "{working}", "low": "{working}",
-               "high": "{plan} " + FINISH if turns > 1 else "{plan}"}[role.name]
+               "high": "{plan}"}[role.name]
         messages = []
         for question, plan, working in EXAMPLES:
             if chosen[0] is HIGH_JSON:
                 plan = json.dumps({"action": "DECOMPOSE", "output": plan})
+            if turns > 1:                    # a conversation of one turn each
+                plan += " " + FINISH
             messages += [{"role": "user", "content": role.user.format(question=question, plan=plan)},
                          {"role": "assistant", "content": say.format(plan=plan, working=working)}]
         return replace(role, example=tuple(messages))
@@ -117,8 +119,8 @@ def graded(row, response):
     return f"\\boxed{{{verdict}}}" if verdict else ""
 
 
-VERIFYING = ("let me check", "let me verify", "let's check", "let's verify", "let us check", "let us verify",
-             "go through it again", "double-check", "double check", "to make sure", "verify", "check again")
+VERIFYING = ("let me check", "let's check", "let us check", "check again", "double-check", "double check",
+             "verify", "to make sure", "go through it again")
 
 
 def verifies(text):
@@ -162,14 +164,14 @@ def all_turns(episodes):
 
 
 def score(episodes, reward="base", conversation=False, box=0.5, leak=1.0):
-    """Fill in `correct` and `rewards` of each episode: METHOD of ReMA's appendix C.2.
+    """Fill in `correct` and `rewards` of each episode, appendix C.2.
 
-    solo, low: +1 correct, -0.5 wrong but boxed, -1 wrong and without a box; box: the difference of the two.
+    solo, low: +1 if the answer is right, box - 1 if it is wrong but boxed, -1 without a box.
     high       reward "base": the mean correctness of the answers that were sampled under the plan;
                "consistency": the share of their most frequent answer, right or wrong;
-               minus `leak` if the plan itself holds a boxed answer.
+               minus `leak` if the plan itself holds a boxed answer (of a judge: a verdict).
     In a conversation all turns of both earn 1 if the last answer is right, the last plan said [FINISH] and
-    nothing was cut off, otherwise 0.
+    nothing was cut off, otherwise 0; reward, box and leak play no part.
     """
     under_plan = {}
     for e in episodes:
@@ -183,7 +185,7 @@ def score(episodes, reward="base", conversation=False, box=0.5, leak=1.0):
             e.rewards = dict.fromkeys(("high", "low"), float(e.correct and finished))
     for siblings in under_plan.values():
         if siblings[0].turns[0].role == "high" and not conversation:
-            plan = siblings[0].turns[0].text
+            plan = graded(siblings[0].row, siblings[0].turns[0].text)
             value = (rewards.plan_reward(plan, [e.correct for e in siblings], leak) if reward == "base" else
                      rewards.consistency_reward(plan, [graded(e.row, e.response) for e in siblings], leak))
             for e in siblings:
@@ -322,10 +324,11 @@ def policy_loss(new, old, advantage, weight, clip=0.2, kl=0.0, ref=None, turn=No
         k3 = exp(ref - new) - (ref - new) - 1, an estimate of KL(new || ref) that is never negative
 
     min holds for both signs of A: with A > 0 it stops at r > 1 + e, with A < 0 at r < 1 - e; a step for the
-    worse is never cut off, unless dual_clip = c > 1 bounds the loss of A < 0 by c |A|. log r is clamped at 3
-    from above, as in ReMA's code. turn (N,): which turn a token belongs to, from 0, for the turn-level ratio
-    of eq. 13: exp of the mean log-ratio of the turn's tokens (the paper writes the mean of the ratios, its
-    code and GSPO take this one). weight: see token_weights. ref: log-probs of the reference when kl > 0.
+    worse is not cut off by it, but by the clamp of log r at 3 from above, which ReMA's code has, and by
+    dual_clip = c > 1, which bounds the loss of A < 0 by c |A|. turn (N,): which turn a token belongs to, from
+    0, for the turn-level ratio of eq. 13: exp of the mean log-ratio of the turn's tokens (the paper writes
+    the mean of the ratios, its code and GSPO take this one). weight: see token_weights. ref: log-probs of
+    the reference when kl > 0.
     """
     log_ratio = new - old
     if turn is not None:

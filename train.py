@@ -17,6 +17,7 @@ Deviations from the paper, on purpose:
 - the held-out accuracy of conversations asks for a right last answer only, the reward for [FINISH] as well.
 """
 import argparse
+import filecmp
 import json
 import math
 import os
@@ -24,7 +25,7 @@ import pathlib
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -105,6 +106,8 @@ def load_learners(args, roles, dtype):
     """
     agents, reference, found = {}, {}, sources(args.model, roles)
     generator = stream(args.seed, "adapters")
+    if args.share and len(set(found.values())) > 1 and filecmp.dircmp(*found.values()).diff_files:
+        raise UserError(f"{args.model} holds two agents, but --share trains one: name {found['high']}")
     for role in sorted(found, key=lambda role: role != args.first):
         if not agents or not (args.share or args.lora and len(set(found.values())) == 1):
             base, tokenizer = models.load(found[role], args.device, dtype)
@@ -183,10 +186,15 @@ class Run:
     reference: dict[str, models.Transformer]
     tokenizer: Tokenizer
     guide: Guide | None = None               # of plans that are JSON
+    lessons: list = field(default_factory=list)              # of --sft, see read_lessons
 
     @property
     def models(self):
         return {role: learner.model for role, learner in self.agents.items()}
+
+    @property
+    def saved(self):                         # by the first process, whose directory --resume names
+        return pathlib.Path(self.args.resume or self.args.out) / "state.safetensors"
 
     def play(self, rows, key, **how):
         return play(self.models, self.tokenizer, rows, self.roles, key=(self.args.seed, *key),
@@ -267,30 +275,44 @@ def refilter(run, step, rows):
     return pool, metrics
 
 
+def read_lessons(args, tokenizer, context):
+    """The conversations of --sft -> list of (first message, rema.Sample). UserError: one can't be learned."""
+    lessons = []
+    for number, row in enumerate(read_jsonl(args.sft, ("messages",)), 1):
+        try:
+            texts = [message["content"] + "" for message in row["messages"]]
+            lesson = rema.lesson(tokenizer, row["messages"])
+            fits = len(lesson.prompt + lesson.tokens) <= context
+        except (StopIteration, LookupError, TypeError, AttributeError, UserError):
+            fits = False
+        if not fits:
+            raise UserError(f"{args.sft}, conversation {number}: messages must be a list of role and content, "
+                            f"one of them the assistant's, not the first, and fit the context of {context}")
+        lessons.append((texts[0], lesson))
+    return lessons
+
+
 def warm_start(run):
     """--sft: one pass over conversations, before RL; a role learns those with its own system message.
 
     A conversation with another system message, or none, teaches all agents. The optimizer starts anew after.
+    Ctrl-C ends the program: --resume then begins with this once more.
     """
-    args, lessons = run.args, []
-    for number, row in enumerate(read_jsonl(args.sft, ("messages",)), 1):
-        try:
-            texts = [message["content"] + "" for message in row["messages"]]
-            lessons.append((texts[0], rema.lesson(run.tokenizer, row["messages"])))
-        except (StopIteration, LookupError, TypeError, AttributeError):
-            raise UserError(f"{args.sft}, conversation {number}: messages must be a list of role and "
-                            "content, one of them the assistant's") from None
-    known = {role.system for role in run.roles}
+    args, known = run.args, {role.system for role in run.roles}
     for learner in dict.fromkeys(run.agents.values()):
         others = known - {role.system for role in run.roles if run.agents[role.name] is learner}
-        mine = [lesson for system, lesson in lessons if system not in others]
+        mine = [lesson for system, lesson in run.lessons if system not in others]
         order = torch.randperm(len(mine), generator=stream(args.seed, "sft")).tolist()
-        for start in tqdm(range(0, len(mine), args.questions), desc="warm start", unit="step"):
-            samples = [mine[i] for i in order[start:start + args.questions]]
+        bar = tqdm(range(0, len(mine), args.questions), desc="warm start", unit="step")
+        for start in bar:
+            samples, loss = [mine[i] for i in order[start:start + args.questions]], 0.0
             count = sum(t >= 0 for sample in samples for t in sample.turn)
             for batch in micro_batches(samples, args.micro_tokens):
-                (-batch_logprobs(learner.model, batch)[0].sum() / count / ranks()[1]).backward()
+                part = -batch_logprobs(learner.model, batch)[0].sum() / count
+                (part / ranks()[1]).backward()
+                loss += part.item()
             learner.step(args.sft_lr)
+            bar.set_postfix_str(f"loss {loss:.3f}")
         learner.optimizer.state.clear()
         learner.updates = 0
 
@@ -317,15 +339,12 @@ def train(run, rows, held_rows, interrupted):
                                    args.batch, turns=args.turns, guide=run.guide)
 
     done, best, failures, logs = -1, -1.0, 0, (out / "metrics.jsonl", out / "episodes.jsonl")
-    saved = pathlib.Path(args.resume or out) / "state.safetensors"
-    if args.resume and saved.exists():
-        done, best, failures = load_state(saved, run.agents)
+    if run.saved.exists():
+        done, best, failures = load_state(run.saved, run.agents)
     for log in logs:
         forget_after(log, done)
     if done < 0:
         done = 0
-        if args.sft:
-            warm_start(run)
         before = {"step": 0, **measure()}
         append(logs[0], json.dumps(before))
         say(f"before training, {len(held_rows)} problems:{plots.held_out_line(before)}\n"
@@ -350,7 +369,7 @@ def train(run, rows, held_rows, interrupted):
             for episode in (episodes[0], episodes[-1]):
                 say(plots.episode_text(episode))
         if (step % args.save_every == 0 or last) and not ranks()[0]:
-            save_state(out / "state.safetensors", run.agents, step, best, failures)
+            save_state(run.saved, run.agents, step, best, failures)
         if last:
             break
     run.save(out)
@@ -373,11 +392,17 @@ def closing_table(run, held_rows):
 def prepare(args):
     """-> (Run, training rows that fit the context, all held-out rows). UserError: too few fit."""
     train_rows, held_rows = split_data(args)
+    if len({bool(row.get("judge")) for row in train_rows + held_rows}) > 1:
+        raise UserError("--data and --eval-data must both be judge tasks, or neither")
     roles = rema.roles(args.process, args.example, args.turns, args.plan_format, held_rows[0].get("judge"))
     run = Run(args, roles, *load_learners(args, roles, getattr(torch, args.dtype)))
     config = next(iter(run.agents.values())).model.config
     if args.plan_format == "json":
         run.guide = Guide(run.tokenizer, config.vocab_size, args.device)
+        if args.max_new_tokens < run.guide.least:
+            raise UserError(f"--max-new-tokens {args.max_new_tokens}: a guided plan needs {run.guide.least}")
+    if args.sft:
+        run.lessons = read_lessons(args, run.tokenizer, config.context)
     fit, held = (evaluation.fitting(rows, run.tokenizer, roles, config.context, args.max_new_tokens)
                  for rows in (train_rows, held_rows))
     if len(fit) < len(train_rows) or len(held) < len(held_rows):
@@ -401,6 +426,8 @@ def program(argv):
         sys.stdout = sys.stderr = open(os.devnull, "w")
     args.out = args.out or claim(f"out/{pathlib.Path(args.model).name}-{args.process}-s{args.seed}")
     atomic_write(pathlib.Path(args.out) / "config.json", json.dumps(vars(args), indent=1))
+    if args.sft and not run.saved.exists():
+        warm_start(run)
     with interruptible(say) as interrupted:
         healthy = train(run, rows, held_rows, interrupted)
     if not healthy:

@@ -108,6 +108,11 @@ def gains(lines):
     return result
 
 
+def spent_tokens(lines):
+    """All tokens that the agents of a run sampled in training, the difficulty filter's included."""
+    return sum(line.get("sampled_tokens", 0) + line.get("filter_tokens", 0) for line in lines)
+
+
 def before_and_after(lines):
     """The closing table of a run as text. lines: the dictionaries of metrics.jsonl."""
     measured = [line for line in lines if "heldout_greedy" in line]
@@ -122,7 +127,7 @@ def before_and_after(lines):
     if "heldout_greedy_leaks" in measured[-1]:
         rows.append(f"  plans with the gold answer: {measured[-1]['heldout_greedy_leaks']:.1f} % (greedy)")
     return "\n".join(rows + [f"  {sum(line.get('episodes', 0) for line in lines):,} episodes, "
-                             f"{sum(line.get('sampled_tokens', 0) for line in lines):,} sampled tokens"])
+                             f"{spent_tokens(lines):,} sampled tokens"])
 
 
 def repeated_share(tokens):
@@ -134,7 +139,8 @@ def repeated_share(tokens):
 def watch(metrics):
     """Names of a collapse that the metrics show (empty: none)."""
     return [name for name, bad in (
-        ("entropy is near zero: every sample is the same", (metrics["entropy"] or 1) < 0.01),
+        ("entropy is near zero: every sample is the same",
+         metrics["entropy"] is not None and metrics["entropy"] < 0.01),
         ("most turns are cut off", metrics["truncated"] > 0.5),
         ("turns repeat themselves", metrics["repeated"] > 0.5),
         ("turns are empty", metrics["length"] < 2),

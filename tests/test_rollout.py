@@ -279,7 +279,7 @@ def test_smollm2_in_bfloat16(smollm2):
         new, _ = rollout.batch_logprobs(model, samples)
     gap = new - torch.tensor([x for sample in samples for x in sample.logprobs])
     assert new.dtype == torch.float32 and len(gap) > 400
-    assert gap.abs().mean() < 0.03 and gap.mean().abs() < 0.003
+    assert gap.abs().mean() < 0.03 and gap.mean().abs() < 4 * gap.std() / len(gap) ** 0.5    # 4 standard errors
 
 
 def test_smollm2_cache_and_logprobs(smollm2):

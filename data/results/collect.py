@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import sys
 
-from data.plots import gains, read
+from data.plots import gains, read, spent_tokens
 from eval import accuracy
 
 HERE = pathlib.Path(__file__).parent
@@ -27,7 +27,7 @@ def line(directory):
         row += [before, after, after - before]
     seconds = sum(one.get("time_sample", 0) + one.get("time_train", 0) for one in lines)
     return row + [gains(lines).get("high"), gains(lines).get("low"), measured[-1].get("heldout_greedy_leaks"),
-                  seconds / 60, sum(one.get("sampled_tokens", 0) for one in lines)]
+                  seconds / 60, spent_tokens(lines)]
 
 
 def main(directories):
