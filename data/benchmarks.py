@@ -24,6 +24,7 @@ import random
 import re
 import sys
 
+import regex                # comes with tiktoken
 from tqdm import tqdm
 
 from data import UserError, arithmetic
@@ -31,30 +32,30 @@ from data.checkpoint import atomic_write, json_object, naming, open_url, read_js
 
 HOSTS = {"github": "https://raw.githubusercontent.com", "rows": "https://datasets-server.huggingface.co",
          "hub": (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/") + "/datasets"}
-QWEN = "github/QwenLM/Qwen2.5-Math/main/evaluation/data/{name}/test.jsonl"      # of the benchmark
-MATH = "github/QwenLM/Qwen2.5-Math/main/evaluation/data/math/train.jsonl"
-JUDGEBENCH = "github/ScalerLab/JudgeBench/main/data/dataset=judgebench,response_model="
-REWARD = "rows/rows?dataset=allenai/reward-bench&config=default&split=filtered"
-# name: rows, sha256 (see `fingerprint`), places: a key of HOSTS, then the path there
+QWEN = "{github}/QwenLM/Qwen2.5-Math/main/evaluation/data/{name}/test.jsonl"      # of the benchmark
+MATH = "{github}/QwenLM/Qwen2.5-Math/main/evaluation/data/math/train.jsonl"
+JUDGEBENCH = "{github}/ScalerLab/JudgeBench/main/data/dataset=judgebench,response_model="
+REWARD = "{rows}/rows?dataset=allenai/reward-bench&config=default&split=filtered"
+# name: rows, sha256 (see `fingerprint`), addresses: {host} is one of HOSTS, {name} the benchmark
 BENCHMARKS = {
     "math500": (500, "8a5df26f1ccd58c9d5473807b031f81655ca2404b5f8733747d6c961a57c7605",
-      ["hub/HuggingFaceH4/MATH-500/resolve/main/test.jsonl"]),
+      ["{hub}/HuggingFaceH4/MATH-500/resolve/main/test.jsonl"]),
     "gsm8k": (1319, "127acd14551bfca9222ca04bed738d496ab7189e4e81e167b3053c225dc961e0",
-      ["github/openai/grade-school-math/master/grade_school_math/data/test.jsonl"]),
+      ["{github}/openai/grade-school-math/master/grade_school_math/data/test.jsonl"]),
     "aime24": (30, "e79ec57a38631062b725f0f71ff001e0da223915368e18fac439133ef829db01", [QWEN]),
     "amc23": (40, "7a2f036440d4456148fafaad534b6dbf866206553d2aa94fbe34eea8c35f6f4e", [QWEN]),
     "gaokao2023en": (385, "9e36b4dbc876f616ef0f2e017053e838a5b0cee79f1f41cd4733fb708a114312", [QWEN]),
     "minerva": (272, "370dcde4fee34399f73f0e9366b836a316036fac1cc1d6805d20cdea9db24701",
-      [QWEN.format(name="minerva_math")]),
+      [QWEN.replace("{name}", "minerva_math")]),
     "olympiadbench": (675, "d99f6c089864a36a0bfe94234fe5bcc6a4abbe21da1c875a8886f281537850a0", [QWEN]),
     "rewardbench970": (970, "f28c72b5dd64792c07c128e30d1fa15d471cbcf19796d03ee8ec23539a60b9bc", [REWARD]),
     "judgebench": (620, "e91ec9f09f856da1168743c322d71695ee62172f3faf7cad774f9667071244d8",
       [f"{JUDGEBENCH}gpt-4o-2024-05-13.jsonl", f"{JUDGEBENCH}claude-3-5-sonnet-20240620.jsonl"]),
     "gsm8k-train": (7473, "f7298e0a97bd89363dd8d004b6c910f57414fe68a3414e4a02be5d79c9334723",
-      ["github/openai/grade-school-math/master/grade_school_math/data/train.jsonl"]),
+      ["{github}/openai/grade-school-math/master/grade_school_math/data/train.jsonl"]),
     "math-train": (7500, "a25233d3e457fc1634e5588481cb5c91fed9041a33cd8b8e056c5ef0bef826db", [MATH]),
     "math-lv35": (8523, "849a2722d81ae8681e53a9e58502ad76c3fb14d7171acb8f9be41909f2422dc5",
-      ["github/hkust-nlp/simpleRL-reason/v0/train/data/math_level3to5_data_processed_with_qwen_prompt.json"]),
+    ["{github}/hkust-nlp/simpleRL-reason/v0/train/data/math_level3to5_data_processed_with_qwen_prompt.json"]),
     "math-tiny133": (133, "a46e5ed5c9779f149fff7487dd25d3aab58ff3fb1bf9a8f442eb6bd2fb77d197", [MATH]),
     "rewardbench5k": (5000, "9b37f67e924daae65a1302dd3b9693ffe568f04d9738ca66525372965f979f14", [REWARD])}
 
@@ -207,8 +208,7 @@ def judge_text(row):
 # Fetching
 
 def addresses(name):
-    places = [place.format(name=name).split("/", 1) for place in BENCHMARKS[name][2]]
-    return [f"{HOSTS[host]}/{path}" for host, path in places]
+    return [address.format(name=name, **HOSTS) for address in BENCHMARKS[name][2]]
 
 
 def fetch(name):
@@ -297,14 +297,9 @@ def judge_row(identity, question, response_a, response_b, answer, subset):
 
 def boxed(solution):
     r"""What stands in the last \boxed{...} (or \boxed x) of a solution: the answer, in MATH and Minerva."""
-    rest, depth = solution.rpartition("\\boxed")[2], 0
-    if not rest.startswith("{"):
-        return re.match(r" ?([^\s$.]*)", rest)[1]
-    for place, letter in enumerate(rest):
-        depth += {"{": 1, "}": -1}.get(letter, 0)
-        if not depth:
-            return rest[1:place]
-    raise ValueError("a box without an end")
+    rest = solution.rpartition("\\boxed")[2]
+    braces = regex.match(r"\{((?:[^{}]|\{(?1)\})*)\}", rest)         # (?1): the group again, inside itself
+    return braces[1] if braces else re.match(r" ?([^\s$.{]+)", rest)[1]
 
 
 @functools.cache
