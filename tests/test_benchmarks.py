@@ -211,7 +211,8 @@ EASY = {  # name: path, upstream's rows as they are written there, what they bec
 
 def publish(monkeypatch, name, rows):
     """What the project commits for `name`, for these rows."""
-    monkeypatch.setitem(BENCHMARKS, name, (len(rows), fingerprint(name, rows), BENCHMARKS[name][2]))
+    found = {"rows": len(rows), "sha256": fingerprint(name, rows)}
+    monkeypatch.setitem(BENCHMARKS, name, BENCHMARKS[name] | found)
 
 
 @pytest.mark.parametrize("name", EASY)
@@ -356,7 +357,7 @@ def test_rewardbench_is_rebuilt(server, shared_data, name):
                                      "subset": subset, "id": int(number)}
             assert row["category"] == benchmarks.judge_row("", "", "", "", "", subset)["category"]
     server.service(list(pairs.values()))
-    assert len(pairs) == 2985 and len(load(name)) == BENCHMARKS[name][0]
+    assert len(pairs) == 2985 and len(load(name)) == BENCHMARKS[name]["rows"]
 
 
 def test_judgebench_is_rebuilt(server, shared_data):
