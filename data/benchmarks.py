@@ -15,7 +15,6 @@ that are held out (both ways round: rewardbench970; all others, both ways round:
 training problems of math-tiny133, each with 8 digits of its text's sha256: some copies of MATH have no ids.
 """
 import difflib
-import functools
 import hashlib
 import json
 import os
@@ -32,7 +31,8 @@ from data.checkpoint import atomic_write, json_object, naming, open_url, read_js
 
 HOSTS = {"github": "https://raw.githubusercontent.com", "rows": "https://datasets-server.huggingface.co",
          "hub": (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/") + "/datasets"}
-TABLES = read_json(pathlib.Path(__file__).parent / "benchmarks.json")
+HERE = pathlib.Path(__file__).parent
+SPLITS, TABLES = read_json(HERE / "splits.json"), read_json(HERE / "benchmarks.json")
 BENCHMARKS = TABLES["benchmarks"]       # name: {"rows", "sha256" (see `fingerprint`), "addresses" at HOSTS}
 # Greedy pass@1 in the paper (tables 1 and 2), percent, by model and benchmark
 PAPER = {(model, name): row for model, rows in TABLES["paper"].items() for name, row in rows.items()}
@@ -219,7 +219,7 @@ def convert(name, number, row):
     """Row `number` of an upstream in the house's form: a list of one row, for RewardBench of two."""
     if name.startswith("rewardbench"):
         pair, good, bad = f"{row['subset']}/{row['id']}", row["chosen"], row["rejected"]
-        if (pair in splits()["rewardbench970"]) != (name == "rewardbench970"):
+        if (pair in SPLITS["rewardbench970"]) != (name == "rewardbench970"):
             return []
         return [judge_row(f"{pair}/{answer}", row["prompt"], a, b, answer, row["subset"])
                 for answer, a, b in (("A", good, bad), ("B", bad, good))]
@@ -268,15 +268,10 @@ def boxed(solution):
     return braces[1] if braces else re.match(r" ?([^\s$.{]+)", rest)[1]
 
 
-@functools.cache
-def splits():
-    return read_json(pathlib.Path(__file__).parent / "splits.json")
-
-
 def tiny133(rows):
     """The 133 problems of math-train, found by the sha256 of their text."""
     known = {short_hash(row["problem"]): row for row in rows}
-    return [{**known[key], "id": name} for name, key in splits()["math-tiny133"].items() if key in known]
+    return [{**known[key], "id": name} for name, key in SPLITS["math-tiny133"].items() if key in known]
 
 
 def short_hash(text):
