@@ -34,10 +34,9 @@ def interruptible(tell):
     def press(*_):
         pressed.append(True)
         tell("interrupted: this step ends, then the run is saved")
-    try:
+    before = None
+    with contextlib.suppress(ValueError):    # not the main thread: then whoever started it deals with Ctrl-C
         before = signal.signal(signal.SIGINT, press)
-    except ValueError:                       # not the main thread: then whoever started it deals with Ctrl-C
-        before = None
     try:
         yield pressed
     finally:

@@ -4,10 +4,10 @@ r"""Benchmarks and training sets: JSON lines, fetched once from where their auth
     load("math500", "some/dir")     some/dir/math500.jsonl: for a machine without a network
     load("mine.jsonl")              your own problems, a line each: {"problem": "...", "answer": "..."}
 
-None of the texts is part of this project. What is: where they come from, how each upstream's format becomes
-{"id", "problem", "answer", ...}, how many rows that makes and their sha256: a figure for "math500" means the
-same 500 problems for everybody. Gold answers lose dollar signs and a full stop at the end; the few that are
-missing or malformed upstream are mended in `convert`.
+None of the texts is part of this project. What is: where they come from, how many rows they have and their
+sha256 (data/benchmarks.json), and how each upstream's format becomes {"id", "problem", "answer", ...}: a
+figure for "math500" means the same 500 problems for everybody. Gold answers lose dollar signs and a full stop
+at the end; the few that are missing or malformed upstream are mended in `convert`.
 
 Judge tasks (which of two responses is better?) look like any other row: `problem` holds the question and both
 responses, `answer` is "A" or "B", `judge` is True. data/splits.json lists the 485 pairs of RewardBench
@@ -15,7 +15,6 @@ that are held out (both ways round: rewardbench970; all others, both ways round:
 training problems of math-tiny133, each with 8 digits of its text's sha256: some copies of MATH have no ids.
 """
 import difflib
-import functools
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ import random
 import re
 import sys
 
+import regex                # comes with tiktoken
 from tqdm import tqdm
 
 from data import UserError, arithmetic
@@ -31,44 +31,11 @@ from data.checkpoint import atomic_write, json_object, naming, open_url, read_js
 
 HOSTS = {"github": "https://raw.githubusercontent.com", "rows": "https://datasets-server.huggingface.co",
          "hub": (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/") + "/datasets"}
-QWEN = "github/QwenLM/Qwen2.5-Math/main/evaluation/data/{name}/test.jsonl"      # of the benchmark
-MATH = "github/QwenLM/Qwen2.5-Math/main/evaluation/data/math/train.jsonl"
-JUDGEBENCH = "github/ScalerLab/JudgeBench/main/data/dataset=judgebench,response_model="
-REWARD = "rows/rows?dataset=allenai/reward-bench&config=default&split=filtered"
-# name: rows, sha256 (see `fingerprint`), places: a key of HOSTS, then the path there
-BENCHMARKS = {
-    "math500": (500, "8a5df26f1ccd58c9d5473807b031f81655ca2404b5f8733747d6c961a57c7605",
-      ["hub/HuggingFaceH4/MATH-500/resolve/main/test.jsonl"]),
-    "gsm8k": (1319, "127acd14551bfca9222ca04bed738d496ab7189e4e81e167b3053c225dc961e0",
-      ["github/openai/grade-school-math/master/grade_school_math/data/test.jsonl"]),
-    "aime24": (30, "e79ec57a38631062b725f0f71ff001e0da223915368e18fac439133ef829db01", [QWEN]),
-    "amc23": (40, "7a2f036440d4456148fafaad534b6dbf866206553d2aa94fbe34eea8c35f6f4e", [QWEN]),
-    "gaokao2023en": (385, "9e36b4dbc876f616ef0f2e017053e838a5b0cee79f1f41cd4733fb708a114312", [QWEN]),
-    "minerva": (272, "370dcde4fee34399f73f0e9366b836a316036fac1cc1d6805d20cdea9db24701",
-      [QWEN.format(name="minerva_math")]),
-    "olympiadbench": (675, "d99f6c089864a36a0bfe94234fe5bcc6a4abbe21da1c875a8886f281537850a0", [QWEN]),
-    "rewardbench970": (970, "f28c72b5dd64792c07c128e30d1fa15d471cbcf19796d03ee8ec23539a60b9bc", [REWARD]),
-    "judgebench": (620, "e91ec9f09f856da1168743c322d71695ee62172f3faf7cad774f9667071244d8",
-      [f"{JUDGEBENCH}gpt-4o-2024-05-13.jsonl", f"{JUDGEBENCH}claude-3-5-sonnet-20240620.jsonl"]),
-    "gsm8k-train": (7473, "f7298e0a97bd89363dd8d004b6c910f57414fe68a3414e4a02be5d79c9334723",
-      ["github/openai/grade-school-math/master/grade_school_math/data/train.jsonl"]),
-    "math-train": (7500, "a25233d3e457fc1634e5588481cb5c91fed9041a33cd8b8e056c5ef0bef826db", [MATH]),
-    "math-lv35": (8523, "849a2722d81ae8681e53a9e58502ad76c3fb14d7171acb8f9be41909f2422dc5",
-      ["github/hkust-nlp/simpleRL-reason/v0/train/data/math_level3to5_data_processed_with_qwen_prompt.json"]),
-    "math-tiny133": (133, "a46e5ed5c9779f149fff7487dd25d3aab58ff3fb1bf9a8f442eb6bd2fb77d197", [MATH]),
-    "rewardbench5k": (5000, "9b37f67e924daae65a1302dd3b9693ffe568f04d9738ca66525372965f979f14", [REWARD])}
-
+HERE = pathlib.Path(__file__).parent
+SPLITS, TABLES = read_json(HERE / "splits.json"), read_json(HERE / "benchmarks.json")
+BENCHMARKS = TABLES["benchmarks"]       # name: {"rows", "sha256" (see `fingerprint`), "addresses" at HOSTS}
 # Greedy pass@1 in the paper (tables 1 and 2), percent, by model and benchmark
-PAPER = {(model, name): dict(zip(("VRP", "VRP + RL", "MRP + RL", "ReMA"), numbers)) for model, rows in {
-    "llama3-8b": {"math500": (30.80, 33.40, 32.80, 33.80), "gsm8k": (67.48, 81.80, 79.68, 79.38),
-                  "aime24": (0.00, 0.00, 3.33, 0.00), "amc23": (2.50, 10.00, 12.50, 22.50),
-                  "gaokao2023en": (22.34, 27.53, 23.38, 28.57), "minerva": (8.82, 16.54, 18.01, 13.97),
-                  "olympiadbench": (8.44, 8.89, 9.33, 8.89)},
-    "llama-8b": {"math500": (50.80, 50.20, 48.60, 53.20), "gsm8k": (86.05, 84.53, 85.37, 87.26),
-                 "rewardbench970": (69.48, 82.89, 81.13, 83.71), "judgebench": (51.29, 51.94, 52.90, 52.90)},
-    "qwen-7b": {"math500": (75.00, 77.20, 76.40, 74.40), "gsm8k": (92.04, 91.36, 91.81, 90.60),
-                "rewardbench970": (78.56, 85.36, 86.49, 83.51), "judgebench": (58.39, 56.94, 58.39, 56.94)},
-}.items() for name, numbers in rows.items()}
+PAPER = {(model, name): row for model, rows in TABLES["paper"].items() for name, row in rows.items()}
 JUDGE = ("question", "response_a", "response_b")
 # section: how the names of its subsets begin; the first that fits counts (mt-bench-hard is no mt-bench)
 SECTIONS = {"Chat Hard": ("mt-bench-hard", "llmbar"), "Chat": ("alpacaeval", "mt-bench"), "knowledge": "mmlu",
@@ -91,7 +58,7 @@ def load(name, data_dir=None):
         known = [*GENERATED, *BENCHMARKS]
         nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0)[0]
         raise UserError(f"no data {name!r}; nearest is {nearest!r} (known: {', '.join(known)}, a .jsonl)")
-    count, url = BENCHMARKS[name][0], addresses(name)[0]
+    count, url = BENCHMARKS[name]["rows"], addresses(name)[0]
     if data_dir:
         rows = read_jsonl(pathlib.Path(data_dir) / f"{name}.jsonl")
         if not published(name, rows):
@@ -109,7 +76,7 @@ def load(name, data_dir=None):
 
 
 def published(name, rows):
-    return (len(rows), fingerprint(name, rows)) == BENCHMARKS[name][:2]
+    return len(rows) == BENCHMARKS[name]["rows"] and fingerprint(name, rows) == BENCHMARKS[name]["sha256"]
 
 
 def fingerprint(name, rows):
@@ -207,8 +174,7 @@ def judge_text(row):
 # Fetching
 
 def addresses(name):
-    places = [place.format(name=name).split("/", 1) for place in BENCHMARKS[name][2]]
-    return [f"{HOSTS[host]}/{path}" for host, path in places]
+    return [address.format(**HOSTS) for address in BENCHMARKS[name]["addresses"]]
 
 
 def fetch(name):
@@ -253,7 +219,7 @@ def convert(name, number, row):
     """Row `number` of an upstream in the house's form: a list of one row, for RewardBench of two."""
     if name.startswith("rewardbench"):
         pair, good, bad = f"{row['subset']}/{row['id']}", row["chosen"], row["rejected"]
-        if (pair in splits()["rewardbench970"]) != (name == "rewardbench970"):
+        if (pair in SPLITS["rewardbench970"]) != (name == "rewardbench970"):
             return []
         return [judge_row(f"{pair}/{answer}", row["prompt"], a, b, answer, row["subset"])
                 for answer, a, b in (("A", good, bad), ("B", bad, good))]
@@ -297,25 +263,15 @@ def judge_row(identity, question, response_a, response_b, answer, subset):
 
 def boxed(solution):
     r"""What stands in the last \boxed{...} (or \boxed x) of a solution: the answer, in MATH and Minerva."""
-    rest, depth = solution.rpartition("\\boxed")[2], 0
-    if not rest.startswith("{"):
-        return re.match(r" ?([^\s$.]*)", rest)[1]
-    for place, letter in enumerate(rest):
-        depth += {"{": 1, "}": -1}.get(letter, 0)
-        if not depth:
-            return rest[1:place]
-    raise ValueError("a box without an end")
-
-
-@functools.cache
-def splits():
-    return read_json(pathlib.Path(__file__).parent / "splits.json")
+    rest = solution.rpartition("\\boxed")[2]
+    braces = regex.match(r"\{((?:[^{}]|\{(?1)\})*)\}", rest)         # (?1): the group again, inside itself
+    return braces[1] if braces else re.match(r" ?([^\s$.{]+)", rest)[1]
 
 
 def tiny133(rows):
     """The 133 problems of math-train, found by the sha256 of their text."""
     known = {short_hash(row["problem"]): row for row in rows}
-    return [{**known[key], "id": name} for name, key in splits()["math-tiny133"].items() if key in known]
+    return [{**known[key], "id": name} for name, key in SPLITS["math-tiny133"].items() if key in known]
 
 
 def short_hash(text):

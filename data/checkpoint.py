@@ -36,12 +36,8 @@ from tqdm import tqdm
 from data import UserError
 
 TINY = pathlib.Path(__file__).parent / "tiny"
-NAMES = {"tiny": str(TINY),
-         **{f"llama-{n}": f"meta-llama/Llama-3.2-{n.upper()}-Instruct" for n in ("1b", "3b")},
-         "llama-8b": "meta-llama/Llama-3.1-8B-Instruct", "llama3-8b": "meta-llama/Meta-Llama-3-8B-Instruct",
-         **{f"qwen-{n}": f"Qwen/Qwen2.5-{n.upper()}-Instruct" for n in ("0.5b", "1.5b", "3b", "7b")},
-         **{f"qwen3-{n}": f"Qwen/Qwen3-{n.upper()}" for n in ("0.6b", "1.7b", "4b", "8b")},
-         **{f"smollm2-{n}": f"HuggingFaceTB/SmolLM2-{n.upper()}-Instruct" for n in ("135m", "360m", "1.7b")}}
+MODELS = json.loads((pathlib.Path(__file__).parent / "models.json").read_text())   # those that have a name
+NAMES = {"tiny": str(TINY), **{name: model["hub"] for name, model in MODELS.items()}}
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LIMIT = 100_000_000     # bytes of a header; the safetensors library draws the line there too
@@ -232,11 +228,11 @@ def write_tensors(tensors, path):
 # ------------------------------------------------------------------------------------------------------------
 # Names: a directory, the Hugging Face cache, the hub
 
-def resolve(name):
+def resolve(name, download=True):
     """The directory (pathlib.Path) with config.json, tokenizer and weights of `name`.
 
     name: a directory, one of NAMES, or a hub name (owner/name). Looked for in this order: a directory, the
-    Hugging Face cache, the hub. UserError, saying what to do, when none has it.
+    Hugging Face cache, and if `download` the hub. UserError, saying what to do, when none has it.
     """
     name, path = str(name), pathlib.Path(os.path.expanduser(name))
     if (path / "config.json").is_file() or (path.is_dir() and name not in NAMES):
@@ -257,6 +253,8 @@ def resolve(name):
         weights = read_index(snapshot / INDEX).values() if (snapshot / INDEX).is_file() else [SINGLE]
         if all((snapshot / file).is_file() for file in {"config.json", "tokenizer.json", *weights}):
             return snapshot             # transformers may have left parts: a config.json without the rest
+    if not download:
+        raise UserError(f"{name} is no directory, not downloaded and not one of {', '.join(NAMES)}")
     return fetch_model(hub_name, folder)
 
 

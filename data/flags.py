@@ -16,6 +16,12 @@ TINY = dict(data="arithmetic", lr=3e-4, max_new_tokens=64, questions=32, steps=6
 REAL = dict(data="words", lr=1e-6, max_new_tokens=512, questions=16, steps=100, eval_questions=100)
 LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate of full weights
 
+# What a number must be at least
+LEAST = {**dict.fromkeys("switch_every warmup clip kl lora filter dual_clip box_weight".split(), 0),
+         "leak_weight": 0, "lr": 1e-12, "sft_lr": 1e-12, "grad_clip": 1e-12,
+         **dict.fromkeys("questions plans answers answers_high max_new_tokens batch steps turns updates "
+                         "micro_tokens eval_every eval_questions show_every save_every limit".split(), 1)}
+
 # The paper's settings, section 5 of its appendix: single turn, and a conversation. GPU hours: unmeasured.
 PRESETS = {
     "paper": dict(process="rema", advantage="reinforce++", lr=5e-7, kl=0.01, plans=4, answers=4, updates=2,
@@ -55,6 +61,19 @@ def unused(out, why):
     path = pathlib.Path(out or "")
     if out and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{out} {why}")
+
+
+def complete(args, defaults):
+    """Fill in what no flag said. UserError: a number below its LEAST, guided plans where there are none."""
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    for name, least in LEAST.items():
+        value = getattr(args, name, None)
+        if value is not None and not value >= least:                  # nan is neither
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least:g}, not {value}")
+    if args.plan_format == "json" and (args.process, args.turns) != ("rema", 1):
+        raise UserError("--plan-format json is for the plans of --process rema in one turn")
 
 
 def build(description):
@@ -137,8 +156,7 @@ def parse(argv, description=None):
             raise UserError(f"{args.resume} holds no run of train.py: its config.json has other entries")
         if given - {"resume", "steps"}:
             raise UserError(f"--resume takes its settings from the run: beside it only --steps, not {given}")
-        if (args.steps or 1) < 1:
-            raise UserError(f"--steps must be at least 1, not {args.steps}")
+        complete(args, {})
         pick_device(saved["device"])
         return Namespace(**{**vars(args), **saved, "resume": args.resume, "out": args.resume,
                             "steps": args.steps or saved["steps"]})
@@ -155,17 +173,7 @@ def parse(argv, description=None):
                     dtype=pick_dtype(args.device), checkpointing=not tiny and (args.fit or card),
                     micro_tokens=1200 if args.device == "cpu" and not (tiny or args.fit) else 16384)
     defaults["lr"] *= LORA_RATE if args.lora else 1
-    for name, value in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    positive = ("questions", "plans", "answers", "answers_high", "max_new_tokens", "batch", "steps", "turns",
-                "updates", "micro_tokens", "eval_every", "eval_questions", "show_every", "save_every")
-    least = {**dict.fromkeys(("switch_every", "warmup", "clip", "kl", "lora", "filter", "dual_clip",
-                              "box_weight", "leak_weight"), 0),
-             "lr": 1e-12, "sft_lr": 1e-12, "grad_clip": 1e-12, **dict.fromkeys(positive, 1)}
-    for name, bound in least.items():
-        if not (value := getattr(args, name)) >= bound:               # nan is neither
-            raise UserError(f"--{name.replace('_', '-')} must be at least {bound:g}, not {value}")
+    complete(args, defaults)
     two, grouped = args.process == "rema", args.advantage != "reinforce++"
     alone = f"is too small: --advantage {args.advantage} compares the samples of a group, so take at least 2"
     for bad, why in (
@@ -176,8 +184,6 @@ def parse(argv, description=None):
             (0 < args.dual_clip <= 1, f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none"),
             (args.turns > 1 and not two, f"--turns {args.turns} needs two agents: --process rema"),
             (args.compile and args.turns > 1, "--compile is for --turns 1: what a conversation holds grows"),
-            (args.plan_format == "json" and (not two or args.turns > 1),
-             "--plan-format json is for the plans of --process rema in one turn"),
             (args.share and not two, "--share needs two roles: --process rema"),
             (args.filter and (args.turns > 1 or args.switch_every == 0),
              "--filter tests the agent about to be trained: it needs --turns 1 and a --switch-every"),
@@ -214,18 +220,13 @@ def as_trained(args):
     directory = pathlib.Path(args.model)
     places = [one for one in (directory, directory.parent) if (one / "metrics.jsonl").exists()]   # RUN/best
     trained = read_json(places[0] / "config.json") if places else {}
-    for name in ("turns", "max_new_tokens", "limit", "plans", "answers", "batch"):
-        if (value := getattr(args, name, None)) is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     if not (args.temperature or 0) >= 0 or not 0 < args.top_p <= 1:
         raise UserError(f"--temperature {args.temperature} must be 0 or more, --top-p {args.top_p} in (0, 1]")
     args.base = trained.get("model", args.model)             # what the run started from
     tiny = args.model == "tiny" or getattr(args, "data", "") == "arithmetic"
-    for name, value in (("process", "rema"), ("example", False), ("turns", 1), ("plan_format", "text"),
-                        ("max_new_tokens", 64 if tiny else 512)):
-        setattr(args, name, getattr(args, name) or trained.get(name, value))
-    if args.plan_format == "json" and (args.process, args.turns) != ("rema", 1):
-        raise UserError("--plan-format json is for the plans of --process rema in one turn")
+    args.example = args.example or trained.get("example", False)
+    usual = dict(process="rema", turns=1, plan_format="text", max_new_tokens=64 if tiny else 512)
+    complete(args, {name: trained.get(name, value) for name, value in usual.items()})
     args.device = pick_device(args.device)
     return trained
 

@@ -17,37 +17,25 @@ from math import ceil, log2
 
 import torch
 
-from data import UserError
-from data.checkpoint import NAMES, hf_home, read_json, resolve
+from data.checkpoint import MODELS, read_json, resolve
 from data.config import Config
 
 # A card "of 80 GB" has 85 of these: the rest, and one more, is for CUDA and the holes its allocator leaves.
 # PROMPT: tokens of the system message and a long question; worked examples take as many again.
 GB, PROMPT = 10 ** 9, 200
 
-# What the named models' config.json say: V, D, L, H, K, C, F, tied (Llama 3 has the numbers of Llama 3.1)
-NUMBERS = {"llama-1b": "128256 2048 16 32 8 64 8192 1", "llama-3b": "128256 3072 28 24 8 128 8192 1",
-    "llama-8b": "128256 4096 32 32 8 128 14336 0", "qwen-0.5b": "151936 896 24 14 2 64 4864 1",
-    "qwen-1.5b": "151936 1536 28 12 2 128 8960 1", "qwen-3b": "151936 2048 36 16 2 128 11008 1",
-    "qwen-7b": "152064 3584 28 28 4 128 18944 0", "qwen3-0.6b": "151936 1024 28 16 8 128 3072 1",
-    "qwen3-1.7b": "151936 2048 28 16 8 128 6144 1", "qwen3-4b": "151936 2560 36 32 8 128 9728 1",
-    "qwen3-8b": "151936 4096 36 32 8 128 12288 0", "smollm2-135m": "49152 576 30 9 3 64 1536 1",
-    "smollm2-360m": "49152 960 32 15 5 64 2560 1", "smollm2-1.7b": "49152 2048 24 32 32 64 8192 1"}
-
 
 def config_of(name):
-    """Config of a named model (nothing is read), a directory, or a downloaded model of the hub.
+    """Config of a named model (data/models.json), a directory, or a downloaded model of the hub.
 
     A named model's has no context, rope or eps: enough to count with, not to run. UserError: not known here.
     """
-    name = {hub: short for short, hub in NAMES.items()}.get(name, str(name)).replace("llama3-8b", "llama-8b")
-    if name in NUMBERS:
-        family, (*numbers, tied) = name.split("-")[0], map(int, NUMBERS[name].split())
-        return Config(family, *numbers, *[None] * 4, tied == 1, family == "qwen", family == "qwen3")
-    hub = f"{os.environ.get('HF_HUB_CACHE') or hf_home() / 'hub'}/models--{name.replace('/', '--')}/refs/main"
-    if "/" in name and not any(map(os.path.exists, map(os.path.expanduser, (name, hub)))):
-        raise UserError(f"--fit: {name} is no directory, not downloaded and not one of {', '.join(NUMBERS)}")
-    return Config.from_hf(read_json(resolve(name) / "config.json"))
+    for short, model in MODELS.items():
+        if name in (short, model["hub"]):
+            family = model["config"]["family"]
+            return Config(**model["config"], context=None, eps=None, rope_theta=None, rope_scaling=None,
+                          qkv_bias=family == "qwen2", qk_norm=family == "qwen3")
+    return Config.from_hf(read_json(resolve(name, download=False) / "config.json"))
 
 
 def widths(config):

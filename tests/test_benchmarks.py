@@ -211,7 +211,8 @@ EASY = {  # name: path, upstream's rows as they are written there, what they bec
 
 def publish(monkeypatch, name, rows):
     """What the project commits for `name`, for these rows."""
-    monkeypatch.setitem(BENCHMARKS, name, (len(rows), fingerprint(name, rows), BENCHMARKS[name][2]))
+    found = {"rows": len(rows), "sha256": fingerprint(name, rows)}
+    monkeypatch.setitem(BENCHMARKS, name, BENCHMARKS[name] | found)
 
 
 @pytest.mark.parametrize("name", EASY)
@@ -242,7 +243,7 @@ def test_judgebench(server, monkeypatch):
 
 
 def test_rewardbench(server, monkeypatch):
-    pairs = benchmarks.splits()["rewardbench970"]
+    pairs = benchmarks.SPLITS["rewardbench970"]
     held_out = next(pair for pair in pairs if pair.startswith("alpacaeval-easy/"))
     rows = [{"prompt": f"q{number}", "chosen": "good", "chosen_model": "m", "rejected": "bad",
              "rejected_model": "n", "subset": "alpacaeval-easy", "id": number}
@@ -267,7 +268,7 @@ def test_tiny133_with_and_without_ids(server, monkeypatch, tmp_path):
     rows = [{"problem": f"p{number}\n", "level": "Level 1", "type": "Algebra", "solution": r"\boxed{1}",
              "unique_id": f"train/{number}"} for number in range(5)]
     tiny = {f"train/{n}": hashlib.sha256(f"p{n}".encode()).hexdigest()[:8] for n in (3, 1)}
-    monkeypatch.setattr(benchmarks, "splits", lambda: {"math-tiny133": tiny})
+    monkeypatch.setitem(benchmarks.SPLITS, "math-tiny133", tiny)
     for named in (True, False):
         server.lines(QWEN + "/math/train.jsonl", rows if named else [
             {key: value for key, value in row.items() if key != "unique_id"} for row in reversed(rows)])
@@ -356,7 +357,7 @@ def test_rewardbench_is_rebuilt(server, shared_data, name):
                                      "subset": subset, "id": int(number)}
             assert row["category"] == benchmarks.judge_row("", "", "", "", "", subset)["category"]
     server.service(list(pairs.values()))
-    assert len(pairs) == 2985 and len(load(name)) == BENCHMARKS[name][0]
+    assert len(pairs) == 2985 and len(load(name)) == BENCHMARKS[name]["rows"]
 
 
 def test_judgebench_is_rebuilt(server, shared_data):
