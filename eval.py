@@ -16,7 +16,7 @@ from tqdm import tqdm
 import rema
 import rewards
 import rollout
-from data import benchmarks, guarded, page, plots
+from data import UserError, benchmarks, guarded, page, plots
 from data.checkpoint import atomic_write
 from data.flags import claim, parse_eval
 from data.guide import action_shares
@@ -154,7 +154,7 @@ def held_out(agents, tokenizer, rows, roles, max_new_tokens, batch, **how):
 
 MEANING = {                      # what the figures of --diagnose say, a sentence each
     "answers with a verifying phrase": "If training raises this, answers may only check what plans solve.",
-    "tokens of low": "Tokens of both agents are the price of an episode: compare accuracies at equal sums.",
+    "tokens of low": "Tokens of all agents are the price of an episode: compare accuracies at equal sums.",
     "plans with the gold answer": "Roles are reversed where the high-level agent solves the problem itself.",
     "plan": "Emptying costs what plans are worth; if swapping costs more, wrong plans are followed too."}
 
@@ -200,30 +200,34 @@ def record(episode):
 def program(argv):
     args, rows = parse_eval(argv, __doc__)
     roles, agents, tokenizer, guide = rollout.cast(args, rows[0].get("judge"))
+    if not fitting(rows, tokenizer, roles, agents[roles[0].name].config.context, args.max_new_tokens):
+        raise UserError(f"no problem fits the model's context with --max-new-tokens {args.max_new_tokens}")
+    out = pathlib.Path(args.out or claim(
+        f"out/eval-{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"))
+    atomic_write(out / "config.json", json.dumps({**vars(args), "out": str(out)}, indent=1))
     common = dict(max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch, guide=guide)
-    with tqdm(desc="evaluate", unit="turn") as bar:
+    spoken = args.answers * (1 if args.turns > 1 else args.plans)          # what the bar counts, a problem
+    spoken += args.plans * (args.process == "rema" and args.turns == 1) + 4 * args.diagnose
+    with tqdm(desc="evaluate", unit="turn", total=len(rows) * spoken) as bar:
         episodes = evaluate(agents, tokenizer, rows, roles, temperature=args.temperature, top_p=args.top_p,
                             plans=args.plans, answers=args.answers, turns=args.turns, bar=bar, **common)
         outcomes = args.diagnose and diagnose(agents, tokenizer, rows, roles, bar=bar, **common)
     title = f"{args.model}, {args.process}, {args.data}"
+    atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes))
+    page.html_page(episodes, out / "episodes.html", title, tokenizer if args.shade else None, args.page)
     print(f"{title}, {len(rows)} problems, temperature {args.temperature:g}"
           + f", {args.plans} x {args.answers} samples (avg@n)" * (args.plans * args.answers > 1))
     for what, (mean, error) in summary(episodes).items():
         unit = " " if what.startswith("tokens") else "%"
-        print(f"  {plots.harmless(what):36} {mean:6.1f} {unit} +- {error:.1f}")
+        print(f"  {plots.harmless(what):44} {mean:6.1f} {unit} +- {error:.1f}")
         if args.diagnose and what in MEANING:
             print("    " + MEANING[what])
     for name, value in (action_shares(episodes) if guide else {}).items():
-        print(f"  {name:36}", "     -" if value is None else f"{value:6.2f}")
+        print(f"  {name:44}", "     -" if value is None else f"{value:6.2f}")
     for name, value in benchmarks.PAPER.get((args.base, args.data), {}).items():
-        print(f"  the paper's {name:24} {value:7.2f} %")
+        print(f"  the paper's {name:32} {value:7.2f} %")
     if outcomes:
         print(diagnosis(outcomes))
-    out = pathlib.Path(args.out or claim(
-        f"out/eval-{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"))
-    atomic_write(out / "config.json", json.dumps({**vars(args), "out": str(out)}, indent=1))
-    atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes))
-    page.html_page(episodes, out / "episodes.html", title, tokenizer if args.shade else None, args.page)
     print(f"every response and verdict: {out / 'episodes.jsonl'}; to read: episodes.html, the first 100")
 
 

@@ -177,6 +177,8 @@ def decode(model, cache, logits, room, temperature, top_p, stop_ids, uniform, gu
     they go on drawing, and the caller has Cache.cut() forget what they drew beyond their end. A guided
     token's state is -1 where no other one was allowed: there is nothing to learn from it.
     """
+    if not logits.isfinite().all():
+        raise UserError("the logits are not finite: the model's weights are broken, perhaps by too high an --lr")
     B, device, T = len(room), logits.device, int(room.max())
     stop = torch.tensor(sorted(stop_ids), device=device)
     tokens = torch.zeros(B, T, dtype=torch.int64, device=device)
@@ -273,6 +275,8 @@ def sources(name, roles):
     """{role name: what models.load takes}: one model for all roles, or a run's high/ and low/ (or solo/)."""
     directory = pathlib.Path(name)
     parts = [one for one in ("high", "low", "solo") if (directory / one).is_dir()]
+    if not parts and (directory / "metrics.jsonl").exists():
+        raise UserError(f"{directory} has no weights (published runs have none): train it again")
     if parts and not {role.name for role in roles} <= set(parts):
         raise UserError(f"{directory} holds {', '.join(parts)}: choose the --process it was trained with")
     return {role.name: str(directory / role.name) if parts else name for role in roles}
@@ -300,7 +304,8 @@ def heard(tokenizer, role, episode):
     """What is put before a role's next turn -> ids: its whole chat at first, then what is new to it.
 
     That is what the template puts behind its own last turn, whose sampled ids stay as they are, and the
-    other's text as the user's message.
+    other's text as the user's message. (Where a template takes something out of earlier turns, as Qwen 3's
+    does with the empty thought, it stays: what was seen is what is trained on.)
     """
     said = episode.said(role.name)
     text = episode.turns[-1].text if episode.turns else ""

@@ -13,6 +13,7 @@ Deviations from the paper, on purpose:
 - one update for each batch of rollouts (--updates), so that the ratio is 1 and clipping does nothing;
 - no difficulty filter unless asked for (--filter 200): problems are drawn from the whole training set;
 - the turn-level ratio is a geometric mean (rema.policy_loss says why);
+- a conversation may fill the model's whole context (--preset paper-turns: the paper's has 4,096 tokens);
 - --updates are passes over the whole batch, also in the presets, where the paper cuts it into mini-batches;
 - the held-out accuracy of conversations asks for a right last answer only, the reward for [FINISH] as well.
 """
@@ -286,8 +287,8 @@ def read_lessons(args, tokenizer, context):
         except (StopIteration, LookupError, TypeError, AttributeError, UserError):
             fits = False
         if not fits:
-            raise UserError(f"{args.sft}, conversation {number}: messages must be a list of role and content, "
-                            f"one of them the assistant's, not the first, and fit the context of {context}")
+            raise UserError(f"{args.sft}, conversation {number}: messages must be a list of role and content, one "
+                            f"of them the assistant's (not the first), and fit the context of {context}")
         lessons.append((texts[0], lesson))
     return lessons
 
@@ -370,7 +371,7 @@ def train(run, rows, held_rows, interrupted):
                 say(plots.episode_text(episode))
         if (step % args.save_every == 0 or last) and not ranks()[0]:
             save_state(run.saved, run.agents, step, best, failures)
-        if last:
+        if stop or failures >= 3:
             break
     run.save(out)
     plots.curves(plots.read(out), out / "curves.png", f"{args.model}, {args.process}, seed {args.seed}")
@@ -432,6 +433,8 @@ def program(argv):
         healthy = train(run, rows, held_rows, interrupted)
     if not healthy:
         raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {args.out}")
+    if interrupted:
+        return say(f"interrupted; to go on: python train.py --resume {args.out}")
     closing_table(run, held_rows)
 
 

@@ -1,5 +1,7 @@
 """What is not the method: tokenizers, checkpoints, problems, plots; and how a program starts and ends."""
+import argparse
 import contextlib
+import os
 import signal
 import sys
 
@@ -13,11 +15,25 @@ class UserError(Exception):
     """
 
 
+class Parser(argparse.ArgumentParser):
+    """Reads a command line; help starts with `description` as it is, a mistake is a UserError."""
+
+    def __init__(self, description):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        raise UserError(f"{message} (--help lists all flags)")
+
+
 def guarded(program, argv, name):
     """Run a program; a user's mistake is one line on stderr and exit status 2, Ctrl-C one and status 130."""
     torch.set_flush_denormal(True)           # a confident tiny model would run in denormals, 15 times slower
     try:
         program(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:                  # whoever reads, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (UserError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -27,7 +27,7 @@ import regex                # comes with tiktoken
 from tqdm import tqdm
 
 from data import UserError, arithmetic
-from data.checkpoint import atomic_write, json_object, naming, open_url, read_json, read_some
+from data.checkpoint import NAMES, atomic_write, json_object, naming, open_url, read_json, read_some
 
 HOSTS = {"github": "https://raw.githubusercontent.com", "rows": "https://datasets-server.huggingface.co",
          "hub": (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/") + "/datasets"}
@@ -35,7 +35,8 @@ HERE = pathlib.Path(__file__).parent
 SPLITS, TABLES = read_json(HERE / "splits.json"), read_json(HERE / "benchmarks.json")
 BENCHMARKS = TABLES["benchmarks"]       # name: {"rows", "sha256" (see `fingerprint`), "addresses" at HOSTS}
 # Greedy pass@1 in the paper (tables 1 and 2), percent, by model and benchmark
-PAPER = {(model, name): row for model, rows in TABLES["paper"].items() for name, row in rows.items()}
+PAPER = {(one, name): row for model, rows in TABLES["paper"].items() for one in (model, NAMES[model])
+         for name, row in rows.items()}
 JUDGE = ("question", "response_a", "response_b")
 # section: how the names of its subsets begin; the first that fits counts (mt-bench-hard is no mt-bench)
 SECTIONS = {"Chat Hard": ("mt-bench-hard", "llmbar"), "Chat": ("alpacaeval", "mt-bench"), "knowledge": "mmlu",

@@ -1,13 +1,14 @@
 """The command lines: each flag with its default and one clause of reason, and what is refused."""
 import itertools
+import math
 import os
 import pathlib
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
+from argparse import BooleanOptionalAction, Namespace
 from contextlib import suppress
 
 import torch
 
-from data import UserError, benchmarks, memory
+from data import Parser, UserError, benchmarks, memory
 from data.checkpoint import read_json
 
 # What a model wants when no flag says otherwise. Real ones take the literature's full-weight rate, 1e-6; the
@@ -18,7 +19,7 @@ LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate o
 
 # What a number must be at least
 LEAST = {**dict.fromkeys("switch_every warmup clip kl lora filter dual_clip box_weight".split(), 0),
-         "leak_weight": 0, "lr": 1e-12, "sft_lr": 1e-12, "grad_clip": 1e-12,
+         "leak_weight": 0, "lora_alpha": 0, "lr": 1e-12, "sft_lr": 1e-12, "grad_clip": 1e-12,
          **dict.fromkeys("questions plans answers answers_high max_new_tokens batch steps turns updates "
                          "micro_tokens eval_every eval_questions show_every save_every limit".split(), 1)}
 
@@ -70,14 +71,14 @@ def complete(args, defaults):
             setattr(args, name, value)
     for name, least in LEAST.items():
         value = getattr(args, name, None)
-        if value is not None and not value >= least:                  # nan is neither
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least:g}, not {value}")
+        if value is not None and not least <= value < math.inf:       # nan is neither
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least:g}, and finite, not {value}")
     if args.plan_format == "json" and (args.process, args.turns) != ("rema", 1):
         raise UserError("--plan-format json is for the plans of --process rema in one turn")
 
 
 def build(description):
-    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(description)
     flag = parser.add_argument_group("model and problems").add_argument
     flag("--model", default="tiny", help="a name (tiny, llama-1b ...), a hub name, or a directory (tiny)")
     flag("--process", choices=("mrp", "rema", "vrp"), default="rema", help="vrp, mrp: one agent (rema)")
@@ -97,7 +98,7 @@ def build(description):
     flag("--questions", type=int, help="problems a step (32 for tiny, else 16)")
     flag("--plans", type=int, default=8, help="plans a problem while high learns: its group (8)")
     flag("--answers", type=int, default=8, help="answers a plan while low or solo learns; conversations (8)")
-    flag("--answers-high", type=int, default=1, help="answers a plan while high learns: less noise (1)")
+    flag("--answers-high", type=int, default=1, help="answers a plan while only high learns: less noise (1)")
     flag("--turns", type=int, default=1, help="more: a conversation of up to so many turns a role (1)")
     flag("--plan-format", choices=("text", "json"), default="text", help="json: DECOMPOSE, REWRITE or EMPTY")
     flag("--filter", type=int, default=0, metavar="N", help="try N problems as a phase starts, keep those "
@@ -112,8 +113,9 @@ def build(description):
     flag("--first", choices=("high", "low"), default="high", help="who learns first; Algorithm 1: low (high)")
     flag("--updates", type=int, default=1, help="optimizer steps a batch: more make the ratio matter (1)")
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement")
-    flag("--box-weight", type=float, default=0.5, help="what a box earns a wrong answer (0.5, the paper's)")
-    flag("--leak-weight", type=float, default=1.0, help="what a box costs a plan (1, the paper's)")
+    flag("--box-weight", type=float, default=0.5, help="what a box earns a wrong answer, in one turn (0.5, "
+         "the paper's)")
+    flag("--leak-weight", type=float, default=1.0, help="what a box costs a plan, likewise (1, the paper's)")
     flag("--advantage", choices=("grpo", "dr_grpo", "rloo", "reinforce++"), default="grpo",
          help="what a reward is compared with (grpo)")
     flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),
@@ -154,9 +156,15 @@ def parse(argv, description=None):
         given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
         if not {"steps", "switch_every", "seed"} <= saved.keys():
             raise UserError(f"{args.resume} holds no run of train.py: its config.json has other entries")
-        if given - {"resume", "steps"}:
-            raise UserError(f"--resume takes its settings from the run: beside it only --steps, not {given}")
+        if wrong := ", ".join(sorted(f"--{name.replace('_', '-')}" for name in given - {"resume", "steps"})):
+            raise UserError(f"--resume takes its settings from the run: beside it only --steps, not {wrong}")
         complete(args, {})
+        log = pathlib.Path(args.resume) / "metrics.jsonl"
+        done = max(row["step"] for row in benchmarks.read_jsonl(log, ("step",))) if log.exists() else 0
+        if done >= saved["save_every"] and not (log.parent / "state.safetensors").exists():
+            raise UserError(f"{args.resume} has no state.safetensors, as published runs: it can't go on")
+        if args.steps and args.steps < done:
+            raise UserError(f"--steps {args.steps}: this run has done {done} already")
         pick_device(saved["device"])
         return Namespace(**{**vars(args), **saved, "resume": args.resume, "out": args.resume,
                             "steps": args.steps or saved["steps"]})
@@ -173,23 +181,32 @@ def parse(argv, description=None):
                     dtype=pick_dtype(args.device), checkpointing=not tiny and (args.fit or card),
                     micro_tokens=1200 if args.device == "cpu" and not (tiny or args.fit) else 16384)
     defaults["lr"] *= LORA_RATE if args.lora else 1
+    if args.preset and args.lora and args.lr == PRESETS[args.preset]["lr"]:
+        args.lr *= LORA_RATE
     complete(args, defaults)
     two, grouped = args.process == "rema", args.advantage != "reinforce++"
+    agreeing = (args.answers_high, "--answers-high") if args.switch_every else (args.answers, "--answers")
     alone = f"is too small: --advantage {args.advantage} compares the samples of a group, so take at least 2"
     for bad, why in (
             (grouped and two and args.turns == 1 and args.plans < 2, f"--plans {args.plans} {alone}"),
             (grouped and args.answers < 2, f"--answers {args.answers} {alone}"),
-            (not args.temperature > 0, f"--temperature {args.temperature:g}: greedy samples are all the "
-             "same, so nothing can be compared"),
+            (not 0 < args.temperature < math.inf, f"--temperature {args.temperature:g} must be above 0, and "
+             "finite: greedy samples are all the same, so nothing can be compared"),
             (0 < args.dual_clip <= 1, f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none"),
             (args.turns > 1 and not two, f"--turns {args.turns} needs two agents: --process rema"),
             (args.compile and args.turns > 1, "--compile is for --turns 1: what a conversation holds grows"),
             (args.share and not two, "--share needs two roles: --process rema"),
             (args.filter and (args.turns > 1 or args.switch_every == 0),
              "--filter tests the agent about to be trained: it needs --turns 1 and a --switch-every"),
-            (args.reward == "consistency" and args.answers_high < 4,
-             f"--reward consistency with --answers-high {args.answers_high}: agreement among so few answers "
-             "says nothing, take at least 4")):
+            (0 < args.filter < args.questions, f"--filter {args.filter} tries fewer problems than one step "
+             f"takes: --questions {args.questions}"),
+            (args.sft and args.kl, "--kl would pull back to the weights before --sft: make the warm start a "
+             "run of its own, then take it as --model"),
+            (args.reward == "consistency" and (not two or args.turns > 1),
+             "--reward consistency is for the plans of --process rema in one turn"),
+            (args.reward == "consistency" and agreeing[0] < 4,
+             f"--reward consistency with {agreeing[1]} {agreeing[0]}: agreement among so few answers says "
+             "nothing, take at least 4")):
         if bad:
             raise UserError(why)
     return args
@@ -200,7 +217,7 @@ def parse(argv, description=None):
 
 def speaking(description):
     """A parser with what the two have in common: who speaks, and how."""
-    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(description)
     flag = parser.add_argument
     flag("--model", default="tiny", help="a name, a hub name, a directory or a run's directory (tiny)")
     flag("--process", choices=("mrp", "rema", "vrp"), help="who speaks (as trained, else rema)")
@@ -238,6 +255,8 @@ def parse_question(argv, description):
     parser.add_argument("--answer", help="the gold answer: then a verdict is given")
     parser.add_argument("--logprobs", choices=("number", "shade"), help="of each token, behind or under it")
     args = parser.parse_args(argv)
+    if not args.question.strip():
+        raise UserError("the question is empty")
     as_trained(args)
     args.temperature = args.temperature or 0.0
     return args
@@ -263,11 +282,15 @@ def parse_eval(argv, description):
     unused(args.out, "is not empty: name another --out, or leave it away")
     if args.diagnose and (args.process, args.turns) != ("rema", 1):
         raise UserError("--diagnose is about plans: --process rema in one turn")
+    if args.diagnose and args.limit == 1:
+        raise UserError("--diagnose swaps the plans of two problems: --limit 2 at least")
     if args.turns > 1 < args.plans:
         raise UserError("--plans is for one turn: --answers gives more conversations")
     if args.temperature is None:
         args.temperature = float(args.plans * args.answers > 1)
     if trained and not args.data:
+        if "eval_data" not in trained:
+            raise UserError(f"{args.model}: its config.json is not one of train.py, so say --data")
         args.data = trained["eval_data"] or trained["data"]
         trained["data_dir"] = args.data_dir or trained["data_dir"]
         return args, benchmarks.split_data(Namespace(**trained))[1][:args.limit]

@@ -14,7 +14,6 @@ import math
 import pathlib
 import random
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 import regex                                # comes with tiktoken
 import torch
@@ -24,6 +23,7 @@ import eval as evaluation
 import model as models
 import rema
 import rollout
+from data import Parser, guarded
 from data.arithmetic import EMPTY, LEVELS, generate, rewrite, right_plan, values, working, wrong_plan
 from data.checkpoint import TINY, atomic_write
 from data.tokenizer import LETTER, Tokenizer
@@ -237,8 +237,7 @@ def starting_point(model, tokenizer, problems=1000):
 
 
 def main(argv=None):
-    torch.set_flush_denormal(True)
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     flag = parser.add_argument
     flag("--size", choices=SIZES, default="tiny", help=f"width and layers: {SIZES} (tiny)")
     flag("--out", type=pathlib.Path, default=TINY, help="directory to write (data/tiny)")
@@ -270,4 +269,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, None, "make_tiny")

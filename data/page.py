@@ -39,7 +39,7 @@ def section(episode, tokenizer=None):
     row, said = episode.row, episode.answer or "(none)"
     name, problem, gold, given = [html.escape(str(value)) for value in (
         row.get("id", "problem"), row["problem"], row["answer"], said)]
-    parts = [f"<h2>{name}</h2>\n<pre>{problem}</pre>\n"]
+    parts = [f"<h2>{name}, plan {episode.plan + 1}, answer {episode.sample + 1}</h2>\n<pre>{problem}</pre>\n"]
     for turn in episode.turns:
         text = shaded(turn, tokenizer) if tokenizer else html.escape(turn.text.strip())
         parts.append(f"{LABELS[turn.role]}{'' if turn.stopped else ' (cut off)'}\n"
@@ -54,7 +54,9 @@ def html_page(episodes, path, title="Episodes", tokenizer=None, which="all"):
 
     With a tokenizer, tokens are shaded by their log-probs.
     """
-    chosen = [e for e in episodes if which in ("all", "right" if e.correct else "wrong")][:100]
-    sections = "".join(section(episode, tokenizer) for episode in chosen)
-    page = HEAD.format(title=html.escape(title)) + SHADES * bool(tokenizer) + sections
+    chosen = [e for e in episodes if which in ("all", "right" if e.correct else "wrong")]
+    head = HEAD.format(title=html.escape(title))
+    head += f"<p>{min(100, len(chosen))} of {len(chosen)} episodes ({which}), of {len(episodes)} in all</p>\n"
+    sections = "".join(section(episode, tokenizer) for episode in chosen[:100])
+    page = head + SHADES * bool(tokenizer) + sections
     atomic_write(path, page.encode("utf-8", "replace"))      # a lone surrogate from a data set becomes a ?

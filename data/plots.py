@@ -9,6 +9,8 @@ import sys
 import matplotlib
 from tqdm import tqdm
 
+from data.benchmarks import read_jsonl
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -18,7 +20,7 @@ ACTIONS = {"DECOMPOSE": ("o-", "#222222"), "REWRITE": ("s--", "#d07000"), "EMPTY
 
 def read(directory):
     """The lines of a run's metrics.jsonl as dictionaries."""
-    return [json.loads(line) for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()]
+    return read_jsonl(pathlib.Path(directory) / "metrics.jsonl", ("step",))
 
 
 def curves(lines, path, title=""):
@@ -161,10 +163,10 @@ def turn_text(turn, tokenizer, logprobs=None):
     likely. Control signs, with which a text could steer the terminal, become U+FFFD.
     """
     def shown(token, logprob):
-        text = tokenizer.decode([token])
+        text = tokenizer.decode([token]) if tokenizer.token_bytes(token) else "▪"        # ends the turn
         if logprobs == "number":
             return f"{harmless(text)}({logprob:.2f})"
-        return f"\x1b[48;5;{232 + min(12, round(-4 * logprob))}m{harmless(text)}\x1b[0m"
+        return f"\x1b[38;5;255;48;5;{232 + min(12, round(-4 * logprob))}m{harmless(text)}\x1b[0m"
 
     mean = sum(turn.logprobs) / max(1, len(turn.logprobs))
     head = (f"{turn.role}: {len(turn.tokens)} tokens{'' if turn.stopped else ', cut off'}, "

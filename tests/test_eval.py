@@ -263,11 +263,15 @@ def test_ablations_by_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(ablations.directory, "__defaults__", (tmp_path / "runs",))
     found = ablations.places("weights", "shared", range(3))
     assert [place.parent.parent.name for place in found] == ["runs", "kept"]
-    text = ablations.summarise("weights", range(3))
+    text = ablations.summarise("weights", range(3), tmp_path / "new")
     cells = [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")]
     assert cells[:3] == ["shared (2 seeds)", "10.0 → 80.0 ± 0.0", "20.0 → 70.0 ± 5.0"]
     assert cells[-3:] == ["20.00", "157", "157 / 8, never"]
-    assert (tmp_path / "kept" / "weights.png").exists() and "no run is there" in ablations.summarise("sizes", [0])
+    assert (tmp_path / "new" / "weights.png").exists() and not (tmp_path / "kept" / "weights.png").exists()
+    with pytest.raises(UserError, match="nothing to show"):
+        ablations.main(["sizes", "--table"])
+    with pytest.raises(UserError, match="--seeds must be at least 1"):
+        ablations.main(["sizes", "--table", "--seeds", "0"])
 
 
 def test_habits_of_the_ablation_about_reversed_roles(tmp_path):

@@ -79,7 +79,7 @@ def test_the_page_says_what_was_said_and_whether_it_is_right(tmp_path):
     episodes = [episode("add them", "so \\boxed{2}", True, id="a-1"), episode("", "no idea")]
     page.html_page(episodes, tmp_path / "x.html")
     text = (tmp_path / "x.html").read_text(encoding="utf-8")
-    for part in ("<h2>a-1</h2>", '<pre class="high">add them</pre>', '<pre class="low">so \\boxed{2}</pre>',
+    for part in ("<h2>a-1, plan 1, answer 1</h2>", "2 of 2 episodes (all), of 2 in all", '<pre class="high">add them</pre>', '<pre class="low">so \\boxed{2}</pre>',
                  '<b class="right">right</b>: boxed answer <code>2</code>',
                  '<b class="wrong">wrong</b>: boxed answer <code>(none)',
                  "(nothing)", "plan (cut off)", "gold answer <code>2</code>"):
@@ -93,14 +93,16 @@ def test_the_page_shows_what_was_chosen(tmp_path):
     for which, shown in (("all", ["p0", "p1", "p2"]), ("right", ["p1"]), ("wrong", ["p0", "p2"])):
         page.html_page(episodes, tmp_path / "x.html", which=which)
         text = (tmp_path / "x.html").read_text()
-        assert [name for name in ("p0", "p1", "p2") if f"<h2>{name}</h2>" in text] == shown
+        assert [name for name in ("p0", "p1", "p2") if f"<h2>{name}, plan 1, answer 1<" in text] == shown
+        assert f"{len(shown)} of {len(shown)} episodes ({which}), of 3 in all" in text
 
 
 def test_hostile_text_stays_text(tmp_path):
     bad = episode(HOSTILE, f"\\boxed{{{HOSTILE}}}", problem=HOSTILE + "\ud800", answer=HOSTILE, id=HOSTILE)
     page.html_page([bad], tmp_path / "x.html", title=HOSTILE)
     text = (tmp_path / "x.html").read_text(encoding="utf-8")
-    found, plain = Tags(text), Tags(page.HEAD.format(title="") + page.section(episode("a", "b")))
+    page.html_page([episode("a", "b")], tmp_path / "y.html", title="")
+    found, plain = Tags(text), Tags((tmp_path / "y.html").read_text(encoding="utf-8"))
     assert found.tags == plain.tags and found.attributes == plain.attributes
     assert found.data.count("alert(1)</script>") >= 5
 

@@ -523,7 +523,7 @@ def test_one_question_turn_by_turn(capsys):
     numbers = [float(x) for x in re.findall(r"\((-\d+\.\d\d)\)", capsys.readouterr().out)]
     assert len(numbers) > 10 and max(numbers) <= 0
     rollout.main(["8*(7-4)+5", "--logprobs", "shade"])
-    assert "\x1b[48;5;232m" in capsys.readouterr().out
+    assert "\x1b[38;5;255;48;5;232m" in capsys.readouterr().out
 
 
 def test_a_question_without_room_is_one_line(capsys):
@@ -536,5 +536,5 @@ def test_what_a_model_says_cannot_steer_a_terminal():
     tokenizer = read_tokenizer("data/tiny")
     turn = rema.Turn("low", [], tokenizer.encode("a\x1b[2Jb"), [-0.1] * 20, True, "a\x1b[2J\x9bb\tc\n")
     for how in (None, "number", "shade"):
-        text = re.sub(r"\x1b\[(48;5;\d+|0)m", "", plots.turn_text(turn, tokenizer, how))
+        text = re.sub(r"\x1b\[(38;5;255;48;5;\d+|0)m", "", plots.turn_text(turn, tokenizer, how))
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)

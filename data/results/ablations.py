@@ -5,13 +5,13 @@
     python -m data.results.ablations processes reward   some
     python -m data.results.ablations --table            only the tables and figures of the runs that are there
 
-Two runs at a time, each on one thread; a run that is there already is not run again. Runs go to
-out/ablations, their config.json and metrics.jsonl, the tables and the figures to data/results/ablations.
+Two runs at a time, each on one thread; a run that is there already is not run again. Runs, tables and figures
+go to out/ablations, with --publish also to data/results/ablations (of a run: config.json and metrics.jsonl).
 The question about sizes first builds two smaller models, out/nano and out/small; the one about reversed
 roles gives the embedded model two more habits first, see data/results/habits.py.
 """
-import argparse
 import concurrent.futures
+import math
 import os
 import pathlib
 import shutil
@@ -25,6 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from data import Parser, UserError, guarded  # noqa: E402
 from data.checkpoint import read_json  # noqa: E402
 from data.guide import ACTIONS  # noqa: E402
 from data.plots import read  # noqa: E402
@@ -146,12 +147,12 @@ def table_row(arm, runs):
     return f"| {arm} ({len(runs)} seeds) | " + " | ".join(cells) + " |"
 
 
-def summarise(question, seeds):
-    """The table of a question as Markdown, and its figure."""
+def summarise(question, seeds, out):
+    """The table of a question as Markdown; its figure goes to the directory `out`."""
     found = {arm: [read(place) for place in places(question, arm, seeds)] for arm in ABLATIONS[question]}
     found = {arm: lines for arm, lines in found.items() if lines}
     if not found:
-        return f"### {question}: no run is there\n"
+        raise UserError(f"{question}: no run has come to its end, so there is nothing to show")
     (figure, axis), width = plt.subplots(figsize=(7, 4.5)), 0.8 / max(1, len(found))
     for i, (arm, runs) in enumerate(found.items()):
         if question == "sizes":                          # shares of actions, before (pale) and after
@@ -159,8 +160,8 @@ def summarise(question, seeds):
                 shares = [mean([100 * [line for line in lines if "heldout_t1" in line][when][
                     f"heldout_t1_share_{action}"] for lines in runs]) for action in ACTIONS]
                 axis.bar([2.2 * j + place + i * width - 0.4 for j in range(3)], [v for v, _ in shares], width,
-                         yerr=[e for _, e in shares], color=f"C{i}", alpha=alpha, capsize=2,
-                         label=f"{arm}, {'after' if place else 'before'}")
+                         yerr=[e if place else math.nan for _, e in shares], color=f"C{i}", alpha=alpha,
+                         capsize=2, label=f"{arm}, {'after' if place else 'before'}")
             continue
         for (field, name), style in zip(LINES.get(question, {"heldout_t1": ""}).items(), ("-", "--", ":")):
             curves = [spent(lines, field) for lines in runs]
@@ -179,49 +180,59 @@ def summarise(question, seeds):
     axis.set_title(f"{question} (mean ± standard error of seeds)")
     axis.legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(KEPT / f"{question}.png", dpi=110)
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / f"{question}.png", dpi=110)
     plt.close(figure)
     head = ["", *(f"{name}, %" for name in SHOWN), "clipped, %", "sampled tokens",
             f"tokens / episodes to {GOAL} % (temperature 1), by seed"]
     rows = [table_row(arm, runs) for arm, runs in found.items()]
-    return "\n".join([f"### {question}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows,
-                      ""])
+    return "\n".join([f"### {question}", "", f"`python -m data.results.ablations {question}`", "",
+                      "| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows, ""])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv=None):
+    parser = Parser(__doc__)
     parser.add_argument("questions", nargs="*", help=f"of {', '.join(ABLATIONS)} (all)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm (3)")
     parser.add_argument("--table", action="store_true", help="run nothing")
-    args = parser.parse_args()
+    parser.add_argument("--publish", action="store_true", help="replace what is in data/results/ablations")
+    args = parser.parse_args(argv)
     questions = args.questions or list(ABLATIONS)
-    if set(questions) - set(ABLATIONS):
-        parser.error(f"there are {', '.join(ABLATIONS)}")
+    if unknown := set(questions) - set(ABLATIONS):
+        raise UserError(f"no question {min(unknown)}: there are {', '.join(ABLATIONS)}")
+    if args.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, not {args.seeds}")
     jobs = [(question, arm, seed) for question in questions for seed in range(args.seeds)
             for arm in ABLATIONS[question]]
     failed, started = 0, time.perf_counter()
     if not args.table:
         first = ["small", "nano"] * ("sizes" in questions) + ["habits"] * ("reversal" in questions)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            for work, inputs in ((build, first), (run, jobs)):
-                for told in tqdm(pool.map(work, inputs), total=len(inputs), desc=work.__name__):
-                    tqdm.write(told)
-                    failed += "failed" in told
-    KEPT.mkdir(exist_ok=True)
-    tables = {question: summarise(question, range(args.seeds)) for question in questions}
-    for question, arm, seed in jobs:
+            built = [pool.submit(build, name) for name in first]
+
+            def after(job):                                  # the others need not wait for what is built
+                if job[0] in ("sizes", "reversal"):
+                    concurrent.futures.wait(built)
+                return run(job)
+            works = built + [pool.submit(after, job) for job in jobs]
+            for work in tqdm(concurrent.futures.as_completed(works), total=len(works), unit="run"):
+                tqdm.write(work.result())
+                failed += "failed" in work.result()
+    for question, arm, seed in jobs if args.publish else ():
         place, goal = directory(question, arm, seed), directory(question, arm, seed, KEPT)
         if finished(place):
             goal.mkdir(parents=True, exist_ok=True)
             for name in ("config.json", "metrics.jsonl"):
                 (goal / name).write_text((place / name).read_text().replace(str(ROOT) + "/", ""))
-    for question, text in tables.items():
-        (KEPT / f"{question}.md").write_text(text)
+    out = KEPT if args.publish else RUNS
+    for question in questions:
+        text = summarise(question, range(args.seeds), out)
+        (out / f"{question}.md").write_text(text)
         print(text)
-    print(f"{len(jobs)} runs, {(time.perf_counter() - started) / 60:.0f} minutes")
-    sys.exit(f"ablations: {failed} runs failed, see above" if failed else 0)
+    print(f"{out}: tables and figures; {len(jobs)} runs, {(time.perf_counter() - started) / 60:.0f} minutes")
+    if failed:
+        raise UserError(f"{failed} runs failed, see above")
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, None, "ablations")

@@ -14,6 +14,7 @@ import time
 from tqdm import tqdm
 
 import eval as evaluation
+from data import guarded
 from data.benchmarks import read_jsonl
 
 TESTS = ("math500", "gsm8k", "aime24", "amc23", "gaokao2023en", "minerva", "olympiadbench", "rewardbench970",
@@ -28,7 +29,7 @@ def main(flags):
     for name, process in tqdm([(name, process) for name in TESTS for process in PROCESSES], unit="evaluation"):
         with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
             out = pathlib.Path(place) / "out"
-            evaluation.main([*flags, "--data", name, "--process", process, "--out", str(out)])
+            evaluation.program([*flags, "--data", name, "--process", process, "--out", str(out)])
             rows = read_jsonl(out / "episodes.jsonl")
         right, answered = (100 * sum(values) / len(rows) for values in (
             [row["correct"] for row in rows], [row["extracted"] is not None for row in rows]))
@@ -41,4 +42,4 @@ def main(flags):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    guarded(main, sys.argv[1:], "benchmarks")

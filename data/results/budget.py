@@ -8,10 +8,10 @@ Each model samples 16 x 4 and 4 x 16 once. A smaller shape is cut out of the one
 all disjoint ways, whose mean counts as the problem's value: standard errors are over problems. Tokens are
 those sampled, a plan's once. Flags that are not of this program go to eval.py. Writes budget.md, budget.png.
 """
-import argparse
 import contextlib
 import os
 import pathlib
+import sys
 import tempfile
 from types import SimpleNamespace
 
@@ -22,8 +22,9 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 import eval as evaluation  # noqa: E402
 import rewards  # noqa: E402
-from data import UserError, guarded  # noqa: E402
+from data import Parser, UserError, guarded  # noqa: E402
 from data.benchmarks import read_jsonl  # noqa: E402
+from data.flags import claim, unused  # noqa: E402
 
 SAMPLED = (16, 4), (4, 16)
 COLUMNS = "avg@n", "flat vote", "hierarchical vote", "pass@n"
@@ -131,19 +132,21 @@ def draw(studies, path):
 
 
 def run(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", nargs="+", default=["tiny"], help="names or directories, as for eval.py (tiny)")
     add("--limit", default="500", help="problems (500)")
-    add("--out", default=pathlib.Path(__file__).parent / "budget", help="(data/results/budget)")
+    add("--out", help="directory for the table and the figure (out/budget, with -2, -3 ... when that exists)")
     args, flags = parser.parse_known_args(argv)
+    unused(args.out, "is not empty: name another --out, or leave it away")
     flags += ["--limit", args.limit]
     studies = {model: study(model, flags) for model in args.model}
-    out, text = pathlib.Path(args.out), "\n".join(table(*one) for one in studies.items())
+    out, text = pathlib.Path(args.out or claim("out/budget")), "\n".join(table(*one) for one in studies.items())
+    text = f"`python -m data.results.budget {' '.join(argv or sys.argv[1:])}`\n\n{text}"
     out.mkdir(parents=True, exist_ok=True)
     (out / "budget.md").write_text(text, encoding="utf-8")
     draw(studies, out / "budget.png")
-    print(text)
+    print(f"{text}\n{out}: budget.md, budget.png")
 
 
 if __name__ == "__main__":

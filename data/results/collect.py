@@ -3,18 +3,23 @@
     for s in 0 1 2; do python train.py --seed $s; done
     python -m data.results.collect out/tiny-rema-s0 out/tiny-rema-s1 out/tiny-rema-s2
 
-Copies config.json, metrics.jsonl and curves.png of each run to data/results/NAME (an existing one is left alone) and
-prints one line a run and the mean with its standard error over the runs. Episodes and weights stay where they are.
+Copies config.json, metrics.jsonl and curves.png of each run to data/results/NAME (an existing one is left
+alone) and prints one line a run and, of runs that differ in their seeds only, the mean with its standard error
+over them. Episodes and weights stay where they are.
 """
 import pathlib
 import shutil
 import sys
 
+from data import UserError, guarded
+from data.checkpoint import read_json
 from data.plots import gains, read, spent_tokens
 from eval import accuracy
 
 HERE = pathlib.Path(__file__).parent
-COLUMNS = ("greedy", "", "gain", "temp. 1", "", "gain", "high", "low", "leaks", "minutes of sampling and training", "tokens")
+FILES = "config.json", "metrics.jsonl", "curves.png"
+COLUMNS = ("greedy", "", "gain", "temp. 1", "", "gain", "high", "low", "leaks",
+           "minutes of sampling and training", "tokens")
 
 
 def line(directory):
@@ -31,25 +36,30 @@ def line(directory):
 
 
 def main(directories):
-    if not directories:
-        sys.exit(__doc__)
+    if not directories or {"-h", "--help"} & set(directories):
+        return print(__doc__)
+    for directory in map(pathlib.Path, directories):
+        if missing := [name for name in FILES if not (directory / name).exists()]:
+            raise UserError(f"{directory} is no finished run: it has no {missing[0]}")
+        old, new = HERE / directory.name / "metrics.jsonl", directory / "metrics.jsonl"
+        if old.exists() and old.read_bytes() != new.read_bytes():
+            raise UserError(f"{old.parent} holds another run of that name: move one of the two")
     print("| run | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
     rows = []
     for directory in map(pathlib.Path, directories):
         kept = HERE / directory.name
-        if not kept.exists():
-            kept.mkdir()
-            for name in ("config.json", "metrics.jsonl", "curves.png"):
-                shutil.copy(directory / name, kept / name)
-        elif (kept / "metrics.jsonl").read_bytes() != (directory / "metrics.jsonl").read_bytes():
-            sys.exit(f"{kept} holds another run of that name: move one of the two")
+        kept.mkdir(exist_ok=True)
+        for name in FILES if not (kept / "metrics.jsonl").exists() else ():
+            shutil.copy(directory / name, kept / name)
         rows.append(line(kept))
         print(f"| {directory.name} | " + " | ".join("-" if x is None else f"{x:,.1f}" for x in rows[-1]) + " |")
-    if len(rows) > 1:
+    settings = [{**read_json(HERE / pathlib.Path(one).name / "config.json"), "seed": 0, "out": ""}
+                for one in directories]
+    if len(rows) > 1 and all(one == settings[0] for one in settings):
         columns = [[x for x in column if x is not None] for column in zip(*rows)]
         means = [tuple(x / 100 for x in accuracy(column)) if column else None for column in columns]
         print("| mean | " + " | ".join("-" if m is None else f"{m[0]:,.1f} ± {m[1]:,.1f}" for m in means) + " |")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    guarded(main, sys.argv[1:], "collect")

@@ -19,7 +19,7 @@ def compare(first, second):
     """
     def outcomes(directory):
         found = {}
-        for row in read_jsonl(pathlib.Path(directory) / "episodes.jsonl"):
+        for row in read_jsonl(pathlib.Path(directory) / "episodes.jsonl", ("id", "problem", "correct")):
             found.setdefault((row["id"], row["problem"]), []).append(row["correct"])
         return {name: sum(values) / len(values) for name, values in found.items()}
 

@@ -6,13 +6,13 @@ Random weights under the embedded tokenizer, temperature 1.5. The ids of each pl
 """
 import collections
 import json
-import sys
 import time
 
 import torch
 
 import rema
 import rollout
+from data import Parser, UserError, guarded
 from data.guide import ACTIONS, Guide
 from data.checkpoint import read_json, resolve
 from data.config import Config
@@ -20,8 +20,12 @@ from data.tokenizer import Tokenizer
 from model import Transformer
 
 
-def main(count=10_000, max_new_tokens=48):
-    torch.set_flush_denormal(True)
+def main(argv=None, max_new_tokens=48):
+    parser = Parser(__doc__)
+    parser.add_argument("count", nargs="?", type=int, default=10_000, help="plans (10000)")
+    count = parser.parse_args(argv).count
+    if count < 1:
+        raise UserError(f"{count} plans: at least 1, please")
     directory = resolve("tiny")
     tokenizer, config = Tokenizer.load(directory), Config.from_hf(read_json(directory / "config.json"))
     model = Transformer(config).init_weights(torch.Generator().manual_seed(0))
@@ -46,4 +50,4 @@ def main(count=10_000, max_new_tokens=48):
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    guarded(main, None, "guided")

@@ -6,12 +6,12 @@ Plans that solve the problem, right or wrong, and so give the answer away; answe
 problem anew. The paper reports that rewarding agreement breeds both (appendix E.1). RL can only amplify what
 is sometimes sampled, so that the ablation `reversal` puts them in first, in the shares below.
 """
-import argparse
 import json
 import pathlib
 import random
 
 import rema
+from data import Parser, guarded
 from data.arithmetic import generate, right_plan, values, working, wrong_plan
 from data.checkpoint import atomic_write
 
@@ -41,8 +41,7 @@ def conversations(rng, row):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("out", type=pathlib.Path, help="the file to write")
     parser.add_argument("--problems", type=int, default=6400, help="two conversations each (6400)")
     args = parser.parse_args(argv)
@@ -54,4 +53,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, None, "habits")
