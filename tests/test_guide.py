@@ -10,7 +10,7 @@ import rema
 import rollout
 from data import UserError
 from data.arithmetic import generate as problems
-from data.guide import ACTIONS, Guide
+from data.guide import ACTIONS, Guide, action_shares
 from test_rollout import exact, read_tokenizer        # noqa: F401
 
 
@@ -182,3 +182,16 @@ def test_a_plan_without_room_is_an_error_or_an_empty_turn():
             long[-1]["content"] += "1"
         [[turn]] = rollout.speak(model, tokenizer, rema.HIGH_JSON, [long], 1, [(0,)], 64, guide=guide)
         assert turn.stopped == (room == guide.least) == bool(turn.text)
+
+
+def test_action_shares_by_hand():
+    """A plan counts once, whatever its answers; one without room never, nor a level that is no number."""
+    episodes = []
+    for action, level, answers in (("DECOMPOSE", 5, 1), ("DECOMPOSE", 2, 3), ("EMPTY", 1, 2),
+                                   ("DECOMPOSE", "?", 1), (None, 4, 1)):
+        text = json.dumps({"action": action, "output": ""}) if action else ""
+        plan = rema.Turn("high", [], [], [], True, text)
+        episodes += [rema.Episode({"level": level}, 0, 0, 0, [plan]) for _ in range(answers)]
+    assert action_shares(episodes) == dict(
+        share_DECOMPOSE=3 / 4, share_REWRITE=0, share_EMPTY=1 / 4,
+        level_DECOMPOSE=3.5, level_REWRITE=None, level_EMPTY=1)

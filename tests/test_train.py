@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ import rema
 import rollout
 import train
 from data import UserError, benchmarks, checkpoint, plots
+from data.guide import ACTIONS
 from test_rollout import prompts, small
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -26,7 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def settings(**changes):
     return SimpleNamespace(**{**dict(
         lr=1e-3, warmup=0, grad_clip=1e9, device="cpu", normalise="batch", clip=0.2, kl=0.0, temperature=1.0,
-        updates=1, micro_tokens=10 ** 9, max_new_tokens=12, ratio="token", dual_clip=0.0), **changes})
+        updates=1, micro_tokens=10 ** 9, max_new_tokens=12, ratio="token", dual_clip=0.0,
+        checkpointing=False), **changes})
 
 
 @pytest.fixture
@@ -46,23 +50,57 @@ def batch(model, seed=0):
             for prompt, group in zip(prompts([7, 2, 11]), found) for c in group]
 
 
-def plain_loss(model, samples, normalise, clip, kl=0.0, reference=None, constant=12):
-    """The objective as the paper has it: one sequence at a time, no cache, no padding, no shared prompt."""
-    total = 0.0
-    for sample in samples:
-        ids = torch.tensor([sample.prompt + sample.tokens])
-        place = range(len(sample.tokens))
-        new = model(ids)[0, len(sample.prompt) - 1:-1].log_softmax(-1)[place, sample.tokens]
-        ratio = (new - torch.tensor(sample.logprobs, dtype=torch.float64)).exp()
-        terms = [torch.min(r * sample.advantage, r.clamp(1 - clip, 1 + clip) * sample.advantage)
-                 for r in ratio]
-        if kl:
-            with torch.no_grad():
-                ref = reference(ids)[0, len(sample.prompt) - 1:-1].log_softmax(-1)[place, sample.tokens]
-            terms = [t - kl * ((q - p).exp() - (q - p) - 1) for t, p, q in zip(terms, new, ref)]
-        scale = {"batch": sum(len(s.tokens) for s in samples), "sequence": len(samples) * len(sample.tokens),
-                 "constant": len(samples) * constant}[normalise]
-        total = total - sum(terms) / scale
+def talks(model, temperature):
+    """Conversations and guided plans of unequal length, both signs -> (samples like batch()'s, a guide)."""
+    generator, found = torch.Generator().manual_seed(4), []
+    guide = SimpleNamespace(FREE=-1, allowed=torch.rand(4, 50, generator=generator) < 0.3)
+    guide.allowed[guide.FREE] = True
+    for i, (turn, guided) in enumerate((
+            ([0, 0, -1, -1, 1, 1, 1, 1, 1], False), ([0, -1, 1], False),
+            ([0, 0, 0, -1, -1, 1, -1, 2, 2], False), ([0, -1, -1, 1, 1, 1], False),
+            ([-1, 0, -1, 0, 0], True), ([-1, -1, 0, 0, 0, 0, -1], True))):
+        tokens = torch.randint(1, 50, (len(turn),), generator=generator).tolist()
+        states = [(i + j) % 3 if t >= 0 else guide.FREE for j, t in enumerate(turn)] * guided
+        guide.allowed[states, tokens[:len(states)]] = True
+        sample = rema.Sample(prompts([7, 2, 11])[i % 3], tokens, [], (0.5 + i % 4) * (-1) ** i, turn, states)
+        with torch.no_grad():
+            new = plain_logprobs(model, sample, temperature, guide)
+        noise = 0.6 * torch.randn(len(turn), generator=generator)
+        sample.logprobs = [float(x) for x, t in zip(new + noise, turn) if t >= 0]
+        found.append(sample)
+    return found, guide
+
+
+def plain_logprobs(model, sample, temperature, guide=None):
+    """Of all tokens of a sample: one forward pass, the logits masked by hand."""
+    logits = model(torch.tensor([sample.prompt + sample.tokens]))[0, len(sample.prompt) - 1:-1] / temperature
+    if sample.states:
+        logits = logits.masked_fill(~guide.allowed[sample.states], -math.inf)
+    return logits.log_softmax(-1)[range(len(sample.tokens)), sample.tokens]
+
+
+def plain_loss(model, samples, args, reference=None, guide=None):
+    """The objective as the paper has it: one turn of one sequence at a time, no cache, no padding."""
+    talk = [[[j for j, t in enumerate(s.turn) if t == turn] for turn in sorted({*s.turn} - {-1})]
+            for s in samples]                                                 # sample -> turn -> its places
+    N, tokens, total = len(samples), sum(len(s.logprobs) for s in samples), 0.0
+    for s, turns in zip(samples, talk):
+        new, old, A = plain_logprobs(model, s, args.temperature, guide), iter(s.logprobs), s.advantage
+        with torch.no_grad():
+            ref = plain_logprobs(reference, s, args.temperature, guide) if args.kl else new
+        for places in turns:
+            n = len(places)
+            scale = {"batch": tokens, "sequence": N * len(s.logprobs), "turn": N * len(turns) * n,
+                     "turns": sum(map(len, talk)) * n, "constant": N * args.max_new_tokens}[args.normalise]
+            log_ratios = [new[j] - next(old) for j in places]
+            if args.ratio == "turn":
+                log_ratios = [sum(log_ratios) / n] * n
+            for log_ratio, p, q in zip(log_ratios, new[places], ref[places]):
+                r = log_ratio.clamp(max=3).exp()
+                gain = torch.min(r * A, r.clamp(1 - args.clip, 1 + args.clip) * A)
+                if args.dual_clip and A < 0:
+                    gain = gain.clamp(min=args.dual_clip * A)
+                total = total - (gain - args.kl * ((q - p).exp() - (q - p) - 1)) / scale
     return total
 
 
@@ -70,24 +108,33 @@ def gradient(model):
     return torch.cat([weight.grad.flatten() for weight in model.parameters()])
 
 
-@pytest.mark.parametrize("normalise", ["batch", "sequence", "constant"])
-@pytest.mark.parametrize("family, micro, kl, checkpointing", [
-    ("llama", 10 ** 9, 0.0, False), ("llama", 40, 0.0, False), ("qwen3", 1, 0.3, True),
-    ("qwen2", 60, 0.3, False), ("smollm2", 60, 0.0, True)])
-def test_gradient_is_that_of_the_plain_formula(exact, monkeypatch, normalise, family, micro, kl,
-                                               checkpointing):
-    """However the batch is cut, padded and shared, the gradient is the paper's (float64, relative 1e-9)."""
-    model, reference = small(family), small(family, seed=5)
-    samples = batch(model)
+@pytest.mark.parametrize("normalise", ["batch", "sequence", "turn", "turns", "constant"])
+@pytest.mark.parametrize("family, changes", [
+    ("llama", dict(ratio="turn", dual_clip=1.5)), ("llama", dict(micro_tokens=40, temperature=0.7)),
+    ("qwen3", dict(micro_tokens=1, kl=0.3, ratio="turn", temperature=1.3, checkpointing=True)),
+    ("qwen2", dict(micro_tokens=60, kl=0.3, dual_clip=1.5)),
+    ("smollm2", dict(micro_tokens=60, ratio="turn", checkpointing=True))])
+def test_gradient_is_that_of_the_plain_formula(exact, monkeypatch, normalise, family, changes):
+    """However the batch is cut, padded and shared, the gradient is the paper's (float64, relative 1e-9).
+
+    Among the samples are conversations and guided plans: a turn that shares its ratio with another sample's,
+    a setting that does not reach the loss, or logits that are not masked as they were sampled would show.
+    """
+    model, reference, args = small(family), small(family, seed=5), settings(normalise=normalise, **changes)
+    others, guide = talks(model, args.temperature)
+    samples = batch(model) + others
     assert len({len(s.tokens) for s in samples}) > 3         # unequal lengths, or padding is not tested
-    plain_loss(model, samples, normalise, 0.2, kl, reference).backward()
+    loss = plain_loss(model, samples, args, reference, guide)
+    loss.backward()
     expected = gradient(model)
+    for name in changes.keys() - {"micro_tokens", "checkpointing"}:            # or it is not tested either
+        without = settings(**{**vars(args), name: vars(settings())[name]})
+        assert abs(plain_loss(model, samples, without, reference, guide) - loss) > 1e-6
     model.zero_grad()
-    model.checkpointing = checkpointing
-    learner, caught = train.Learner(model, settings()), []
+    model.checkpointing = args.checkpointing
+    learner, caught = train.Learner(model, args), []
     monkeypatch.setattr(learner, "step", lambda: caught.append(gradient(model)) or 0.0)
-    args = settings(normalise=normalise, micro_tokens=micro, kl=kl)
-    train.update(learner, samples, args, reference)
+    train.update(learner, samples, args, reference, guide)
     assert (caught[0] - expected).norm() < 1e-9 * expected.norm()
 
 
@@ -118,7 +165,7 @@ def test_shared_prompt_on_smollm2(smollm2):
     prompt = tokenizer.chat([{"role": "user", "content": "What is 2 + 3?"}])
     [group] = rollout.generate(model, [prompt], 3, max_new_tokens=6, stop_ids=tokenizer.stop_ids)
     samples = [rema.Sample(prompt, c.tokens, c.logprobs, a, [0] * len(c.tokens)) for c, a in zip(group, (1.0, -1.0, 0.5))]
-    plain_loss(model, samples, "batch", 0.2).backward()
+    plain_loss(model, samples, settings()).backward()
     expected = gradient(model)
     model.zero_grad()
     learner, caught = train.Learner(model, settings()), []
@@ -179,6 +226,43 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     assert not learner.optimizer.state
 
 
+def two_plans():
+    """Eight episodes: the second plan leaks, four answers each; the plans' tokens are 1, the answers' 2."""
+    row, found = {"id": 0, "problem": "2+3", "answer": "5"}, []
+    for i, (text, answers) in enumerate((
+            ("add", ("\\boxed{4}", "\\boxed{4}", "\\boxed{8/2}", "\\boxed{5}")),
+            ("\\boxed{5}", ("\\boxed{5}", "\\boxed{5}", "\\boxed{5}", "5")))):
+        plan = rema.Turn("high", [7], [1], [-1.0], True, text)
+        found += [rema.Episode(row, 0, i, k, [plan, rema.Turn("low", [8], [2], [-1.0], True, answer)])
+                  for k, answer in enumerate(answers)]
+    return found
+
+
+@pytest.mark.parametrize("flags, high, boxed", [
+    ([], [0.25, 0.75 - 1], -0.5), (["--box-weight", "0.8"], [0.25, 0.75 - 1], -0.2),
+    (["--leak-weight", "0.25"], [0.25, 0.75 - 0.25], -0.5),
+    (["--reward", "consistency", "--answers-high", "4"], [0.75, 0.75 - 1], -0.5)])
+def test_a_step_earns_what_the_flags_say_and_shared_weights_learn_both_roles(monkeypatch, flags, high, boxed):
+    """A flag that does not reach the rewards, or a role that does not reach the update, would show."""
+    learner, taught = Mock(), []
+    monkeypatch.setattr(train, "play", lambda *given, **how: two_plans())
+    monkeypatch.setattr(train, "update", lambda _, samples, *rest: taught.append(samples) or {})
+    agents, args = {"high": learner, "low": learner}, train.parse(["--share", *flags])
+    found, episodes = train.one_step(train.Run(args, rema.roles("rema"), agents, {}, None), 0, [])
+    low = [boxed] * 3 + [1] * 4 + [-1]                       # wrong but boxed, right, right without a box
+    assert [e.rewards["high"] for e in episodes[::4]] == high and found["reward_high"] == sum(high) / 2
+    assert [e.rewards["low"] for e in episodes] == pytest.approx(low)
+    assert found["reward_low"] == pytest.approx(sum(low) / 8)
+    assert [[s.tokens for s in samples] for samples in taught] == [[[1]] * 2 + [[2]] * 8]     # each text once
+
+
+def test_shared_weights_are_one_agent_with_two_names():
+    for flags, number in ((["--share"], 1), ([], 2)):
+        agents, _, _ = train.load_learners(train.parse(flags), rema.roles("rema"), torch.float32)
+        assert list(agents) == ["high", "low"] and len({*agents.values()}) == number
+        assert len({id(agent.model) for agent in agents.values()}) == number
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Whole runs of the embedded model
 
@@ -226,7 +310,8 @@ def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, monkeypatch
 
 
 @pytest.mark.parametrize("extra", [["--process", "vrp"], ["--process", "mrp", "--advantage", "reinforce++"],
-                                   ["--switch-every", "0", "--kl", "0.1", "--updates", "2"],
+                                   ["--switch-every", "0", "--kl", "0.1", "--updates", "2",
+                                    "--temperature", "0.7"],
                                    ["--advantage", "dr_grpo", "--answers-high", "2"],
                                    ["--advantage", "rloo", "--normalise", "sequence", "--checkpointing"],
                                    ["--share", "--turns", "2", "--ratio", "turn", "--normalise", "turn",
@@ -236,6 +321,7 @@ def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, monkeypatch
                                    ["--filter", "6", "--switch-every", "1", "--reward", "consistency",
                                     "--answers-high", "4"]])
 def test_every_way_to_train_runs(tmp_path, extra):
+    """The trainer's log-probs are the sampler's: a temperature or guide that only one applies would show."""
     train.main([*SMALL_RUN, "--steps", "2", "--switch-every", "1", "--eval-every", "2", "--eval-questions", "6",
                 *extra, "--out", str(tmp_path / "run")])
     lines = metrics(tmp_path / "run")
@@ -243,16 +329,33 @@ def test_every_way_to_train_runs(tmp_path, extra):
                                    for line in lines[1:])
     if "--kl" in extra:
         assert lines[1]["kl"] >= 0 and max(line["kl"] for line in lines[1:]) > 0
+        assert None not in [line["sampling_logp_difference"] for line in lines[1:]]      # no group left out
+    assert all((line["sampling_logp_difference"] or 0) < 1e-5 for line in lines[1:])
+    if "json" in extra:
+        assert all(sum(line["share_" + name] for name in ACTIONS) == pytest.approx(1) for line in lines[1:])
 
 
 def test_the_filter_keeps_counts_fills_and_goes_on(tmp_path, monkeypatch):
-    """Which problems are kept follows from the tries; a batch is filled up; --resume takes the pool as it was."""
-    told = []
-    plain = train.refilter
-    monkeypatch.setattr(train, "refilter", lambda *given: told.append(plain(*given)) or told[-1])
+    """Which problems are kept follows from the tries; a batch is filled up; --resume takes the old pool.
+
+    The agent about to learn is tried ten times at temperature 1, the other one is greedy.
+    """
+    told, tries, plain, speak = [], [], train.refilter, rollout.speak
+
+    def speaking(model, tokenizer, role, prompts, samples, keys, limit, temperature, *rest):
+        tries.append((role.name, len(prompts), samples, temperature))
+        return speak(model, tokenizer, role, prompts, samples, keys, limit, temperature, *rest)
+
+    def filtering(*given):
+        with monkeypatch.context() as patch:
+            patch.setattr(rollout, "speak", speaking)
+            told.append(plain(*given))
+        return told[-1]
+    monkeypatch.setattr(train, "refilter", filtering)
     kept = iter([True, False] * 4 + [False] * 8 + [True] * 8)
     monkeypatch.setattr(rema, "worth_learning", lambda tries: len(tries) == 10 and next(kept))
-    train.main([*SMALL_RUN, "--filter", "8", "--steps", "1", "--out", str(tmp_path / "run")])
+    train.main([*SMALL_RUN, "--filter", "8", "--steps", "1", "--temperature", "0.7",
+                "--out", str(tmp_path / "run")])
     [(pool, found)] = told
     assert len(pool) == 6 and found["filter_kept"] == 0.5 and found["filter_refilled"] == 2
     line = metrics(tmp_path / "run")[1]
@@ -261,6 +364,8 @@ def test_the_filter_keeps_counts_fills_and_goes_on(tmp_path, monkeypatch):
     assert told[1] == (pool, {}) and told[3] == (told[2][0], {})               # phases of two steps
     assert told[2][1]["filter_kept"] == 0 and told[2][1]["filter_refilled"] == 6 == len(told[2][0])
     assert told[4][1]["filter_kept"] == 1 and told[4][1]["filter_refilled"] == 0 and len(told[4][0]) == 8
+    high = [("high", 8, 10, 1.0), ("low", 80, 1, 0.0)]                         # ten plans, an answer to each
+    assert tries == high + [("high", 8, 1, 0.0), ("low", 8, 10, 1.0)] + high
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
@@ -530,14 +635,25 @@ def test_torchrun_trains_as_one_process_does(tmp_path):
 # ------------------------------------------------------------------------------------------------------------
 # The warm start
 
-def test_a_supervised_warm_start_teaches_each_role_its_conversations(tmp_path):
+def test_a_supervised_warm_start_teaches_each_role_its_conversations(tmp_path, monkeypatch):
+    """Each once: those with its own system message, and those with none or with another for all roles."""
     rows = [role.prompt("2+3*4", "b") + [{"role": "assistant", "content": text}]
             for role, text in zip(rema.roles("rema"), ("zz", "qq"))]
-    (tmp_path / "sft.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows * 60))
+    common = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yy"}]
+    rows = rows * 60 + [common, [{"role": "system", "content": "Be brief."}, *common]]
+    (tmp_path / "sft.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     run, _, _ = train.prepare(train.parse(
         ["--sft", str(tmp_path / "sft.jsonl"), "--sft-lr", "3e-3", "--questions", "2", "--warmup", "0"]))
+    agents, tokenizer, plain = run.agents, run.tokenizer, train.batch_logprobs
+    taught = {id(agent.model): Counter() for agent in agents.values()}
+
+    def spying(model, samples):
+        taught[id(model)].update(tokenizer.decode(sample.tokens) for sample in samples)
+        return plain(model, samples)
+    monkeypatch.setattr(train, "batch_logprobs", spying)
     train.warm_start(run)
-    agents, tokenizer = run.agents, run.tokenizer
+    assert taught[id(agents["high"].model)] == {"zz": 60, "yy": 2}
+    assert taught[id(agents["low"].model)] == {"qq": 60, "yy": 2}
     for role, text in zip(rema.roles("rema"), ("zz", "qq")):
         [[said]] = rollout.generate(agents[role.name].model, [tokenizer.chat(role.prompt("2+3*4", "b"))],
                                     max_new_tokens=8, temperature=0, stop_ids=tokenizer.stop_ids)
