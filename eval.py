@@ -114,8 +114,7 @@ def summary(episodes):
     """
     groups = split(episodes, "question")
     boxed = split([e for e in episodes if e.answer is not None], "question")
-    result = {**rates(groups),
-              "answered": average(groups, lambda e: e.answer is not None),
+    result = {**rates(groups), "answered": average(groups, lambda e: e.answer is not None),
               "accuracy among answered": average(boxed, lambda e: e.correct),
               "unparsed among answered": average(boxed, lambda e: rewards.unparsed(e.answer)),
               "too long for the context": average(groups, lambda e: e.question < 0),
@@ -206,9 +205,8 @@ def program(argv):
         f"out/eval-{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"))
     atomic_write(out / "config.json", json.dumps({**vars(args), "out": str(out)}, indent=1))
     common = dict(max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch, guide=guide)
-    spoken = args.answers * (1 if args.turns > 1 else args.plans)          # what the bar counts, a problem
-    spoken += args.plans * (args.process == "rema" and args.turns == 1) + 4 * args.diagnose
-    with tqdm(desc="evaluate", unit="turn", total=len(rows) * spoken) as bar:
+    total = len(rows) * (args.plans * (args.answers + (len(roles) > args.turns)) + 4 * args.diagnose)
+    with tqdm(desc="evaluate", unit="turn", total=total) as bar:
         episodes = evaluate(agents, tokenizer, rows, roles, temperature=args.temperature, top_p=args.top_p,
                             plans=args.plans, answers=args.answers, turns=args.turns, bar=bar, **common)
         outcomes = args.diagnose and diagnose(agents, tokenizer, rows, roles, bar=bar, **common)

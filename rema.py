@@ -6,6 +6,7 @@ Everything here is mathematics and text: it can be read, tested and taught witho
 Shapes: B rows, T tokens, V vocabulary, G group.
 """
 import json
+import pathlib
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -52,14 +53,7 @@ VERDICT = "End with the verdict [A] or [B]: the better response."
 
 # A model of 135M parameters does not find \\boxed{} by being told, but does once it has seen it: --example.
 # Its plans are useful once it has seen plans that name the operation. (question, plan, working)
-EXAMPLES = (
-    ("Omar has 3 trays with 4 cups each. He breaks 2 cups. How many cups are left?",
-     "Multiply 3 by 4. Then subtract 2.",
-     "There are 3 * 4 = 12 cups. He breaks 2, so 12 - 2 = 10 cups are left. The answer is \\boxed{10}."),
-    ("Tom has 2 pens and buys 3 more. How many pens does he have now?", "Add 2 and 3.",
-     "He has 2 + 3 = 5 pens. The answer is \\boxed{5}."),
-    ("Mia sells 4 cakes for 5 dollars each. How many dollars does she get?", "Multiply 4 by 5.",
-     "She gets 4 * 5 = 20 dollars. The answer is \\boxed{20}."))
+EXAMPLES = json.loads((pathlib.Path(__file__).parent / "data/examples.json").read_text(encoding="utf-8"))
 
 
 def roles(process, example=False, turns=1, plan_format="text", judge=False):
@@ -80,7 +74,7 @@ def roles(process, example=False, turns=1, plan_format="text", judge=False):
         say = {"solo": "{plan}\n{working}" if role is MRP else "{working}", "low": "{working}",
                "high": "{plan}"}[role.name]
         messages = []
-        for question, plan, working in EXAMPLES:
+        for question, plan, working in map(dict.values, EXAMPLES):
             if chosen[0] is HIGH_JSON:
                 plan = json.dumps({"action": "DECOMPOSE", "output": plan})
             if turns > 1:                    # a conversation of one turn each
@@ -195,9 +189,6 @@ def score(episodes, reward="base", conversation=False, box=0.5, leak=1.0):
 # ------------------------------------------------------------------------------------------------------------
 # Advantages
 
-ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce++")
-
-
 def advantages(values, groups, kind="grpo"):
     """Rewards -> advantages. values: N floats, groups: N hashable keys -> list of N floats.
 
@@ -205,13 +196,11 @@ def advantages(values, groups, kind="grpo"):
     dr_grpo      R - group mean                                            arXiv 2503.20783
     rloo         R - mean of the others in the group                       arXiv 2402.14740
     reinforce++  (R - batch mean) / (batch std + 1e-6), unbiased std       arXiv 2501.03262
-    Raises ValueError for a kind that is not known, and for a group of one under grpo and rloo.
+    Raises KeyError for a kind that is not known, ValueError for a group of one under grpo and rloo.
 
     >>> advantages([1, 0, 0, 0], ["q"] * 4, "rloo")
     [1.0, -0.3333333333333333, -0.3333333333333333, -0.3333333333333333]
     """
-    if kind not in ADVANTAGES:
-        raise ValueError(f"unknown advantage {kind!r}")
     if kind == "reinforce++":
         groups = [None] * len(values)
     members = {}
@@ -224,7 +213,8 @@ def advantages(values, groups, kind="grpo"):
             raise ValueError(f"{kind} compares the rewards of a group: it needs at least 2 samples, not {G}")
         mean = sum(values[i] for i in indices) / G
         std = (sum((values[i] - mean) ** 2 for i in indices) / max(G - 1, 1)) ** 0.5
-        scale = {"dr_grpo": 1, "rloo": (G - 1) / G}.get(kind, std + 1e-6)      # R_i - (sum - R_i) / (G - 1)
+        scale = {"grpo": std + 1e-6, "dr_grpo": 1, "reinforce++": std + 1e-6,
+                 "rloo": (G - 1) / G}[kind]                  # R_i - (sum - R_i) / (G - 1)
         for i in indices:
             result[i] = (values[i] - mean) / scale
     return result

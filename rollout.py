@@ -178,7 +178,7 @@ def decode(model, cache, logits, room, temperature, top_p, stop_ids, uniform, gu
     token's state is -1 where no other one was allowed: there is nothing to learn from it.
     """
     if not logits.isfinite().all():
-        raise UserError("the logits are not finite: the model's weights are broken, perhaps by too high an --lr")
+        raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
     B, device, T = len(room), logits.device, int(room.max())
     stop = torch.tensor(sorted(stop_ids), device=device)
     tokens = torch.zeros(B, T, dtype=torch.int64, device=device)
@@ -395,11 +395,11 @@ def play(agents, tokenizer, rows, roles, *, turns=1, plans=1, answers=1, guide=N
     depend on the row, so that these are the episodes of one process, in the same order.
     """
     rank, world = ranks()
-    mine = rows[rank::world]
+    own = rows[rank::world]
     if turns > 1:
-        episodes = converse(agents, tokenizer, mine, roles, turns=turns, samples=answers, **how)
+        episodes = converse(agents, tokenizer, own, roles, turns=turns, samples=answers, **how)
     else:
-        episodes = rollout(agents, tokenizer, mine, roles, plans=plans, answers=answers, guide=guide, **how)
+        episodes = rollout(agents, tokenizer, own, roles, plans=plans, answers=answers, guide=guide, **how)
     if world == 1:
         return episodes
     parts = [None] * world

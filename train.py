@@ -18,7 +18,6 @@ Deviations from the paper, on purpose:
 - the held-out accuracy of conversations asks for a right last answer only, the reward for [FINISH] as well.
 """
 import argparse
-import filecmp
 import json
 import math
 import os
@@ -36,7 +35,7 @@ import eval as evaluation
 import model as models
 import rema
 from data import UserError, guarded, interruptible, memory, plots
-from data.benchmarks import read_jsonl, split_data
+from data.benchmarks import read_conversations, split_data
 from data.checkpoint import NAMES, append, atomic_write, forget_after, load_state, read_json, save_state
 from data.compiling import compile_step
 from data.flags import claim, parse, unused
@@ -107,8 +106,6 @@ def load_learners(args, roles, dtype):
     """
     agents, reference, found = {}, {}, sources(args.model, roles)
     generator = stream(args.seed, "adapters")
-    if args.share and len(set(found.values())) > 1 and filecmp.dircmp(*found.values()).diff_files:
-        raise UserError(f"{args.model} holds two agents, but --share trains one: name {found['high']}")
     for role in sorted(found, key=lambda role: role != args.first):
         if not agents or not (args.share or args.lora and len(set(found.values())) == 1):
             base, tokenizer = models.load(found[role], args.device, dtype)
@@ -140,11 +137,9 @@ def update(learner, samples, args, reference=None, guide=None):
     """
     lengths = [[sample.turn.count(t) for t in dict.fromkeys(sample.turn) if t >= 0] for sample in samples]
     share = dict(zip(map(id, samples), rema.token_weights(lengths, args.normalise, args.max_new_tokens)))
-    device = learner.weights[0].device
-    dtype = torch.promote_types(learner.weights[0].dtype, torch.float32)
-    rank, world = ranks()
+    device, dtype = learner.weights[0].device, learner.masters[0].dtype
     batches = []
-    for batch in micro_batches(samples, args.micro_tokens)[rank::world]:
+    for batch in micro_batches(samples, args.micro_tokens)[ranks()[0]::ranks()[1]]:
         old, advantage, weight = [torch.tensor(values, device=device, dtype=dtype) for values in (
             [logprob for s in batch for logprob in s.logprobs],
             [s.advantage for s in batch for _ in s.logprobs], [w for s in batch for w in share[id(s)]])]
@@ -187,15 +182,12 @@ class Run:
     reference: dict[str, models.Transformer]
     tokenizer: Tokenizer
     guide: Guide | None = None               # of plans that are JSON
-    lessons: list = field(default_factory=list)              # of --sft, see read_lessons
+    saved: pathlib.Path | None = None        # the state to go on from, once there is one
+    lessons: list = field(default_factory=list)              # of --sft: (first message, rema.Sample)
 
     @property
     def models(self):
         return {role: learner.model for role, learner in self.agents.items()}
-
-    @property
-    def saved(self):                         # by the first process, whose directory --resume names
-        return pathlib.Path(self.args.resume or self.args.out) / "state.safetensors"
 
     def play(self, rows, key, **how):
         return play(self.models, self.tokenizer, rows, self.roles, key=(self.args.seed, *key),
@@ -213,10 +205,10 @@ def one_step(run, step, rows):
     plans, answers = rema.sampling_shape(learning, args.plans, args.answers, args.answers_high)
     for role, learner in agents.items():
         learner.rest(args.device if role in learning else "cpu")
-    started = time.perf_counter()
+    t0 = time.perf_counter()
     episodes = run.play(rows, (step,), turns=args.turns, plans=plans, temperature=args.temperature,
                         answers=args.answers if args.turns > 1 else answers)
-    sampled = time.perf_counter()
+    t1 = time.perf_counter()
     rema.score(episodes, args.reward, args.turns > 1, args.box_weight, args.leak_weight)
     turns = rema.all_turns(episodes)
     tokens, mean = sum(len(turn.tokens) for turn in turns), lambda values: sum(values) / len(values)
@@ -241,9 +233,7 @@ def one_step(run, step, rows):
                  "sampling_logp_difference"):
         values = [one[name] for one in found if name in one]           # of the learners; two are averaged
         metrics[name] = mean(values) if values else None
-    time_sample, time_train = sampled - started, time.perf_counter() - sampled
-    metrics.update(time_sample=time_sample, time_train=time_train, sample_tokens_per_s=tokens / time_sample,
-                   train_tokens_per_s=trained / time_train)
+    metrics.update(time_sample=t1 - t0, time_train=time.perf_counter() - t1, trained_tokens=trained)
     return metrics, episodes
 
 
@@ -271,26 +261,8 @@ def refilter(run, step, rows):
                "filter_tokens": sum(len(turn.tokens) for turn in rema.all_turns(episodes))}
     say(f"filter: {len(kept)} of {len(tried)} problems are neither too easy nor too hard for {learning}"
         + (f"; {len(others)} others fill the batch" if others else ""))
-    pool = kept + others
-    atomic_write(pathlib.Path(args.out) / place.name, json.dumps({"rows": pool}))
-    return pool, metrics
-
-
-def read_lessons(args, tokenizer, context):
-    """The conversations of --sft -> list of (first message, rema.Sample). UserError: one can't be learned."""
-    lessons = []
-    for number, row in enumerate(read_jsonl(args.sft, ("messages",)), 1):
-        try:
-            texts = [message["content"] + "" for message in row["messages"]]
-            lesson = rema.lesson(tokenizer, row["messages"])
-            fits = len(lesson.prompt + lesson.tokens) <= context
-        except (StopIteration, LookupError, TypeError, AttributeError, UserError):
-            fits = False
-        if not fits:
-            raise UserError(f"{args.sft}, conversation {number}: messages must be a list of role and content, one "
-                            f"of them the assistant's (not the first), and fit the context of {context}")
-        lessons.append((texts[0], lesson))
-    return lessons
+    atomic_write(pathlib.Path(args.out) / place.name, json.dumps({"rows": kept + others}))
+    return kept + others, metrics
 
 
 def warm_start(run):
@@ -384,26 +356,24 @@ def closing_table(run, held_rows):
     print(f"\n{args.model}, {args.process}, {len(held_rows)} held-out problems of "
           f"{args.eval_data or args.data}, percent\n{plots.before_and_after(plots.read(args.out))}")
     if len(run.roles) == 2 and args.turns == 1:
-        print(evaluation.diagnosis(evaluation.diagnose(
-            run.models, run.tokenizer, held_rows, run.roles, batch=args.batch,
-            max_new_tokens=args.max_new_tokens, guide=run.guide)))
+        print(evaluation.diagnosis(evaluation.diagnose(run.models, run.tokenizer, held_rows, run.roles,
+              batch=args.batch, max_new_tokens=args.max_new_tokens, guide=run.guide)))
     print(f"{args.out}: curves.png, metrics.jsonl, episodes.jsonl, best, {', '.join(run.agents)}")
 
 
 def prepare(args):
     """-> (Run, training rows that fit the context, all held-out rows). UserError: too few fit."""
     train_rows, held_rows = split_data(args)
-    if len({bool(row.get("judge")) for row in train_rows + held_rows}) > 1:
-        raise UserError("--data and --eval-data must both be judge tasks, or neither")
     roles = rema.roles(args.process, args.example, args.turns, args.plan_format, held_rows[0].get("judge"))
     run = Run(args, roles, *load_learners(args, roles, getattr(torch, args.dtype)))
     config = next(iter(run.agents.values())).model.config
     if args.plan_format == "json":
         run.guide = Guide(run.tokenizer, config.vocab_size, args.device)
-        if args.max_new_tokens < run.guide.least:
-            raise UserError(f"--max-new-tokens {args.max_new_tokens}: a guided plan needs {run.guide.least}")
     if args.sft:
-        run.lessons = read_lessons(args, run.tokenizer, config.context)
+        run.lessons = [(messages[0]["content"], rema.lesson(run.tokenizer, messages))
+                       for messages in read_conversations(args.sft)]
+        if (longest := max(len(one.prompt + one.tokens) for _, one in run.lessons)) > config.context:
+            raise UserError(f"--sft: a conversation of {longest} tokens, but a context of {config.context}")
     fit, held = (evaluation.fitting(rows, run.tokenizer, roles, config.context, args.max_new_tokens)
                  for rows in (train_rows, held_rows))
     if len(fit) < len(train_rows) or len(held) < len(held_rows):
@@ -427,6 +397,7 @@ def program(argv):
         sys.stdout = sys.stderr = open(os.devnull, "w")
     args.out = args.out or claim(f"out/{pathlib.Path(args.model).name}-{args.process}-s{args.seed}")
     atomic_write(pathlib.Path(args.out) / "config.json", json.dumps(vars(args), indent=1))
+    run.saved = pathlib.Path(args.resume or args.out) / "state.safetensors"
     if args.sft and not run.saved.exists():
         warm_start(run)
     with interruptible(say) as interrupted:

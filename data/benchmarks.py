@@ -112,14 +112,32 @@ def split_data(args):
     """-> (training, held-out rows): generated splits, two files, or a shuffled tenth of one file held out."""
     rows = load_data(args.data, "train", 2000 if args.data in GENERATED else None, args.data_dir)
     if args.eval_data or args.data in GENERATED:
-        return rows, load_data(args.eval_data or args.data, "heldout", args.eval_questions, args.data_dir)
-    random.Random("held out").shuffle(rows)
-    tenth = max(1, len(rows) // 10)
-    return rows[tenth:], rows[:tenth][:args.eval_questions]
+        held = load_data(args.eval_data or args.data, "heldout", args.eval_questions, args.data_dir)
+    else:
+        random.Random("held out").shuffle(rows)
+        tenth = max(1, len(rows) // 10)
+        rows, held = rows[tenth:], rows[:tenth][:args.eval_questions]
+    if len({bool(row.get("judge")) for row in rows + held}) > 1:
+        raise UserError("training and held-out problems must all be judge tasks, or none of them")
+    return rows, held
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Reading
+
+def read_conversations(path):
+    """The message lists of a file for --sft. UserError: one is malformed, or there is nothing to learn."""
+    found = [row["messages"] for row in read_jsonl(path, ("messages",))]
+    for number, messages in enumerate(found, 1):
+        good = isinstance(messages, list) and all(isinstance(one, dict) and isinstance(one.get("role"), str)
+                                                  and isinstance(one.get("content"), str) for one in messages)
+        roles = [one["role"] for one in messages] if good else []
+        known = {"system", "user", "assistant"}
+        if set(roles) - known or "assistant" not in roles[1:] or roles[0] == "assistant":
+            raise UserError(f"{path}, conversation {number}: messages must be a list of role (system, user, "
+                            "assistant) and content (text); the assistant speaks in it, but not first")
+    return found
+
 
 def read_jsonl(path, required=("problem", "answer")):
     """The rows of a JSON-lines file (UTF-8, an object a line, blank lines allowed): a list of dicts.

@@ -1,4 +1,5 @@
 """The command lines: each flag with its default and one clause of reason, and what is refused."""
+import filecmp
 import itertools
 import math
 import os
@@ -184,6 +185,9 @@ def parse(argv, description=None):
     if args.preset and args.lora and args.lr == PRESETS[args.preset]["lr"]:
         args.lr *= LORA_RATE
     complete(args, defaults)
+    parts = [os.path.join(args.model, role) for role in ("high", "low")]
+    if args.share and all(map(os.path.isdir, parts)) and filecmp.dircmp(*parts).diff_files:
+        raise UserError(f"{args.model} holds two agents, but --share trains one: name {' or '.join(parts)}")
     two, grouped = args.process == "rema", args.advantage != "reinforce++"
     agreeing = (args.answers_high, "--answers-high") if args.switch_every else (args.answers, "--answers")
     alone = f"is too small: --advantage {args.advantage} compares the samples of a group, so take at least 2"

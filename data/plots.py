@@ -89,7 +89,8 @@ def log_line(step, m):
             f"len {m['length']:.0f}  cut {m['truncated']:.2f}  same {number('frac_reward_zero_std', '.2f')}  "
             f"ent {number('entropy', '.2f')}  kl {number('kl', '.4f')}  grad {number('grad_norm', '.2f')}  "
             f"clip {number('clip_share', '.3f')}  dlogp {number('sampling_logp_difference', '.0e')}  "
-            f"tok/s {m['sample_tokens_per_s']:.0f} {m['train_tokens_per_s']:.0f}" + held_out_line(m))
+            f"tok/s {m['sampled_tokens'] / m['time_sample']:.0f} {m['trained_tokens'] / m['time_train']:.0f}"
+            + held_out_line(m))
 
 
 def held_out_line(m):

@@ -271,7 +271,7 @@ SMALL_RUN = ["--questions", "6", "--plans", "4", "--answers", "4", "--eval-quest
 
 
 def metrics(directory):
-    timing = ("time_sample", "time_train", "sample_tokens_per_s", "train_tokens_per_s")
+    timing = ("time_sample", "time_train")
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in timing} for line in lines]
 
