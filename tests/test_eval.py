@@ -2,7 +2,10 @@
 import itertools
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 import types
 
 import pytest
@@ -202,7 +205,9 @@ def test_diagnose_pairs_problems_with_each_others_plans(monkeypatch):
     tokenizer = type("T", (), {"chat": staticmethod(lambda messages: [1])})
     found = evaluation.diagnose(agents, tokenizer, rows, rema.roles("rema"), max_new_tokens=4)
     assert found == {"kept": [1] * 4, "swapped": [0] * 4, "emptied": [0] * 4}
-    assert math.isclose(evaluation.accuracy(found["kept"])[0], 100)
+    rows[1]["answer"] = "0"                                  # then its own plan is no use either
+    found = evaluation.diagnose(agents, tokenizer, rows, rema.roles("rema"), max_new_tokens=4)
+    assert found["kept"] == [1, 0, 1, 1]
 
 
 def test_diagnosis_pairs_the_costs():
@@ -294,6 +299,14 @@ def test_habits_of_the_ablation_about_reversed_roles(tmp_path):
     assert abs(checked / 600 - habits.CHECKED) < .05 and abs(copied / solved - (1 - habits.CHECKED)) < .1
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    """As with `| head -1`; the results are there all the same."""
+    run = subprocess.run(f"{sys.executable} eval.py --limit 2 --max-new-tokens 8 --out {tmp_path / 'a'} | head -1",
+                         shell=True, capture_output=True, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert run.stdout.startswith("tiny, rema, arithmetic, 2 problems") and "roken" not in run.stderr
+    assert len((tmp_path / "a" / "episodes.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_directory_with_the_data_of_the_embedded_model_fits(tmp_path, capsys):
     evaluation.main(["--model", "data/tiny", "--data", "arithmetic", "--limit", "5", "--out", str(tmp_path / "a")])
     assert re.search(r"too long for the context +0\.0 %", capsys.readouterr().out)
@@ -306,7 +319,9 @@ def test_a_directory_with_the_data_of_the_embedded_model_fits(tmp_path, capsys):
 @pytest.mark.parametrize("flags, why", [
     (["--turns", "2", "--plans", "4"], "--answers"), (["--turns", "0"], "at least 1"),
     (["--temperature", "nan"], "temperature"), (["--top-p", "0"], "top-p"),
-    (["--process", "vrp", "--diagnose"], "plans")])
+    (["--process", "vrp", "--diagnose"], "plans"), (["--limit", "0"], "at least 1"),
+    (["--diagnose", "--limit", "1"], "two problems"), (["--max-new-tokens", "1000000"], "no problem fits"),
+    (["--out", "README.md/x"], "README.md"), (["--limitt", "3"], "unrecognized")])
 def test_flags_that_make_no_sense_are_one_line(flags, why, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluation.main(flags)

@@ -32,7 +32,7 @@ def test_a_group_of_one_has_no_baseline():
         with pytest.raises(ValueError, match="at least 2"):
             rema.advantages([1.0], ["q"], kind)
     assert rema.advantages([1.0, 0.0], ["q", "r"], "dr_grpo") == [0.0, 0.0]
-    with pytest.raises(ValueError, match="unknown"):
+    with pytest.raises(KeyError, match="ppo"):
         rema.advantages([1.0], ["q"], "ppo")
 
 
@@ -140,7 +140,7 @@ def test_a_worked_example_stands_before_the_question():
             assert prompt[:1] + prompt[-1:] == plain.prompt("q", "p") and not plain.example
             assert [message["role"] for message in prompt] == ["system"] + ["user", "assistant"] * 3 + ["user"]
     high, low = rema.roles("rema", True)
-    for i, (question, plan, working) in enumerate(rema.EXAMPLES):
+    for i, (question, plan, working) in enumerate(map(dict.values, rema.EXAMPLES)):
         answer = rewards.extract(working)
         assert plan in low.example[2 * i]["content"] and question in high.example[2 * i]["content"]
         assert high.example[2 * i + 1]["content"] == plan and low.example[2 * i + 1]["content"] == working
@@ -244,6 +244,29 @@ def test_judges_are_graded_by_their_verdict():
     assert [(e.answer, e.correct, e.rewards["solo"]) for e in told] == [
         ("B", True, 1.0), ("A", False, -0.5), (None, False, -1.0)]
     assert "[A] or [B]" in rema.roles("rema", judge=True)[1].prompt("q", "p")[0]["content"]
+    for plan, high in (("Compare facts.", 1.0), ("Take [B].", 0.0)):             # a plan that gives the verdict
+        told = [rema.Episode({"id": 0, "answer": "B", "judge": True}, 0, 0, 0, [
+            rema.Turn("high", [], [1], [-1.0], True, plan), rema.Turn("low", [], [1], [-1.0], True, "[B]")])]
+        rema.score(told)
+        assert told[0].rewards == {"low": 1.0, "high": high}
+
+
+def test_answers_that_check_themselves_are_counted():
+    assert all(map(rema.verifies, ("Let me check: 2", "let me verify this", "To make sure, again", "Double-check.")))
+    assert not any(map(rema.verifies, ("a=2*3=6; 6-1=5.", "The checkout costs 5.", "")))
+
+
+def test_a_turn_without_room_is_not_run_through_the_model():
+    """Its prompt alone may pass the end of the context."""
+    said = rema.Turn("low", [9, 9], [1, 2], [-0.5, -0.25], True, "")
+    row = rema.sample([said, rema.Turn("low", [7] * 50, [], [], False, "")], 1.0)
+    assert (row.prompt, row.tokens, row.turn, row.logprobs) == ([9, 9], [1, 2], [0, 0], [-0.5, -0.25])
+
+
+def test_worked_examples_of_a_conversation_finish_in_both_lists():
+    high, low = rema.roles("rema", example=True, turns=2)
+    assert [m["content"] for m in high.example[1::2]] == [plan["plan"] + " [FINISH]" for plan in rema.EXAMPLES]
+    assert all(one["content"].endswith("[FINISH]") for one in low.example[::2])
 
 
 def test_the_difficulty_filter_keeps_what_is_sometimes_solved():

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -692,10 +693,70 @@ def test_no_turn_of_the_learner_is_no_crash(tmp_path):
 
 
 @pytest.mark.parametrize("flags, why", [
-    (["--temperature", "nan"], "temperature"), (["--lr", "nan"], "lr"), (["--sft-lr", "-1"], "sft-lr")])
-def test_numbers_that_are_none_are_refused(flags, why):
+    (["--temperature", "nan"], "temperature"), (["--lr", "nan"], "lr"), (["--sft-lr", "-1"], "sft-lr"),
+    (["--lr", "inf"], "lr"), (["--temperature", "inf"], "temperature"), (["--updates", "1.5"], "invalid int"),
+    (["--stepz", "3"], "unrecognized"), (["--filter", "3", "--questions", "4"], "fewer problems"),
+    (["--sft", "x.jsonl", "--kl", "0.1"], "warm start a run of its own"),
+    (["--reward", "consistency"], "--answers-high 1"),
+    (["--reward", "consistency", "--switch-every", "0", "--answers", "3", "--answers-high", "8"], "--answers 3"),
+    (["--reward", "consistency", "--share", "--answers", "2"], "--answers 2"),
+    (["--reward", "consistency", "--process", "vrp", "--answers-high", "4"], "--process rema"),
+    (["--reward", "consistency", "--turns", "2", "--answers-high", "4"], "in one turn")])
+def test_flags_that_make_no_sense_are_refused(flags, why):
     with pytest.raises(UserError, match=why):
         train.parse(flags)
+
+
+def test_agreement_among_answers_counts_those_that_are_sampled():
+    assert train.parse(["--reward", "consistency", "--switch-every", "0", "--answers", "4"]).answers_high == 1
+
+
+def test_a_preset_takes_the_learning_rate_of_adapters_with_adapters():
+    rates = [train.parse(["--preset", "paper", "--model", name, "--fit"]).lr for name in ("llama-1b", "llama-8b")]
+    assert rates == [5e-7, pytest.approx(5e-6)]              # the second is too large for full weights here
+
+
+def test_what_has_no_state_is_not_resumed(tmp_path, capsys):
+    """A published run, or one whose state was deleted: its log used to be emptied."""
+    train.main([*SMALL_RUN, "--steps", "2", "--out", str(tmp_path / "run"), "--save-every", "1"])
+    with pytest.raises(UserError, match="has done 2 already"):
+        train.parse(["--resume", str(tmp_path / "run"), "--steps", "1"])
+    with pytest.raises(UserError, match="only --steps, not --lr, --updates"):
+        train.parse(["--resume", str(tmp_path / "run"), "--lr", "1", "--updates", "2"])
+    (tmp_path / "run" / "state.safetensors").unlink()
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(SystemExit):
+        train.main(["--resume", str(tmp_path / "run"), "--steps", "3"])
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert "no state.safetensors" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds two agents"):
+        train.parse(["--share", "--model", str(tmp_path / "run")])
+    shutil.rmtree(tmp_path / "run" / "low")
+    shutil.rmtree(tmp_path / "run" / "high")
+    with pytest.raises(UserError, match="has no weights"):
+        train.load_agents(str(tmp_path / "run"), rema.roles("rema"))
+
+
+def test_a_conversation_longer_than_the_context_is_refused(tmp_path):
+    turns = [{"role": "user", "content": "1+" * 400 + "1"}, {"role": "assistant", "content": "401"}]
+    (tmp_path / "sft.jsonl").write_text(json.dumps({"messages": turns}))
+    with pytest.raises(UserError, match="but a context of 512"):
+        train.prepare(train.parse(["--sft", str(tmp_path / "sft.jsonl")]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_weights_are_one_line():
+    model, tokenizer = models.load("tiny")
+    model.norm.weight.data.fill_(math.nan)
+    with pytest.raises(UserError, match="not finite"):
+        rollout.generate(model, [tokenizer.encode("1+1")], max_new_tokens=2)
+
+
+def test_judge_tasks_and_problems_do_not_mix(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "q", "response_a": "a", "response_b": "b", "answer": "A"}\n')
+    (tmp_path / "b.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
+    with pytest.raises(UserError, match="judge tasks"):
+        train.prepare(train.parse(["--data", str(tmp_path / "a.jsonl"), "--eval-data", str(tmp_path / "b.jsonl")]))
 
 
 def test_messages_in_parts_are_refused_in_one_line(tmp_path):
