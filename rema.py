@@ -52,7 +52,7 @@ COMPARE = "The problem is to compare two responses to a question; their order an
 VERDICT = "End with the verdict [A] or [B]: the better response."
 
 # A model of 135M parameters does not find \\boxed{} by being told, but does once it has seen it: --example.
-# Its plans are useful once it has seen plans that name the operation. (question, plan, working)
+# Its plans are useful once it has seen plans that name the operation. Each: question, plan, working.
 EXAMPLES = json.loads((pathlib.Path(__file__).parent / "data/examples.json").read_text(encoding="utf-8"))
 
 

@@ -57,8 +57,8 @@ def load(name, data_dir=None):
         if name.endswith(".jsonl") or os.path.exists(name):
             return read_jsonl(name)
         known = [*GENERATED, *BENCHMARKS]
-        nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0)[0]
-        raise UserError(f"no data {name!r}; nearest is {nearest!r} (known: {', '.join(known)}, a .jsonl)")
+        near = "".join(f"; nearest is {one!r}" for one in difflib.get_close_matches(name.lower(), known, 1))
+        raise UserError(f"no data {name!r}{near} (known: {', '.join(known)}, a .jsonl)")
     count, url = BENCHMARKS[name]["rows"], addresses(name)[0]
     if data_dir:
         rows = read_jsonl(pathlib.Path(data_dir) / f"{name}.jsonl")
