@@ -128,15 +128,15 @@ def spent(lines, field="heldout_t1"):
 
 
 def table_row(arm, runs):
-    """An arm's runs as a row of Markdown: before -> mean after ± standard error over seeds."""
+    """An arm's runs as a row of Markdown: mean before -> mean after ± standard error over seeds."""
     cells, ends = [], [(measured[0], measured[-1]) for measured in (
         [line for line in lines if "heldout_greedy" in line] for lines in runs)]
     for field, factor in SHOWN.values():
         if ends[0][0].get(field) is None:
             cells.append("")
         else:
-            now, error = mean([factor * after[field] for _, after in ends])
-            cells.append(f"{factor * ends[0][0][field]:.1f} → {now:.1f} ± {error:.1f}")
+            (was, spread), (now, error) = (mean([factor * end[field] for end in same]) for same in zip(*ends))
+            cells.append(f"{was:.1f}{f' ± {spread:.1f}' * (spread > 0.05)} → {now:.1f} ± {error:.1f}")
     clipped = [100 * line["clip_share"] for lines in runs for line in lines
                if line.get("clip_share") is not None]
     curves = [spent(lines) for lines in runs]
@@ -153,7 +153,7 @@ def summarise(question, seeds, out):
     found = {arm: lines for arm, lines in found.items() if lines}
     if not found:
         raise UserError(f"{question}: no run has come to its end, so there is nothing to show")
-    (figure, axis), width = plt.subplots(figsize=(7, 4.5)), 0.8 / max(1, len(found))
+    (figure, axis), width = plt.subplots(figsize=(9, 4.5), layout="constrained"), 0.8 / len(found)
     for i, (arm, runs) in enumerate(found.items()):
         if question == "sizes":                          # shares of actions, before (pale) and after
             for place, when, alpha in ((0, 0, 0.35), (1, -1, 1)):
@@ -178,8 +178,7 @@ def summarise(question, seeds, out):
                  ylabel="held-out problems at temperature 1, %" if question in LINES else
                  "held-out accuracy at temperature 1, %")
     axis.set_title(f"{question} (mean ± standard error of seeds)")
-    axis.legend(fontsize="small")
-    figure.tight_layout()
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / f"{question}.png", dpi=110)
     plt.close(figure)
