@@ -199,11 +199,12 @@ def record(episode):
 def program(argv):
     args, rows = parse_eval(argv, __doc__)
     roles, agents, tokenizer, guide = rollout.cast(args, rows[0].get("judge"))
-    if not fitting(rows, tokenizer, roles, agents[roles[0].name].config.context, args.max_new_tokens):
-        raise UserError(f"no problem fits the model's context with --max-new-tokens {args.max_new_tokens}")
+    fit = fitting(rows, tokenizer, roles, agents[roles[0].name].config.context, args.max_new_tokens)
+    if len(fit) < 1 + args.diagnose:                         # which swaps the plans of two
+        raise UserError(f"with --max-new-tokens {args.max_new_tokens}, {len(fit)} problems fit: too few")
     out = pathlib.Path(args.out or claim(
         f"out/eval-{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"))
-    atomic_write(out / "config.json", json.dumps({**vars(args), "out": str(out)}, indent=1))
+    out.mkdir(parents=True, exist_ok=True)
     common = dict(max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch, guide=guide)
     total = len(rows) * (args.plans * (args.answers + (len(roles) > args.turns)) + 4 * args.diagnose)
     with tqdm(desc="evaluate", unit="turn", total=total) as bar:
@@ -211,6 +212,7 @@ def program(argv):
                             plans=args.plans, answers=args.answers, turns=args.turns, bar=bar, **common)
         outcomes = args.diagnose and diagnose(agents, tokenizer, rows, roles, bar=bar, **common)
     title = f"{args.model}, {args.process}, {args.data}"
+    atomic_write(out / "config.json", json.dumps({**vars(args), "out": str(out)}, indent=1))
     atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes))
     page.html_page(episodes, out / "episodes.html", title, tokenizer if args.shade else None, args.page)
     print(f"{title}, {len(rows)} problems, temperature {args.temperature:g}"

@@ -446,6 +446,6 @@ def consistency_reward(plan_text, responses, leak=1.0):
 def leaks(plan, answer):
     """Does a plan's text hold the gold answer as a whole number or word, not as a part of a longer one?"""
     decoration = r"(?<=\d),(?=\d{3}(?!\d))|[{}$\\]|\b[dt](?=frac)"
-    text, gold = (re.sub(decoration, "", re.sub(r"\\(?:boxed|fbox|text)\b", " ", one)).strip()
+    text, gold = (re.sub(decoration, "", re.sub(r"\\(?:boxed|fbox|text)(?![a-z])", " ", one)).strip()
                   for one in (plan, answer))
     return bool(gold) and re.search(rf"(?<![\w.\-]){re.escape(gold)}(?!\w|[.,]\d)", text) is not None

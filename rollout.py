@@ -276,7 +276,7 @@ def sources(name, roles):
     directory = pathlib.Path(name)
     parts = [one for one in ("high", "low", "solo") if (directory / one).is_dir()]
     if not parts and (directory / "metrics.jsonl").exists():
-        raise UserError(f"{directory} has no weights (published runs have none): train it again")
+        raise UserError(f"{directory} has no agents: published ones have none, killed ones {directory}/best")
     if parts and not {role.name for role in roles} <= set(parts):
         raise UserError(f"{directory} holds {', '.join(parts)}: choose the --process it was trained with")
     return {role.name: str(directory / role.name) if parts else name for role in roles}

@@ -182,8 +182,7 @@ class Run:
     reference: dict[str, models.Transformer]
     tokenizer: Tokenizer
     guide: Guide | None = None               # of plans that are JSON
-    saved: pathlib.Path | None = None        # the state to go on from, once there is one
-    lessons: list = field(default_factory=list)              # of --sft: (first message, rema.Sample)
+    lessons: list = field(default_factory=list)              # yet to be learned: (first message, rema.Sample)
 
     @property
     def models(self):
@@ -304,16 +303,17 @@ def pick(rows, step, args):
 
 
 def train(run, rows, held_rows, interrupted):
-    """All steps that are to be done, or until interrupted -> whether the gradients were finite."""
+    """All steps that are to be done, or until interrupted -> whether that left some undone."""
     args, out = run.args, pathlib.Path(run.args.out)
 
     def measure():
         return evaluation.held_out(run.models, run.tokenizer, held_rows, run.roles, args.max_new_tokens,
                                    args.batch, turns=args.turns, guide=run.guide)
 
-    done, best, failures, logs = -1, -1.0, 0, (out / "metrics.jsonl", out / "episodes.jsonl")
-    if run.saved.exists():
-        done, best, failures = load_state(run.saved, run.agents)
+    done, best, failures, stop, logs = -1, -1.0, 0, False, (out / "metrics.jsonl", out / "episodes.jsonl")
+    saved = pathlib.Path(args.resume or out) / "state.safetensors"
+    if saved.exists():
+        done, best, failures = load_state(saved, run.agents)
     for log in logs:
         forget_after(log, done)
     if done < 0:
@@ -339,15 +339,16 @@ def train(run, rows, held_rows, interrupted):
             best = metrics["heldout_greedy"]
             run.save(out / "best")
         if step % args.show_every == 0:
-            for episode in (episodes[0], episodes[-1]):
-                say(plots.episode_text(episode))
+            say("\n".join(map(plots.episode_text, (episodes[0], episodes[-1]))))
         if (step % args.save_every == 0 or last) and not ranks()[0]:
-            save_state(run.saved, run.agents, step, best, failures)
+            save_state(saved, run.agents, step, best, failures)
         if stop or failures >= 3:
             break
     run.save(out)
     plots.curves(plots.read(out), out / "curves.png", f"{args.model}, {args.process}, seed {args.seed}")
-    return failures < 3
+    if failures >= 3:
+        raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {out}")
+    return stop and step < args.steps
 
 
 def closing_table(run, held_rows):
@@ -369,7 +370,7 @@ def prepare(args):
     config = next(iter(run.agents.values())).model.config
     if args.plan_format == "json":
         run.guide = Guide(run.tokenizer, config.vocab_size, args.device)
-    if args.sft:
+    if args.sft and not (args.resume and (pathlib.Path(args.resume) / "state.safetensors").exists()):
         run.lessons = [(messages[0]["content"], rema.lesson(run.tokenizer, messages))
                        for messages in read_conversations(args.sft)]
         if (longest := max(len(one.prompt + one.tokens) for _, one in run.lessons)) > config.context:
@@ -397,14 +398,11 @@ def program(argv):
         sys.stdout = sys.stderr = open(os.devnull, "w")
     args.out = args.out or claim(f"out/{pathlib.Path(args.model).name}-{args.process}-s{args.seed}")
     atomic_write(pathlib.Path(args.out) / "config.json", json.dumps(vars(args), indent=1))
-    run.saved = pathlib.Path(args.resume or args.out) / "state.safetensors"
-    if args.sft and not run.saved.exists():
+    if run.lessons:
         warm_start(run)
     with interruptible(say) as interrupted:
-        healthy = train(run, rows, held_rows, interrupted)
-    if not healthy:
-        raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {args.out}")
-    if interrupted:
+        stopped = train(run, rows, held_rows, interrupted)
+    if stopped:
         return say(f"interrupted; to go on: python train.py --resume {args.out}")
     closing_table(run, held_rows)
 

@@ -49,7 +49,7 @@ def load(name, data_dir=None):
     """The rows of a benchmark or a JSON-lines file: dicts with at least "id", "problem", "answer".
 
     name: a key of BENCHMARKS or a path; data_dir: where NAME.jsonl lies, if nothing is to be fetched.
-    UserError: an unknown name (names the nearest), no network, fetched rows that are not the published ones,
+    UserError: an unknown name (names a near one), no network, fetched rows that are not the published ones,
     all of read_jsonl's. A file in data_dir that is not the published one is used, with a word on stderr.
     """
     name = str(name)

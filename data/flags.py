@@ -1,6 +1,7 @@
 """The command lines: each flag with its default and one clause of reason, and what is refused."""
 import filecmp
 import itertools
+import json
 import math
 import os
 import pathlib
@@ -72,8 +73,9 @@ def complete(args, defaults):
             setattr(args, name, value)
     for name, least in LEAST.items():
         value = getattr(args, name, None)
-        if value is not None and not least <= value < math.inf:       # nan is neither
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least:g}, and finite, not {value}")
+        top = math.inf if name in ("clip", "grad_clip") else 1e12     # of these two inf means: never
+        if value is not None and not least <= value <= top:           # nan is neither
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least:g} and finite, not {value}")
     if args.plan_format == "json" and (args.process, args.turns) != ("rema", 1):
         raise UserError("--plan-format json is for the plans of --process rema in one turn")
 
@@ -150,7 +152,7 @@ def parse(argv, description=None):
     parser = build(description)
     args = parser.parse_args(argv)
     if args.preset:
-        parser.set_defaults(**PRESETS[args.preset])
+        parser.set_defaults(**{**PRESETS[args.preset], "lr": None})
         args = parser.parse_args(argv)
     if args.resume:
         saved = read_json(pathlib.Path(args.resume) / "config.json")
@@ -161,8 +163,10 @@ def parse(argv, description=None):
             raise UserError(f"--resume takes its settings from the run: beside it only --steps, not {wrong}")
         complete(args, {})
         log = pathlib.Path(args.resume) / "metrics.jsonl"
-        done = max(row["step"] for row in benchmarks.read_jsonl(log, ("step",))) if log.exists() else 0
-        if done >= saved["save_every"] and not (log.parent / "state.safetensors").exists():
+        lines = log.read_bytes().split(b"\n")[:-1] if log.exists() else []      # the last may be half a line
+        done = json.loads(lines[-1])["step"] if lines else 0
+        stateless = not (log.parent / "state.safetensors").exists()
+        if stateless and done >= min(saved["save_every"], saved["steps"]):
             raise UserError(f"{args.resume} has no state.safetensors, as published runs: it can't go on")
         if args.steps and args.steps < done:
             raise UserError(f"--steps {args.steps}: this run has done {done} already")
@@ -181,12 +185,11 @@ def parse(argv, description=None):
                     normalise="constant" if args.advantage == "dr_grpo" else "batch",
                     dtype=pick_dtype(args.device), checkpointing=not tiny and (args.fit or card),
                     micro_tokens=1200 if args.device == "cpu" and not (tiny or args.fit) else 16384)
-    defaults["lr"] *= LORA_RATE if args.lora else 1
-    if args.preset and args.lora and args.lr == PRESETS[args.preset]["lr"]:
-        args.lr *= LORA_RATE
+    defaults["lr"] = PRESETS.get(args.preset, defaults)["lr"] * (LORA_RATE if args.lora else 1)
     complete(args, defaults)
     parts = [os.path.join(args.model, role) for role in ("high", "low")]
-    if args.share and all(map(os.path.isdir, parts)) and filecmp.dircmp(*parts).diff_files:
+    if args.share and all(map(os.path.isdir, parts)) and filecmp.cmpfiles(
+            *parts, os.listdir(parts[0]), shallow=False)[1]:
         raise UserError(f"{args.model} holds two agents, but --share trains one: name {' or '.join(parts)}")
     two, grouped = args.process == "rema", args.advantage != "reinforce++"
     agreeing = (args.answers_high, "--answers-high") if args.switch_every else (args.answers, "--answers")
@@ -199,13 +202,14 @@ def parse(argv, description=None):
             (0 < args.dual_clip <= 1, f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none"),
             (args.turns > 1 and not two, f"--turns {args.turns} needs two agents: --process rema"),
             (args.compile and args.turns > 1, "--compile is for --turns 1: what a conversation holds grows"),
+            (args.lora and not args.lora_alpha, "--lora-alpha 0 switches the adapters off: leave it away"),
             (args.share and not two, "--share needs two roles: --process rema"),
             (args.filter and (args.turns > 1 or args.switch_every == 0),
              "--filter tests the agent about to be trained: it needs --turns 1 and a --switch-every"),
             (0 < args.filter < args.questions, f"--filter {args.filter} tries fewer problems than one step "
              f"takes: --questions {args.questions}"),
             (args.sft and args.kl, "--kl would pull back to the weights before --sft: make the warm start a "
-             "run of its own, then take it as --model"),
+             "run of its own (--steps 1), then take it as --model"),
             (args.reward == "consistency" and (not two or args.turns > 1),
              "--reward consistency is for the plans of --process rema in one turn"),
             (args.reward == "consistency" and agreeing[0] < 4,
@@ -241,7 +245,7 @@ def as_trained(args):
     directory = pathlib.Path(args.model)
     places = [one for one in (directory, directory.parent) if (one / "metrics.jsonl").exists()]   # RUN/best
     trained = read_json(places[0] / "config.json") if places else {}
-    if not (args.temperature or 0) >= 0 or not 0 < args.top_p <= 1:
+    if not 0 <= (args.temperature or 0) < math.inf or not 0 < args.top_p <= 1:
         raise UserError(f"--temperature {args.temperature} must be 0 or more, --top-p {args.top_p} in (0, 1]")
     args.base = trained.get("model", args.model)             # what the run started from
     tiny = args.model == "tiny" or getattr(args, "data", "") == "arithmetic"
@@ -286,8 +290,6 @@ def parse_eval(argv, description):
     unused(args.out, "is not empty: name another --out, or leave it away")
     if args.diagnose and (args.process, args.turns) != ("rema", 1):
         raise UserError("--diagnose is about plans: --process rema in one turn")
-    if args.diagnose and args.limit == 1:
-        raise UserError("--diagnose swaps the plans of two problems: --limit 2 at least")
     if args.turns > 1 < args.plans:
         raise UserError("--plans is for one turn: --answers gives more conversations")
     if args.temperature is None:

@@ -164,7 +164,7 @@ def turn_text(turn, tokenizer, logprobs=None):
     likely. Control signs, with which a text could steer the terminal, become U+FFFD.
     """
     def shown(token, logprob):
-        text = tokenizer.decode([token]) if tokenizer.token_bytes(token) else "▪"        # ends the turn
+        text = tokenizer.decode([token]) if tokenizer.token_bytes(token) else "<end>"
         if logprobs == "number":
             return f"{harmless(text)}({logprob:.2f})"
         return f"\x1b[38;5;255;48;5;{232 + min(12, round(-4 * logprob))}m{harmless(text)}\x1b[0m"

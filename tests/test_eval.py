@@ -273,8 +273,15 @@ def test_ablations_by_hand(tmp_path, monkeypatch):
     assert cells[:3] == ["shared (2 seeds)", "10.0 → 80.0 ± 0.0", "20.0 → 70.0 ± 5.0"]
     assert cells[-3:] == ["20.00", "157", "157 / 8, never"]
     assert (tmp_path / "new" / "weights.png").exists() and not (tmp_path / "kept" / "weights.png").exists()
-    with pytest.raises(UserError, match="nothing to show"):
-        ablations.main(["sizes", "--table"])
+    ablations.directory("weights", "alternating", 0, tmp_path / "runs").mkdir()
+    (ablations.directory("weights", "alternating", 0, tmp_path / "runs") / "metrics.jsonl").write_text('{"step"')
+    assert not ablations.finished(ablations.directory("weights", "alternating", 0, tmp_path / "runs"))   # killed
+    monkeypatch.setattr(ablations, "RUNS", tmp_path / "new")
+    with pytest.raises(UserError, match="of sizes no run has"):
+        ablations.main(["sizes", "weights", "--table"])                # the other table is there all the same
+    assert "shared (2 seeds)" in (tmp_path / "new" / "weights.md").read_text()
+    with pytest.raises(UserError, match="to --publish 3"):
+        ablations.main(["sizes", "--table", "--seeds", "1", "--publish"])
     with pytest.raises(UserError, match="--seeds must be at least 1"):
         ablations.main(["sizes", "--table", "--seeds", "0"])
 
@@ -300,10 +307,13 @@ def test_habits_of_the_ablation_about_reversed_roles(tmp_path):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
-    """As with `| head -1`; the results are there all the same."""
-    run = subprocess.run(f"{sys.executable} eval.py --limit 2 --max-new-tokens 8 --out {tmp_path / 'a'} | head -1",
-                         shell=True, capture_output=True, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert run.stdout.startswith("tiny, rema, arithmetic, 2 problems") and "roken" not in run.stderr
+    """As with `| head -1` once head has ended; the results are there all the same."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run([sys.executable, "eval.py", "--limit", "2", "--max-new-tokens", "8", "--out",
+                          str(tmp_path / "a")], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert run.returncode == 141 and "roken" not in run.stderr
     assert len((tmp_path / "a" / "episodes.jsonl").read_text().splitlines()) == 2
 
 
@@ -320,7 +330,8 @@ def test_a_directory_with_the_data_of_the_embedded_model_fits(tmp_path, capsys):
     (["--turns", "2", "--plans", "4"], "--answers"), (["--turns", "0"], "at least 1"),
     (["--temperature", "nan"], "temperature"), (["--top-p", "0"], "top-p"),
     (["--process", "vrp", "--diagnose"], "plans"), (["--limit", "0"], "at least 1"),
-    (["--diagnose", "--limit", "1"], "two problems"), (["--max-new-tokens", "1000000"], "no problem fits"),
+    (["--diagnose", "--limit", "1"], "1 problems fit: too few"), (["--max-new-tokens", "1000000"], "0 problems fit"),
+    (["--temperature", "inf"], "temperature"),
     (["--out", "README.md/x"], "README.md"), (["--limitt", "3"], "unrecognized")])
 def test_flags_that_make_no_sense_are_one_line(flags, why, capsys):
     with pytest.raises(SystemExit) as stop:

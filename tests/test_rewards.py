@@ -125,7 +125,8 @@ def test_plans():
     assert not rewards.has_box(r"put the answer into \boxed{}") and not rewards.has_box("a box")
     assert rewards.leaks("the sum is 42.", "42") and rewards.leaks("get 1,234 apples", "1234")
     assert not rewards.leaks("the sum is 142", "42") and not rewards.leaks("4.25 and 425", "42")
-    assert rewards.leaks(r"it is \boxed{29}", "29") and rewards.leaks("go east", r"\text{east}")
+    assert rewards.leaks(r"it is \boxed{29}", "29") and rewards.leaks(r"\boxed5", "5")
+    assert rewards.leaks("go east", r"\text{east}")
     assert rewards.leaks(r"which is \frac{1}{2}", r"\dfrac{1}{2}") and not rewards.leaks("add", "")
 
 

@@ -28,7 +28,7 @@ from tqdm import tqdm  # noqa: E402
 from data import Parser, UserError, guarded  # noqa: E402
 from data.checkpoint import read_json  # noqa: E402
 from data.guide import ACTIONS  # noqa: E402
-from data.plots import read  # noqa: E402
+from data.plots import read, spent_tokens  # noqa: E402
 from eval import accuracy  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -36,7 +36,7 @@ RUNS, KEPT = ROOT / "out" / "ablations", pathlib.Path(__file__).parent / "ablati
 GOAL = 70                        # percent at temperature 1: how many tokens until a process gets there?
 COMMON = "--data arithmetic --max-new-tokens 64 --lr 3e-4 --eval-questions 300 --questions 32"
 TALK = "--turns 2 --updates 4 --switch-every 0 --questions 12 --steps 14 --eval-every 7"
-HABITS = RUNS / "habits.jsonl"
+HABITS = "out/ablations/habits.jsonl"
 JSON = "--plan-format json --steps 20 --eval-every 10"
 # question -> arm -> flags of train.py. The arms of "processes" sample as many tokens, by their steps.
 ABLATIONS = {
@@ -70,8 +70,10 @@ def directory(question, arm, seed, root=RUNS):
 
 def finished(place):
     """Whether a directory holds a run that has come to its end."""
-    lines = read(place) if (place / "metrics.jsonl").exists() else []
-    return bool(lines) and lines[-1]["step"] == read_json(place / "config.json")["steps"]
+    try:
+        return read(place)[-1]["step"] == read_json(place / "config.json")["steps"]
+    except UserError:                    # nothing there, or the run was killed
+        return False
 
 
 def places(question, arm, seeds):
@@ -103,11 +105,11 @@ def run(job):
 
 def build(name):
     """What some runs start from, unless it is there: a smaller embedded model, habits -> how that went."""
-    if name == "habits":
-        return f"{name}: {call('-m', 'data.results.habits', str(HABITS))}"
     place = ROOT / "out" / name
-    if (place / "config.json").exists():
+    if (ROOT / HABITS if name == "habits" else place / "config.json").exists():
         return f"{name}: there"
+    if name == "habits":
+        return f"{name}: {call('-m', 'data.results.habits', HABITS)}"
     return f"{name}: {call('-m', 'data.make_tiny', '--size', name, '--out', str(place))}"
 
 
@@ -120,7 +122,7 @@ def spent(lines, field="heldout_t1"):
     """(tokens, episodes, held-out accuracy at temperature 1 or another field) at each evaluation of a run."""
     tokens, episodes, curve = 0, 0, []
     for line in lines:
-        tokens += line.get("sampled_tokens", 0) + line.get("filter_tokens", 0)
+        tokens += spent_tokens([line])
         episodes += line.get("episodes", 0)
         if "heldout_t1" in line:
             curve.append((tokens, episodes, line[field]))
@@ -148,11 +150,11 @@ def table_row(arm, runs):
 
 
 def summarise(question, seeds, out):
-    """The table of a question as Markdown; its figure goes to the directory `out`."""
+    """The table of a question as Markdown, "" if it has no runs; its figure goes to the directory `out`."""
     found = {arm: [read(place) for place in places(question, arm, seeds)] for arm in ABLATIONS[question]}
     found = {arm: lines for arm, lines in found.items() if lines}
     if not found:
-        raise UserError(f"{question}: no run has come to its end, so there is nothing to show")
+        return ""
     (figure, axis), width = plt.subplots(figsize=(9, 4.5), layout="constrained"), 0.8 / len(found)
     for i, (arm, runs) in enumerate(found.items()):
         if question == "sizes":                          # shares of actions, before (pale) and after
@@ -199,8 +201,8 @@ def main(argv=None):
     questions = args.questions or list(ABLATIONS)
     if unknown := set(questions) - set(ABLATIONS):
         raise UserError(f"no question {min(unknown)}: there are {', '.join(ABLATIONS)}")
-    if args.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, not {args.seeds}")
+    if args.seeds < (3 if args.publish else 1):
+        raise UserError(f"--seeds must be at least 1, to --publish 3, not {args.seeds}")
     jobs = [(question, arm, seed) for question in questions for seed in range(args.seeds)
             for arm in ABLATIONS[question]]
     failed, started = 0, time.perf_counter()
@@ -214,9 +216,13 @@ def main(argv=None):
                     concurrent.futures.wait(built)
                 return run(job)
             works = built + [pool.submit(after, job) for job in jobs]
-            for work in tqdm(concurrent.futures.as_completed(works), total=len(works), unit="run"):
-                tqdm.write(work.result())
-                failed += "failed" in work.result()
+            try:
+                for work in tqdm(concurrent.futures.as_completed(works), total=len(works), unit="run"):
+                    tqdm.write(work.result())
+                    failed += "failed" in work.result()
+            except BaseException:                            # Ctrl-C: those that run end, no other begins
+                pool.shutdown(cancel_futures=True)
+                raise
     for question, arm, seed in jobs if args.publish else ():
         place, goal = directory(question, arm, seed), directory(question, arm, seed, KEPT)
         if finished(place):
@@ -224,13 +230,18 @@ def main(argv=None):
             for name in ("config.json", "metrics.jsonl"):
                 (goal / name).write_text((place / name).read_text().replace(str(ROOT) + "/", ""))
     out = KEPT if args.publish else RUNS
+    missing = []
     for question in questions:
-        text = summarise(question, range(args.seeds), out)
-        (out / f"{question}.md").write_text(text)
-        print(text)
+        if text := summarise(question, range(args.seeds), out):
+            (out / f"{question}.md").write_text(text)
+            print(text)
+        else:
+            missing.append(question)
     print(f"{out}: tables and figures; {len(jobs)} runs, {(time.perf_counter() - started) / 60:.0f} minutes")
     if failed:
         raise UserError(f"{failed} runs failed, see above")
+    if missing:
+        raise UserError(f"of {', '.join(missing)} no run has come to its end, so there is nothing to show")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     python -m data.results.collect out/tiny-rema-s0 out/tiny-rema-s1 out/tiny-rema-s2
 
 Copies config.json, metrics.jsonl and curves.png of each run to data/results/NAME (an existing one is left
-alone) and prints one line a run and, of runs that differ in their seeds only, the mean with its standard error
-over them. Episodes and weights stay where they are.
+alone) and prints one line a run and, of runs that differ in their seeds only, the mean with its standard
+error over them. Episodes and weights stay where they are.
 """
 import pathlib
 import shutil
@@ -53,9 +53,11 @@ def main(directories):
             shutil.copy(directory / name, kept / name)
         rows.append(line(kept))
         print(f"| {directory.name} | " + " | ".join("-" if x is None else f"{x:,.1f}" for x in rows[-1]) + " |")
-    settings = [{**read_json(HERE / pathlib.Path(one).name / "config.json"), "seed": 0, "out": ""}
-                for one in directories]
-    if len(rows) > 1 and all(one == settings[0] for one in settings):
+    alike = dict(seed=0, out="", resume="")
+    settings = [{**read_json(HERE / pathlib.Path(one).name / "config.json"), **alike} for one in directories]
+    if any(one != settings[0] for one in settings):
+        print("\nno mean: the runs differ in more than their seeds")
+    elif len(rows) > 1:
         columns = [[x for x in column if x is not None] for column in zip(*rows)]
         means = [tuple(x / 100 for x in accuracy(column)) if column else None for column in columns]
         print("| mean | " + " | ".join("-" if m is None else f"{m[0]:,.1f} ± {m[1]:,.1f}" for m in means) + " |")

@@ -11,7 +11,7 @@ import pathlib
 import random
 
 import rema
-from data import Parser, guarded
+from data import Parser, UserError, guarded
 from data.arithmetic import generate, right_plan, values, working, wrong_plan
 from data.checkpoint import atomic_write
 
@@ -45,6 +45,9 @@ def main(argv=None):
     parser.add_argument("out", type=pathlib.Path, help="the file to write")
     parser.add_argument("--problems", type=int, default=6400, help="two conversations each (6400)")
     args = parser.parse_args(argv)
+    if args.problems < 1 or args.out.exists():
+        raise UserError(f"{args.out} exists: name another file" if args.out.exists() else
+                        f"--problems must be at least 1, not {args.problems}")
     rng = random.Random(0)
     lines = [json.dumps({"messages": messages}) for row in generate(args.problems, seed="habits")
              for messages in conversations(rng, row)]
