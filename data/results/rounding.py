@@ -3,7 +3,7 @@
     python -m data.results.rounding [15]
 
 Conversations of the embedded model with itself in up to three turns, 200 a round, temperature 1. In float64
-all agree to 1e-10 (tests/test_rollout.py); here each computes in its own order, so that they differ by rounding.
+all agree to 1e-10 (tests/test_rollout.py); here each computes in its own order: rounding differs.
 """
 import torch
 from tqdm import tqdm
