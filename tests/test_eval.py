@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 import types
 
@@ -306,14 +305,15 @@ def test_habits_of_the_ablation_about_reversed_roles(tmp_path):
     assert abs(checked / 600 - habits.CHECKED) < .05 and abs(copied / solved - (1 - habits.CHECKED)) < .1
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, monkeypatch, capsys):
     """As with `| head -1` once head has ended; the results are there all the same."""
     reader, writer = os.pipe()
     os.close(reader)
-    run = subprocess.run([sys.executable, "eval.py", "--limit", "2", "--max-new-tokens", "8", "--out",
-                          str(tmp_path / "a")], stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
-    assert run.returncode == 141 and "roken" not in run.stderr
+    with open(writer, "w", buffering=1) as stdout, pytest.raises(SystemExit) as end:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        evaluation.main(["--limit", "2", "--max-new-tokens", "8", "--out", str(tmp_path / "a")])
+    monkeypatch.undo()
+    assert end.value.code == 141 and "roken" not in capsys.readouterr().err
     assert len((tmp_path / "a" / "episodes.jsonl").read_text().splitlines()) == 2
 
 
