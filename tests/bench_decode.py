@@ -1,4 +1,4 @@
-"""Where a decoding step's time goes, and what was tried against it: the figures of README's Limits.
+"""Where a decoding step's time goes, and what was tried against it: the figures of data/results/speed.md.
 
     python tests/bench_decode.py DIR [--threads 2] [--compile]
 

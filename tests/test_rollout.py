@@ -390,10 +390,10 @@ def test_conversation_trainer_and_sampler_agree_in_every_turn(exact):
 
 
 def test_conversation_trainer_and_sampler_agree_in_float32():
-    """Rounding alone: 1e-5, but for one token in ten thousand (over 13,580 tokens the worst was 1.14e-5)."""
+    """Rounding alone: 1e-5, but for one or two tokens in 100,000 (data/results/rounding.py), here at most 1."""
     model, tokenizer = load("tiny")
     found = gaps(model, talk(model, tokenizer, max_new_tokens=32))
-    assert len(found) > 1000 and found.mean() < 1e-6
+    assert len(found) > 1000 and found.mean() < 1e-6 and found.quantile(0.999) < 5e-6
     assert (found > 1e-5).sum() <= 1 and found.max() < 2e-5
 
 

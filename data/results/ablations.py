@@ -1,7 +1,7 @@
 """The questions that the paper leaves open, on the embedded model: seeds, error bars, a figure for each.
 
-    python -m data.results.ablations                    all of them, an hour and a half on two cores,
-                                                        a third of it to build two smaller models
+    python -m data.results.ablations                    all of them, 70 minutes on two cores,
+                                                        26 of them to build two smaller models
     python -m data.results.ablations processes reward   some
     python -m data.results.ablations --table            only the tables and figures of the runs that are there
 
