@@ -406,19 +406,23 @@ def test_ctrl_c_where_nothing_waits_for_it_is_one_line(capsys, monkeypatch):
     assert stop.value.code == 130 and capsys.readouterr().err == "train.py: interrupted\n"
 
 
-def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch):
-    plain = train.one_step
+def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch, capsys):
+    """Pressed in the last step it changes nothing: the run is complete, and closes as one."""
+    plain, fatal = train.one_step, [1, 3]
 
     def pressed(run, step, *rest):
-        if step == 1:
+        if step in fatal:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
         return plain(run, step, *rest)
     monkeypatch.setattr(train, "one_step", pressed)
     train.main([*SMALL_RUN, "--steps", "9", "--out", str(tmp_path / "run")])
     assert len(metrics(tmp_path / "run")) == 3 and (tmp_path / "run" / "high" / "config.json").exists()
-    monkeypatch.setattr(train, "one_step", plain)
+    told = capsys.readouterr()
+    assert f"to go on: python train.py --resume {tmp_path / 'run'}" in told.err and "gained" not in told.out
     train.main(["--resume", str(tmp_path / "run"), "--steps", "4"])
+    told = capsys.readouterr()
+    assert "to go on" not in told.err and "gained" in told.out
     assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1, 2, 3, 4]
 
 
