@@ -18,6 +18,7 @@ Deviations from the paper, on purpose:
 - the held-out accuracy of conversations asks for a right last answer only, the reward for [FINISH] as well.
 """
 import argparse
+import atexit
 import json
 import math
 import os
@@ -252,8 +253,7 @@ def refilter(run, step, rows):
     episodes = run.play(tried, ("filter", step), plans=10 if high else 1, answers=1 if high else 10,
                         temperature={role.name: float(role.name == learning) for role in run.roles})
     rema.score(episodes)
-    solved = [[e.correct for e in group] for group in evaluation.split(episodes, "question")]
-    worth = [rema.worth_learning(successes) for successes in solved]
+    worth = [rema.worth_learning([e.correct for e in one]) for one in evaluation.split(episodes, "question")]
     kept = [row for row, good in zip(tried, worth) if good]
     others = [row for row, good in zip(tried, worth) if not good][:max(0, args.questions - len(kept))]
     metrics = {"filter_kept": len(kept) / len(tried), "filter_refilled": len(others),
@@ -322,8 +322,7 @@ def train(run, rows, held_rows, interrupted):
         append(logs[0], json.dumps(before))
         say(f"before training, {len(held_rows)} problems:{plots.held_out_line(before)}\n"
             "watch the reward, not the loss: with one update a batch the loss is near 0 by construction")
-    steps = range(done + 1, args.steps + 1)
-    for step in tqdm(steps, initial=done, total=args.steps, desc="train", unit="step"):
+    for step in tqdm(range(done + 1, args.steps + 1), "train", args.steps, initial=done, unit="step"):
         pool, filtered = refilter(run, step - 1, rows) if args.filter else (rows, {})
         metrics, episodes = one_step(run, step - 1, pick(pool, step, args))
         norm = metrics["grad_norm"]                          # None: all groups were dead
@@ -410,6 +409,7 @@ def program(argv):
 def main(argv=None):
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():             # torchrun
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(dist.destroy_process_group)          # its threads may abort the exit otherwise
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     guarded(program, argv, "train.py")
