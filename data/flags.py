@@ -1,7 +1,6 @@
 """The command lines: each flag with its default and one clause of reason, and what is refused."""
 import filecmp
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -11,7 +10,7 @@ from contextlib import suppress
 import torch
 
 from data import Parser, UserError, benchmarks, memory
-from data.checkpoint import read_json
+from data.checkpoint import json_object, naming, read_json
 
 # What a model wants when no flag says otherwise. Real ones take the literature's full-weight rate, 1e-6; the
 # tiny one is far from what it was trained to be.
@@ -164,7 +163,8 @@ def parse(argv, description=None):
         complete(args, {})
         log = pathlib.Path(args.resume) / "metrics.jsonl"
         lines = log.read_bytes().split(b"\n")[:-1] if log.exists() else []      # the last may be half a line
-        done = json.loads(lines[-1])["step"] if lines else 0
+        with naming(log, malformed=(ValueError, LookupError)):
+            done = json_object(lines[-1])["step"] if lines else 0
         stateless = not (log.parent / "state.safetensors").exists()
         if stateless and done >= min(saved["save_every"], saved["steps"]):
             raise UserError(f"{args.resume} has no state.safetensors, as published runs: it can't go on")

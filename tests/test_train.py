@@ -740,6 +740,9 @@ def test_what_has_no_state_is_not_resumed(tmp_path, capsys):
         train.main(["--resume", str(tmp_path / "run"), "--steps", "3"])
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert "no state.safetensors" in capsys.readouterr().err
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0}\nno JSON\n')
+    with pytest.raises(UserError, match="metrics.jsonl: malformed"):
+        train.parse(["--resume", str(tmp_path / "run")])
     with pytest.raises(UserError, match="holds two agents"):
         train.parse(["--share", "--model", str(tmp_path / "run")])
     shutil.rmtree(tmp_path / "run" / "low")
