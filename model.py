@@ -250,7 +250,10 @@ class Cache:
                 return self.attend_one(layer, q, *kv)
             prompts = self.prefix.whole(layer, self.prefix.kv[layer])          # (2, P, K, Tp, C)
             kv = torch.cat((prompts[:, self.group], kv), 3)
-        return F.scaled_dot_product_attention(q, *kv, attn_mask=self.mask[:, None], enable_gqa=True)
+        if q.is_cuda:        # with a mask and grouped heads a card would fall back to plain products in float32
+            kv = kv.repeat_interleave(q.shape[1] // kv.shape[2], 2)
+        return F.scaled_dot_product_attention(q, *kv, attn_mask=self.mask[:, None],
+                                              enable_gqa=q.shape[1] != kv.shape[2])
 
     def attend_one(self, layer, q, k, v):
         """One new token a row (decoding): keys that rows share are read once for all of them, never copied.

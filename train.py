@@ -79,7 +79,9 @@ class Learner:
             for master in self.masters:
                 master.data = master.data.to(device)
                 for name, moment in self.optimizer.state[master].items():
-                    self.optimizer.state[master][name] = moment.to("cpu" if name == "step" else device)
+                    # A fused optimizer wants its step count where the weights are, the plain one on the CPU.
+                    place = device if name != "step" or self.optimizer.defaults["fused"] else "cpu"
+                    self.optimizer.state[master][name] = moment.to(place)
 
     def step(self, rate=None):
         """Apply the gradient and forget it -> its norm before clipping. Not finite: nothing is applied."""
@@ -203,8 +205,8 @@ def one_step(run, step, rows):
     args, agents = run.args, run.agents
     learning = rema.learners(step, list(agents), args.switch_every)
     plans, answers = rema.sampling_shape(learning, args.plans, args.answers, args.answers_high)
-    for role, learner in agents.items():
-        learner.rest(args.device if role in learning else "cpu")
+    for role in sorted(agents, key=learning.__contains__):   # who is frozen leaves the card first
+        agents[role].rest(args.device if role in learning else "cpu")
     t0 = time.perf_counter()
     episodes = run.play(rows, (step,), turns=args.turns, plans=plans, temperature=args.temperature,
                         answers=args.answers if args.turns > 1 else answers)
@@ -314,6 +316,8 @@ def train(run, rows, held_rows, interrupted):
     saved = pathlib.Path(args.resume or out) / "state.safetensors"
     if saved.exists():
         done, best, failures = load_state(saved, run.agents)
+        for learner in run.agents.values():                  # until its turn comes: a card holds one agent's
+            learner.rest("cpu")
     for log in logs:
         forget_after(log, done)
     if done < 0:
