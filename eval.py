@@ -16,10 +16,12 @@ from tqdm import tqdm
 import rema
 import rewards
 import rollout
-from data import UserError, benchmarks, guarded, page, plots
-from data.checkpoint import atomic_write
+from data import UserError, guarded
+from data.problems import benchmarks
+from data.views import page, plots
+from data.formats.files import atomic_write
 from data.flags import claim, parse_eval
-from data.guide import action_shares
+from data.extensions.guide import action_shares
 
 
 def fitting(rows, tokenizer, roles, context, max_new_tokens):

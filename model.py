@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from data import UserError
-from data.checkpoint import atomic_write, compare, read_json, read_tensors, resolve, write_tensors
-from data.config import Config
-from data.tokenizer import Tokenizer
+from data.formats.files import atomic_write, read_json
+from data.formats.hub import resolve
+from data.formats.safetensors import compare, read_tensors, write_tensors
+from data.formats.config import Config
+from data.formats.tokenizer import Tokenizer
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ class Transformer(nn.Module):
         return self.lm_head(self.hidden(tokens, cache))
 
     def step(self, token, cache):
-        """One token of each row (B,) -> logits of the next (B, V). What data/compiling.py compiles."""
+        """One token of each row (B,) -> logits of the next (B, V). What data/extensions/compiling.py compiles."""
         return self(token[:, None], cache)[:, 0]
 
     def hidden(self, tokens, cache=None, lengths=None):
@@ -330,7 +332,7 @@ def logprobs(model, hidden, targets, temperature=1.0, chunk=1024, allowed=None, 
 
     hidden (N, D) from model.hidden, targets (N,). The head runs over `chunk` positions at a time, and again
     in the backward pass, so that logits never exist for more than a chunk (a plain loop keeps them all).
-    allowed (S, V) bool and states (N,): which tokens each distribution is limited to, see data/guide.py.
+    allowed (S, V) bool and states (N,): which tokens each distribution is limited to, see data/extensions/guide.py.
     """
     parts = [checkpoint(_chunk_logprobs, hidden[i:i + chunk], model.lm_head.weight, targets[i:i + chunk],
                         temperature, allowed, None if states is None else states[i:i + chunk],
@@ -412,7 +414,7 @@ def assemble(config, weights):
 
 
 def load(name_or_dir, device="cpu", dtype=torch.float32, bases=None):
-    """-> (Transformer, Tokenizer) of a Hugging Face directory, or of a name that data/checkpoint.py resolves.
+    """-> (Transformer, Tokenizer) of a Hugging Face directory, or of a name that data/formats/checkpoint.py resolves.
 
     A directory may hold adapters in PEFT's format instead of weights. bases: {name: (Transformer, Tokenizer)}
     of the bases loaded so far, so that two agents share one. Raises UserError that names what is missing,

@@ -17,7 +17,7 @@ import rewards
 # ------------------------------------------------------------------------------------------------------------
 # Roles: who speaks, and what it is told. The prompts are short on purpose: they are run once for every
 # question, and the embedded tiny model was warm-started on these very texts (change one, and
-# data/make_tiny.py has to run again).
+# data/tiny/make_tiny.py has to run again).
 
 @dataclass(frozen=True)
 class Role:
@@ -53,7 +53,7 @@ VERDICT = "End with the verdict [A] or [B]: the better response."
 
 # A model of 135M parameters does not find \\boxed{} by being told, but does once it has seen it: --example.
 # Its plans are useful once it has seen plans that name the operation. Each: question, plan, working.
-EXAMPLES = json.loads((pathlib.Path(__file__).parent / "data/examples.json").read_text(encoding="utf-8"))
+EXAMPLES = json.loads((pathlib.Path(__file__).parent / "data/problems/worked.json").read_text(encoding="utf-8"))
 
 
 def roles(process, example=False, turns=1, plan_format="text", judge=False):

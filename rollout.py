@@ -24,9 +24,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 import rema
-from data import UserError, guarded, plots
+from data import UserError, guarded
+from data.views import plots
 from data.flags import parse_question, pick_dtype
-from data.guide import Guide
+from data.extensions.guide import Guide
 from model import Cache, load, logprobs, slow
 
 
@@ -130,7 +131,7 @@ def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_
     Each prompt is run once, whatever the number of its samples; each sample draws from the first token on.
     Rows leave the batch when they draw an id of stop_ids, after max_new_tokens, or at the end of the context.
     generator: a torch.Generator, or one a prompt, so that its samples do not depend on the prompts beside it.
-    rows: so many at a time (memory), but never fewer than one prompt's samples. guide: a data.guide.Guide,
+    rows: so many at a time (memory), but never fewer than one prompt's samples. guide: a data.extensions.guide.Guide,
     which says which tokens may be drawn. Raises UserError for a prompt that is empty or fills the context.
     """
     device = model.embed_tokens.weight.device
@@ -247,7 +248,7 @@ def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_token
     roles: from rema.roles. batch: rows decoded at a time.
     key: (seed, step, ...): draws depend on it, the role and the row's id.
     temperature: a number, or one by role name. guide: which tokens the high-level agent may say, see
-    data/guide.py.
+    data/extensions/guide.py.
     A low-level prompt that its plan has made too long for the context is not answered.
     """
     def ask(role, prompts, samples, keys):

@@ -35,14 +35,18 @@ from tqdm import tqdm
 import eval as evaluation
 import model as models
 import rema
-from data import UserError, guarded, interruptible, memory, plots
-from data.benchmarks import read_conversations, split_data
-from data.checkpoint import NAMES, append, atomic_write, forget_after, load_state, read_json, save_state
-from data.compiling import compile_step
+from data import UserError, guarded, interruptible
+from data.extensions import memory
+from data.views import plots
+from data.problems.benchmarks import read_conversations, split_data
+from data.formats.files import append, atomic_write, forget_after, read_json
+from data.formats.hub import NAMES
+from data.formats.state import load_state, save_state
+from data.extensions.compiling import compile_step
 from data.flags import claim, parse, unused
-from data.guide import Guide, action_shares
-from data.plots import say
-from data.tokenizer import Tokenizer
+from data.extensions.guide import Guide, action_shares
+from data.views.plots import say
+from data.formats.tokenizer import Tokenizer
 from rollout import batch_logprobs, load_agents, micro_batches, play, ranks, sources, stream, together
 
 

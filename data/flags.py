@@ -9,8 +9,10 @@ from contextlib import suppress
 
 import torch
 
-from data import Parser, UserError, benchmarks, memory
-from data.checkpoint import json_object, naming, read_json
+from data import Parser, UserError
+from data.extensions import memory
+from data.problems import benchmarks
+from data.formats.files import json_object, naming, read_json
 
 # What a model wants when no flag says otherwise. Real ones take the literature's full-weight rate, 1e-6; the
 # tiny one is far from what it was trained to be.

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import model as models  # noqa: E402
 import rollout  # noqa: E402
-from data.compiling import compile_step  # noqa: E402
+from data.extensions.compiling import compile_step  # noqa: E402
 
 
 def milliseconds(call, times=8):

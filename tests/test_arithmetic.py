@@ -1,4 +1,4 @@
-"""data/arithmetic.py and data/make_tiny.py: what generated problems promise, the corpus, the embedded model."""
+"""data/problems/arithmetic.py and data/tiny/make_tiny.py: what generated problems promise, the corpus, the embedded model."""
 import itertools
 import json
 import pathlib
@@ -8,12 +8,13 @@ import re
 import pytest
 
 import rema
-from data import arithmetic, make_tiny
-from data.arithmetic import (EMPTY, generate, habit, held_out, rewrite, right_plan, trace, values, working,
+from data.problems import arithmetic
+from data.tiny import make_tiny
+from data.problems.arithmetic import (EMPTY, generate, habit, held_out, rewrite, right_plan, trace, values, working,
                              wrong_plan)
-from data.tokenizer import Tokenizer
+from data.formats.tokenizer import Tokenizer
 
-TINY = pathlib.Path(arithmetic.__file__).parent / "tiny"
+TINY = pathlib.Path(arithmetic.__file__).parent.parent / "tiny"
 needs_tiny = pytest.mark.skipif(not (TINY / "model.safetensors").exists(), reason="data/tiny is not built")
 ROWS = generate(300, seed=3)
 
@@ -178,7 +179,7 @@ def test_bpe_hand_worked():
 
 @needs_tiny
 def test_tiny_is_small_and_complete():
-    files = {path.name: path.stat().st_size for path in TINY.iterdir()}
+    files = {path.name: path.stat().st_size for path in TINY.iterdir() if path.suffix in (".json", ".safetensors")}
     assert files.keys() == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
                             "generation_config.json"}
     assert sum(files.values()) <= 8e6

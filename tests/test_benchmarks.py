@@ -11,8 +11,9 @@ import pytest
 
 import eval as evaluation
 import rema
-from data import UserError, benchmarks
-from data.benchmarks import BENCHMARKS, boxed, fingerprint, load, published, read_jsonl
+from data import UserError
+from data.problems import benchmarks
+from data.problems.benchmarks import BENCHMARKS, boxed, fingerprint, load, published, read_jsonl
 
 shared_rows = functools.cache(load)         # (name, directory): several tests read the same large files
 MATHS = [name for name in BENCHMARKS if not name.startswith(("rewardbench", "judgebench"))]

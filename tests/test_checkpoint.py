@@ -12,8 +12,11 @@ import threading
 import pytest
 import torch
 
-from data import UserError, checkpoint
-from data.checkpoint import INDEX, SINGLE, atomic_write, read_json, read_tensors, resolve, write_tensors
+from data import UserError
+from data.formats import hub as places, safetensors
+from data.formats.files import atomic_write, read_json
+from data.formats.hub import resolve
+from data.formats.safetensors import INDEX, SINGLE, read_tensors, write_tensors
 
 TENSORS = {"b.f32": torch.randn(3, 5), "a.bf16": torch.randn(4, 2).bfloat16(), "f16": torch.randn(7).half(),
            "f64": torch.randn(2, 1, 3).double(), "i64": torch.arange(-2, 3), "i32": torch.arange(3).int(),
@@ -183,7 +186,7 @@ def test_damaged_file(tmp_path, name):
 
 def test_header_beyond_the_limit(tmp_path, monkeypatch):
     (tmp_path / "x").write_bytes(pack(GOOD))
-    monkeypatch.setattr(checkpoint, "LIMIT", 20)
+    monkeypatch.setattr(safetensors, "LIMIT", 20)
     with pytest.raises(UserError, match="truncated or no safetensors"):
         read_tensors(tmp_path / "x")
 
@@ -496,7 +499,7 @@ def test_broken_connection_reads_like_the_end(error):
     class Reply:
         def read(self, limit):
             raise error
-    assert checkpoint.read_some(Reply(), 10) == b""
+    assert places.read_some(Reply(), 10) == b""
 
 
 def test_file_of_another_size_is_fetched_again(hub, tmp_path):
@@ -554,13 +557,13 @@ def test_names(hub, tmp_path, monkeypatch):
     assert resolve(tmp_path) == tmp_path
     assert not hub.requests
     monkeypatch.setattr(checkpoint, "TINY", tmp_path)
-    refused("python -m data.make_tiny", "tiny")
+    refused("python -m data.tiny.make_tiny", "tiny")
     (tmp_path / "config.json").write_text("{}")
     assert resolve("tiny") == tmp_path
-    assert list(checkpoint.NAMES) == (
+    assert list(places.NAMES) == (
         "tiny llama-1b llama-3b llama-8b llama3-8b qwen-0.5b qwen-1.5b qwen-3b qwen-7b qwen3-0.6b qwen3-1.7b "
         "qwen3-4b qwen3-8b smollm2-135m smollm2-360m smollm2-1.7b").split()
-    assert checkpoint.NAMES["llama-3b"] == "meta-llama/Llama-3.2-3B-Instruct"
-    assert checkpoint.NAMES["qwen-0.5b"] == "Qwen/Qwen2.5-0.5B-Instruct"
-    assert checkpoint.NAMES["qwen3-1.7b"] == "Qwen/Qwen3-1.7B"
-    assert checkpoint.NAMES["smollm2-360m"] == "HuggingFaceTB/SmolLM2-360M-Instruct"
+    assert places.NAMES["llama-3b"] == "meta-llama/Llama-3.2-3B-Instruct"
+    assert places.NAMES["qwen-0.5b"] == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert places.NAMES["qwen3-1.7b"] == "Qwen/Qwen3-1.7B"
+    assert places.NAMES["smollm2-360m"] == "HuggingFaceTB/SmolLM2-360M-Instruct"

@@ -14,8 +14,9 @@ import rema
 import rewards
 import rollout
 import train
-from data import UserError, benchmarks, guarded
-from data.arithmetic import right_plan, values
+from data import UserError, guarded
+from data.problems import benchmarks
+from data.problems.arithmetic import right_plan, values
 from data.results import ablations, budget, compare, habits
 
 

@@ -9,8 +9,8 @@ import model as models
 import rema
 import rollout
 from data import UserError
-from data.arithmetic import generate as problems
-from data.guide import ACTIONS, Guide, action_shares
+from data.problems.arithmetic import generate as problems
+from data.extensions.guide import ACTIONS, Guide, action_shares
 from test_rollout import exact, read_tokenizer        # noqa: F401
 
 

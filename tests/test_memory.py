@@ -1,4 +1,4 @@
-"""data/memory.py: what it says a run needs, against counting by hand and against what was allocated."""
+"""data/extensions/memory.py: what it says a run needs, against counting by hand and against what was allocated."""
 import gc
 import itertools
 import json
@@ -19,9 +19,10 @@ if __name__ == "__main__":                       # the subprocess below
 import rema
 import rollout
 import train
-from data import UserError, memory
-from data.checkpoint import NAMES, TINY
-from data.config import Config
+from data import UserError
+from data.extensions import memory
+from data.formats.hub import NAMES, TINY
+from data.formats.config import Config
 from data.flags import parse
 
 PUBLISHED = {"llama-1b": 1_235_814_400, "llama-3b": 3_212_749_824, "llama-8b": 8_030_261_248,

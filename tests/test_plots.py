@@ -1,4 +1,4 @@
-"""data/plots.py and data/page.py: curves of every kind of run, a page that hostile text cannot take over."""
+"""data/views/plots.py and data/views/page.py: curves of every kind of run, a page that hostile text cannot take over."""
 import html.parser
 import math
 import pathlib
@@ -6,9 +6,9 @@ import pathlib
 import pytest
 
 import rema
-from data import page, plots
-from data.checkpoint import TINY
-from data.tokenizer import Tokenizer
+from data.views import page, plots
+from data.formats.hub import TINY
+from data.formats.tokenizer import Tokenizer
 
 HOSTILE = '</pre><script>alert(1)</script><img src=x onerror="alert(1)">&lt;\u202e\x00'
 

@@ -14,10 +14,11 @@ import torch
 import model as models
 import rema
 import rollout
-from data import UserError, plots
-from data.arithmetic import generate as problems
-from data.compiling import compile_step
-from data.tokenizer import Tokenizer
+from data import UserError
+from data.views import plots
+from data.problems.arithmetic import generate as problems
+from data.extensions.compiling import compile_step
+from data.formats.tokenizer import Tokenizer
 
 FAMILIES = {
     "llama": dict(family="llama", qkv_bias=False, qk_norm=False, tied=False,

@@ -1,4 +1,4 @@
-"""data/tokenizer.py: ids equal those of `tokenizers`, conversations equal what the chat templates write.
+"""data/formats/tokenizer.py: ids equal those of `tokenizers`, conversations equal what the chat templates write.
 
 The small tokenizers here are written by the tests and their ids worked by hand: the letter of a byte has the
 byte as its id, further tokens follow from 256 on. Parity with the library is checked where it is installed;
@@ -13,7 +13,7 @@ import time
 import pytest
 
 from data import UserError
-from data.tokenizer import LETTER, Tokenizer
+from data.formats.tokenizer import LETTER, Tokenizer
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 DIGITS = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]}

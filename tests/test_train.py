@@ -20,8 +20,11 @@ import model as models
 import rema
 import rollout
 import train
-from data import UserError, benchmarks, checkpoint, plots
-from data.guide import ACTIONS
+from data import UserError
+from data.formats import state
+from data.problems import benchmarks
+from data.views import plots
+from data.extensions.guide import ACTIONS
 from test_rollout import prompts, small
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -199,9 +202,9 @@ def test_state_restores_weights_and_moments_bit_for_bit(tmp_path):
         learner = train.Learner(small(dtype=torch.float32), settings())
         for i in range(4):
             if interrupted and i == 2:
-                checkpoint.save_state(tmp_path / "state.safetensors", {"solo": learner}, 7, 0.5, 2)
+                state.save_state(tmp_path / "state.safetensors", {"solo": learner}, 7, 0.5, 2)
                 learner = train.Learner(small(dtype=torch.float32, seed=9), settings())
-                assert checkpoint.load_state(tmp_path / "state.safetensors", {"solo": learner}) == (7, 0.5, 2)
+                assert state.load_state(tmp_path / "state.safetensors", {"solo": learner}) == (7, 0.5, 2)
             train.update(learner, samples, settings())
         runs.append([w.clone() for w in learner.weights])
     assert all(torch.equal(a, b) for a, b in zip(*runs))
@@ -584,7 +587,7 @@ import sys, os, torch, torch.distributed as dist
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 torch.set_num_threads(1)
 import rema, rollout, train, model as models
-from data import arithmetic
+from data.problems import arithmetic
 from test_train import batch, settings
 from test_rollout import small
 if "WORLD_SIZE" in os.environ:

@@ -26,9 +26,9 @@ import matplotlib.pyplot as plt  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from data import Parser, UserError, guarded  # noqa: E402
-from data.checkpoint import read_json  # noqa: E402
-from data.guide import ACTIONS  # noqa: E402
-from data.plots import read, spent_tokens  # noqa: E402
+from data.formats.files import read_json  # noqa: E402
+from data.extensions.guide import ACTIONS  # noqa: E402
+from data.views.plots import read, spent_tokens  # noqa: E402
 from eval import accuracy  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -110,7 +110,7 @@ def build(name):
         return f"{name}: there"
     if name == "habits":
         return f"{name}: {call('-m', 'data.results.habits', HABITS)}"
-    return f"{name}: {call('-m', 'data.make_tiny', '--size', name, '--out', str(place))}"
+    return f"{name}: {call('-m', 'data.tiny.make_tiny', '--size', name, '--out', str(place))}"
 
 
 def mean(values):

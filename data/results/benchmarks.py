@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import eval as evaluation
 from data import guarded
-from data.benchmarks import read_jsonl
+from data.problems.benchmarks import read_jsonl
 
 TESTS = ("math500", "gsm8k", "aime24", "amc23", "gaokao2023en", "minerva", "olympiadbench", "rewardbench970",
          "judgebench")

@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import eval as evaluation  # noqa: E402
 import rewards  # noqa: E402
 from data import Parser, UserError, guarded  # noqa: E402
-from data.benchmarks import read_jsonl  # noqa: E402
+from data.problems.benchmarks import read_jsonl  # noqa: E402
 from data.flags import claim, unused  # noqa: E402
 
 SAMPLED = (16, 4), (4, 16)

@@ -12,8 +12,8 @@ import shutil
 import sys
 
 from data import UserError, guarded
-from data.checkpoint import read_json
-from data.plots import gains, read, spent_tokens
+from data.formats.files import read_json
+from data.views.plots import gains, read, spent_tokens
 from eval import accuracy
 
 HERE = pathlib.Path(__file__).parent

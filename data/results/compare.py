@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 from data import UserError, guarded
-from data.benchmarks import read_jsonl
+from data.problems.benchmarks import read_jsonl
 from eval import accuracy
 
 

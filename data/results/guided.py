@@ -13,10 +13,11 @@ import torch
 import rema
 import rollout
 from data import Parser, UserError, guarded
-from data.guide import ACTIONS, Guide
-from data.checkpoint import read_json, resolve
-from data.config import Config
-from data.tokenizer import Tokenizer
+from data.extensions.guide import ACTIONS, Guide
+from data.formats.files import read_json
+from data.formats.hub import resolve
+from data.formats.config import Config
+from data.formats.tokenizer import Tokenizer
 from model import Transformer
 
 

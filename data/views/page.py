@@ -7,7 +7,7 @@ import codecs
 import html
 import math
 
-from data.checkpoint import atomic_write
+from data.formats.files import atomic_write
 
 LABELS = {"high": "high-level agent: plan", "low": "low-level agent: answer", "solo": "agent"}
 HEAD = """<!DOCTYPE html>

@@ -26,8 +26,10 @@ import sys
 import regex                # comes with tiktoken
 from tqdm import tqdm
 
-from data import UserError, arithmetic
-from data.checkpoint import NAMES, atomic_write, json_object, naming, open_url, read_json, read_some
+from data import UserError
+from data.problems import arithmetic
+from data.formats.files import atomic_write, json_object, naming, read_json
+from data.formats.hub import NAMES, open_url, read_some
 
 HOSTS = {"github": "https://raw.githubusercontent.com", "rows": "https://datasets-server.huggingface.co",
          "hub": (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/") + "/datasets"}

@@ -9,7 +9,7 @@ import sys
 import matplotlib
 from tqdm import tqdm
 
-from data.benchmarks import read_jsonl
+from data.problems.benchmarks import read_jsonl
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

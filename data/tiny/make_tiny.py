@@ -1,7 +1,7 @@
 """Rebuild data/tiny from nothing: a vocabulary, a corpus of good and bad habits, a short supervised training.
 
-    python -m data.make_tiny                            overwrite data/tiny
-    python -m data.make_tiny --size large --out DIR     another size on the same mixture
+    python -m data.tiny.make_tiny                            overwrite data/tiny
+    python -m data.tiny.make_tiny --size large --out DIR     another size on the same mixture
 
 The model learns to SPEAK: every format of rema.py (VRP, MRP, ReMA with text plans, with JSON plans, in turns)
 and the arithmetic of numbers up to 99. It does not learn WHAT PAYS: right plans stand beside wrong and empty
@@ -24,9 +24,10 @@ import model as models
 import rema
 import rollout
 from data import Parser, guarded
-from data.arithmetic import EMPTY, LEVELS, generate, rewrite, right_plan, values, working, wrong_plan
-from data.checkpoint import TINY, atomic_write
-from data.tokenizer import LETTER, Tokenizer
+from data.problems.arithmetic import EMPTY, LEVELS, generate, rewrite, right_plan, values, working, wrong_plan
+from data.formats.files import atomic_write
+from data.formats.hub import TINY
+from data.formats.tokenizer import LETTER, Tokenizer
 
 # ------------------------------------------------------------------------------------------------------------
 # The mixture. Easy problems tempt to the good habit, hard ones to the bad one: greedy decoding, which takes

@@ -17,8 +17,9 @@ from math import ceil, log2
 
 import torch
 
-from data.checkpoint import MODELS, read_json, resolve
-from data.config import Config
+from data.formats.files import read_json
+from data.formats.hub import MODELS, resolve
+from data.formats.config import Config
 
 # A card "of 80 GB" has 85 of these: the rest, and one more, is for CUDA and the holes its allocator leaves.
 # PROMPT: tokens of the system message and a long question; worked examples take as many again.
@@ -26,7 +27,7 @@ GB, PROMPT = 10 ** 9, 200
 
 
 def config_of(name):
-    """Config of a named model (data/models.json), a directory, or a downloaded model of the hub.
+    """Config of a named model (data/formats/models.json), a directory, or a downloaded model of the hub.
 
     A named model's has no context, rope or eps: enough to count with, not to run. UserError: not known here.
     """

@@ -7,7 +7,7 @@ Rows are dictionaries: {"id", "problem", "answer", "level"}. Training and held-o
 problem is held out when the checksum of its text is divisible by four, whatever the seed.
 
 The first part also writes what one can SAY about an expression: plans in the right and in a wrong order, and
-the working that follows a plan to the letter. data/make_tiny.py mixes these into a corpus, the tests check
+the working that follows a plan to the letter. data/tiny/make_tiny.py mixes these into a corpus, the tests check
 them, and `habit` names the kind of plan that an agent wrote.
 """
 import ast
