@@ -1,4 +1,4 @@
-"""Measure a model, or the two agents of a run: accuracy with standard errors, and what the plan is worth.
+"""Measure a model, or the agents of a run: accuracy with standard errors, and what the plan is worth.
 
     python eval.py                                    the embedded model, untrained, on held-out arithmetic
     python eval.py --model out/tiny-rema-s0           the two agents of a run
@@ -6,7 +6,7 @@
 
 Prints a table; writes a JSON-lines file with every response and verdict, and config.json beside it.
 """
-import collections
+import argparse
 import json
 import math
 import pathlib
@@ -14,227 +14,349 @@ import pathlib
 from tqdm import tqdm
 
 import rema
-import rewards
-import rollout
-from data import UserError, guarded
-from data.problems import benchmarks
-from data.views import page, plots
+from data import UserError
 from data.formats.files import atomic_write
-from data.flags import claim, parse_eval
-from data.extensions.guide import action_shares
+from data.problems.benchmarks import load_data, split_data
+from data.views import statistics, terminal
+from data.views.program import Parser, check_bounds, claim_directory, pick_dtype, refuse_used, run_program
+from rema import Episode
+from rollout import VARIANTS as SPEAKING_VARIANTS
+from rollout import Agent, add_speaking_flags, choose_roles, complete_speaking, load_agents, play
 
 
-def fitting(rows, tokenizer, roles, context, max_new_tokens):
-    """Rows whose prompts, a full plan included, leave room for a full answer in the context."""
-    room = context - len(roles) * max_new_tokens
-    return [row for row in rows if all(len(tokenizer.chat(r.prompt(row["problem"]))) <= room for r in roles)]
+# ------------------------------------------------------------------------------------------------------------
+# Flags and their defaults. Where extensions step in: functions that add flags, check them, and show
+# more at the end; and what their flags are when nobody asks for them.
+
+FLAGS, CHECKS, AFTER = [], [], []
+VARIANTS = dict(SPEAKING_VARIANTS, plans=1, answers=1)
 
 
-def accuracy(outcomes):
-    """Mean and standard error of the mean, in percent; zeros for none. outcomes: numbers, one a problem.
+def add_flags(parser: Parser) -> None:
+    add_speaking_flags(parser)
+    flag = parser.add_argument
+    flag("--data", help="arithmetic, words, a benchmark's name or a JSON-lines file with problem and answer "
+         "(as trained, else arithmetic for tiny, words for others)")
+    flag("--data-dir", help="a directory that holds NAME.jsonl, instead of a download")
+    flag("--limit", type=int, help="only the first N problems (all; of generated ones 1,000)")
+    flag("--batch", type=int, default=256, help="rows decoded at a time: less memory, slower (256)")
+    flag("--out", help="directory for episodes.jsonl (out/eval-MODEL-PROCESS-DATA)")
 
-    >>> accuracy([1, 0, 1, 0])
-    (50.0, 28.867513459481287)
+
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[dict]]:
+    """-> the settings, and the rows to evaluate: of a run what it held out, unless --data says."""
+    parser = Parser(__doc__)
+    parser.set_defaults(**VARIANTS)
+    for add in [add_flags, *FLAGS]:
+        add(parser)
+    args = parser.parse_args(argv)
+    trained = complete_speaking(args)
+    check_bounds(args, {"limit": 1, "batch": 1, "plans": 1, "answers": 1})
+    refuse_used(args.out, "is not empty: name another --out, or leave it away")
+    for check in CHECKS:
+        check(args)
+    if args.temperature is None:
+        args.temperature = 0.0
+    if trained and not args.data:
+        if "eval_data" not in trained:
+            raise UserError(f"{args.model}: its config.json is not one of train.py, so say --data")
+        args.data = trained["eval_data"] or trained["data"]
+        _, rows = split_data(trained["data"], trained["eval_data"], trained["eval_questions"],
+                             args.data_dir or trained["data_dir"])
+        return args, rows[:args.limit]
+    if args.data is None:
+        args.data = "words"
+        if args.model == "tiny":
+            args.data = "arithmetic"
+    return args, load_data(args.data, "heldout", args.limit, args.data_dir)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Measuring
+
+def compute_mean(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error; zeros for no values. values: one a problem.
+
+    >>> compute_mean([1, 0, 1, 0])
+    (0.5, 0.28867513459481287)
     """
-    n = max(1, len(outcomes))
-    mean = sum(outcomes) / n
-    variance = sum((x - mean) ** 2 for x in outcomes) / max(n - 1, 1)
-    return 100 * mean, 100 * math.sqrt(variance / n)
+    n = max(1, len(values))
+    mean = sum(values) / n
+    variance = sum((value - mean) ** 2 for value in values) / max(n - 1, 1)
+    return mean, math.sqrt(variance / n)
 
 
-def evaluate(agents, tokenizer, rows, roles, *, max_new_tokens, temperature=0.0, key=("eval",), **how):
-    """Episodes, scored, of each row: one, or plans * answers. how: what rollout.play takes besides.
+def compute_percent(shares: list[float]) -> tuple[float, float]:
+    """The same in percent."""
+    mean, error = compute_mean(shares)
+    return 100 * mean, 100 * error
 
-    A row too long for the context gets an empty episode, which is wrong.
+
+def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temperature: float = 0.0,
+             samples: list[int] | None = None, key: tuple = ("eval",), **how) -> list[Episode]:
+    """Episodes of each row, scored: one, or as many as samples says. how: what rollout.play takes besides.
+
+    A row that is too long for the context gets empty turns, and is wrong.
     """
-    context = next(iter(agents.values())).config.context
-    fits = {id(row) for row in fitting(rows, tokenizer, roles, context, max_new_tokens)}
-    episodes = rollout.play(agents, tokenizer, [row for row in rows if id(row) in fits], roles,
-                            max_new_tokens=max_new_tokens, temperature=temperature, key=key, **how)
-    turns = [rema.Turn(role.name, [], [], [], False, "") for role in roles]
-    episodes += [rema.Episode(row, -1 - i, 0, 0, turns) for i, row in enumerate(rows) if id(row) not in fits]
-    rema.score(episodes)
+    episodes = play(agents, rows, samples or [1] * len(agents), temperatures=[temperature] * len(agents),
+                    max_new_tokens=max_new_tokens, key=key, **how)
+    rema.score(episodes, [agent.role for agent in agents])
     return episodes
 
 
-def unparsed(episodes):
-    """Share of boxed answers that the grader could not read and compared as text."""
-    return accuracy([rewards.unparsed(e.answer) for e in episodes if e.answer is not None])[0] / 100
-
-
-def split(episodes, name):
-    """Episodes -> lists of those with the same `question` (a problem's samples), or with the same `plan`."""
-    found = collections.defaultdict(list)
-    for episode in episodes:
-        found[getattr(episode, name)].append(episode)
-    return list(found.values())
-
-
-def pass_at(k, outcomes):
-    """Chance that k of a problem's n samples hold a right one, unbiased: 1 - C(n - c, k) / C(n, k).
-
-    arXiv 2107.03374. outcomes: n times 0 or 1. k above n counts as n.
-
-    >>> pass_at(2, [1, 0, 0, 0])
-    0.5
-    """
-    n, c = len(outcomes), sum(outcomes)
-    return 1 - math.comb(n - c, min(k, n)) / math.comb(n, min(k, n))
-
-
-def vote(group, hierarchical=False):
-    """The answer that most of a problem's episodes give, up to equivalence; the first of equals, or None.
-
-    hierarchical: each plan's answers elect one, then the plans' choices do.
-    """
-    answers = [vote(one) for one in split(group, "plan")] if hierarchical else [e.answer for e in group]
-    votes = collections.Counter(answer for answer in answers if answer is not None)
-    return max(votes, key=lambda a: sum(votes[b] for b in votes if rewards.equivalent(a, b)), default=None)
-
-
-def average(groups, what):
-    """Mean of what(episode) over a problem's samples, then over problems, whose standard error it has."""
-    return accuracy([sum(map(what, group)) / len(group) for group in groups])
-
-
-def rates(groups):
-    """How often problems are solved. groups: the n episodes of each problem; then accuracy is avg@n."""
-    result, most = {"accuracy": average(groups, lambda e: e.correct)}, max(map(len, groups))
-    if most > 1:
-        for k in sorted({most, *(2 ** i for i in range(1, most.bit_length()))}):
-            result[f"pass@{k}"] = accuracy([pass_at(k, [e.correct for e in group]) for group in groups])
-        for name, layered in (("flat", False), ("hierarchical", True)):
-            result[f"majority vote, {name}"] = accuracy(
-                [rewards.equivalent(group[0].row["answer"], vote(group, layered) or "") for group in groups])
-    return result
-
-
-def summary(episodes):
-    """What a table shows of episodes: {figure: (mean, standard error)}, in percent, lengths in tokens.
+def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
+    """What a table shows of episodes: {figure: (mean, standard error)}, in percent, but "tokens of ..." in tokens.
 
     Several samples of a problem count as one, by their mean: the standard errors are over problems.
     """
-    groups = split(episodes, "question")
-    boxed = split([e for e in episodes if e.answer is not None], "question")
-    result = {**rates(groups), "answered": average(groups, lambda e: e.answer is not None),
-              "accuracy among answered": average(boxed, lambda e: e.correct),
-              "unparsed among answered": average(boxed, lambda e: rewards.unparsed(e.answer)),
-              "too long for the context": average(groups, lambda e: e.question < 0),
-              "truncated": average(groups, lambda e: not all(turn.stopped for turn in e.turns)),
-              "answers with a verifying phrase": average(groups, lambda e: rema.verifies(e.response))}
-    for who in dict.fromkeys(t.role for e in episodes for t in e.turns):             # not percent
-        result[f"tokens of {who}"] = average(groups, lambda e: sum(len(t.tokens) for t in e.said(who)) / 100)
-    if episodes[0].turns[0].role == "high":
-        result["plans with the gold answer"] = average(groups, lambda e: any(
-            rewards.leaks(rema.graded(e.row, turn.text), e.row["answer"]) for turn in e.said("high")))
-    for key in ("level", "subject", "category"):
-        values = sorted({str(e.row[key]) for e in episodes if key in e.row})
-        for value in values if len(values) > 1 else ():
-            chosen = [group for group in groups if str(group[0].row.get(key)) == value]
-            result.update({f"{name}, {key} {value}": rate for name, rate in rates(chosen).items()})
-    return result
+    groups = statistics.group_by_question(episodes)
+    table = {}
+    for figure, shares in statistics.measure_problems(groups).items():
+        table[figure] = compute_percent(shares)
+    for name, counts in statistics.count_agents_tokens(groups).items():
+        table[f"tokens of {name}"] = compute_mean(counts)
+    for part, chosen in statistics.split_groups(groups).items():
+        shares = statistics.measure_problems(chosen)["accuracy"]
+        table[f"accuracy, {part}"] = compute_percent(shares)
+    if len(groups[0]) > 1:
+        table.update(rate_samples(groups))
+    return table
 
 
-LOGGED = {"boxed": "answered", "among_boxed": "accuracy among answered",
-          "verifying": "answers with a verifying phrase", "leaks": "plans with the gold answer"}
-
-
-def held_out(agents, tokenizer, rows, roles, max_new_tokens, batch, **how):
+def measure_held_out(agents: list[Agent], rows: list[dict], **how) -> dict[str, float]:
     """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log."""
     result = {}
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
-        episodes = evaluate(agents, tokenizer, rows, roles, max_new_tokens=max_new_tokens,
-                            temperature=temperature, batch=batch, **how)
-        found = summary(episodes)
-        result[f"heldout_{name}"], result[f"heldout_{name}_se"] = found["accuracy"]
-        more = {key: found[figure][0] for key, figure in LOGGED.items() if figure in found}
-        shares = action_shares(episodes) if how.get("guide") else {}
-        result.update({f"heldout_{name}_{key}": value for key, value in {**more, **shares}.items()})
+        episodes = evaluate(agents, rows, temperature=temperature, **how)
+        accuracy, error = summarise(episodes)["accuracy"]
+        result[f"heldout_{name}"] = accuracy
+        result[f"heldout_{name}_se"] = error
+        for figure, value in statistics.describe_held_out(episodes).items():
+            result[f"heldout_{name}_{figure}"] = value
     return result
 
 
-MEANING = {                      # what the figures of --diagnose say, a sentence each
-    "answers with a verifying phrase": "If training raises this, answers may only check what plans solve.",
-    "tokens of low": "Tokens of all agents are the price of an episode: compare accuracies at equal sums.",
-    "plans with the gold answer": "Roles are reversed where the high-level agent solves the problem itself.",
-    "plan": "Emptying costs what plans are worth; if swapping costs more, wrong plans are followed too."}
+# ------------------------------------------------------------------------------------------------------------
+# The program
+
+def program(argv: list[str] | None) -> None:
+    args, rows = parse(argv)
+    agents = load_agents(args.model, choose_roles(args, rows), args.device, pick_dtype(args.device),
+                         args.plan_format)
+    samples = [1] * len(agents)
+    if args.plans * args.answers > 1:
+        samples = choose_numbers_of_samples(args, len(agents))
+    name = f"{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"
+    out = pathlib.Path(args.out or claim_directory(f"out/eval-{name}"))
+    total = len(rows) * sum(math.prod(samples[:i + 1]) for i in range(len(samples)))
+    with tqdm(desc="evaluate", unit="turn", total=total) as bar:
+        episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+                            samples=samples, key=(args.seed, "eval"), top_p=args.top_p, batch=args.batch,
+                            turns=args.turns, bar=bar)
+    if not any(episode.turns[0].tokens for episode in episodes):
+        raise UserError(f"no problem fits the context of {agents[0].model.config.context} tokens")
+    atomic_write(out / "config.json", json.dumps({**vars(args), "out": str(out)}, indent=1))
+    records = [json.dumps(statistics.record(episode), ensure_ascii=False) for episode in episodes]
+    atomic_write(out / "episodes.jsonl", "\n".join(records) + "\n")
+    print(f"{args.model}, {args.process}, {args.data}, {len(rows)} problems, temperature {args.temperature:g}, "
+          f"{math.prod(samples)} samples each")
+    for figure, (mean, error) in summarise(episodes).items():
+        unit = "%"
+        if figure.startswith("tokens"):
+            unit = " "
+        print(f"  {terminal.make_harmless(figure):44} {mean:6.1f} {unit} +- {error:.1f}")
+    for look in AFTER:
+        look(args, agents, rows, episodes, out)
+    print(f"every response and verdict: {out / 'episodes.jsonl'}")
 
 
-def diagnose(agents, tokenizer, rows, roles, *, max_new_tokens, key=("eval",), batch=256, bar=None,
-             guide=None):
-    """Does the plan matter? Greedy answers under each plan kept, swapped for the next problem's, and emptied.
+def main(argv: list[str] | None = None) -> None:
+    run_program(program, argv, "eval.py")
 
-    -> {"kept" | "swapped" | "emptied": list of 0/1, one a row that fits the context}. A lazy high-level agent
-    shows no drop.
+
+# --- extensions ---------------------------------------------------------------------------------------------
+
+import collections  # noqa: E402
+
+import rewards  # noqa: E402
+from data.problems import benchmarks  # noqa: E402
+from data.views import page  # noqa: E402
+from rollout import add_variant_flags, make_generator, speak  # noqa: E402
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Several samples of a problem: avg@n, pass@k, votes
+
+def add_samples_flags(parser: Parser) -> None:
+    flag = parser.add_argument
+    flag("--plans", type=int, default=1, help="plans a problem: avg@n, pass@k and votes (1)")
+    flag("--answers", type=int, default=1, help="answers a plan, or conversations a problem (1)")
+
+
+def check_samples(args: argparse.Namespace) -> None:
+    if args.turns > 1 and args.plans > 1:
+        raise UserError("--plans is for one turn: --answers gives more conversations")
+    if args.temperature is None and args.plans * args.answers > 1:
+        args.temperature = 1.0                       # greedy samples would all be the same
+
+
+def choose_numbers_of_samples(args: argparse.Namespace, agents: int) -> list[int]:
+    """Turns that each agent draws: the first one plans, the last one answers."""
+    if agents == 1:
+        return [args.plans * args.answers]
+    return [args.plans] + [1] * (agents - 2) + [args.answers]
+
+
+def compute_pass_at(k: int, outcomes: list[bool]) -> float:
+    """Chance that k of a problem's n samples hold a right one, unbiased: 1 - C(n - c, k) / C(n, k).
+
+    arXiv 2107.03374. k above n counts as n.
+
+    >>> compute_pass_at(2, [1, 0, 0, 0])
+    0.5
     """
-    rows = fitting(rows, tokenizer, roles, agents["low"].config.context, max_new_tokens)
-    common = dict(max_new_tokens=max_new_tokens, temperature=0.0, batch=batch, bar=bar)
-    kept = evaluate(agents, tokenizer, rows, roles, key=key, guide=guide, **common)
-    plans, outcomes = [e.turns[0].text for e in kept], {"kept": [int(e.correct) for e in kept]}
-    for name, texts in (("swapped", plans[1:] + plans[:1]), ("emptied", [""] * len(plans))):
-        prompts = [roles[1].prompt(e.row["problem"], plan) for e, plan in zip(kept, texts)]
-        keys = [(*key, name, e.row["id"]) for e in kept]
-        answers = rollout.speak(agents["low"], tokenizer, roles[1], prompts, 1, keys, **common)
-        outcomes[name] = [int(rewards.is_correct(rema.graded(e.row, turn.text), e.row["answer"]))
-                          for e, [turn] in zip(kept, answers)]
+    n, c = len(outcomes), sum(outcomes)
+    k = min(k, n)
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def vote(answers: list[str | None]) -> str | None:
+    """The answer that most give, up to equivalence; the first of equals; None if nobody gives one."""
+    votes = collections.Counter(answer for answer in answers if answer is not None)
+    best, most = None, 0
+    for answer in votes:
+        found = sum(votes[other] for other in votes if rewards.equivalent(answer, other))
+        if found > most:
+            best, most = answer, found
+    return best
+
+
+def vote_by_plan(group: list[Episode]) -> str | None:
+    """Each plan's answers elect one, then the plans' choices do."""
+    answers = {}
+    for episode in group:
+        answers.setdefault(episode.place[:-1], []).append(episode.answer)
+    choices = [vote(given) for given in answers.values()]
+    return vote(choices)
+
+
+def rate_samples(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
+    """How often problems are solved by several samples. groups: the n episodes of each problem."""
+    table = {}
+    n = max(len(group) for group in groups)
+    k = 2
+    while k < 2 * n:
+        shares = [compute_pass_at(k, [episode.correct for episode in group]) for group in groups]
+        table[f"pass@{min(k, n)}"] = compute_percent(shares)
+        k = 2 * k
+    flat, by_plan = [], []
+    for group in groups:
+        gold = group[0].row["answer"]
+        flat.append(rewards.equivalent(gold, vote([episode.answer for episode in group]) or ""))
+        by_plan.append(rewards.equivalent(gold, vote_by_plan(group) or ""))
+    table["majority vote, flat"] = compute_percent(flat)
+    table["majority vote, hierarchical"] = compute_percent(by_plan)
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Does the plan matter (--diagnose)?
+
+def add_diagnose_flag(parser: Parser) -> None:
+    parser.add_argument("--diagnose", action="store_true",
+                        help="also answer under swapped and empty plans: do they matter?")
+
+
+def check_diagnose(args: argparse.Namespace) -> None:
+    if args.diagnose and (args.process != "rema" or args.turns > 1):
+        raise UserError("--diagnose is about plans: --process rema in one turn")
+
+
+def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key: tuple = ("eval",),
+             batch: int = 256) -> dict[str, list[bool]]:
+    """Greedy answers under each plan kept, swapped for the next problem's, and emptied.
+
+    -> {"kept" | "swapped" | "emptied": right or wrong, one a row}. A lazy high-level agent shows no drop.
+    """
+    high, low = agents
+    common = dict(max_new_tokens=max_new_tokens, batch=batch)
+    kept = evaluate(agents, rows, key=key, **common)
+    plans = [episode.turns[0].text for episode in kept]
+    changed = {"swapped": plans[1:] + plans[:1], "emptied": [""] * len(plans)}
+    outcomes = {"kept": [episode.correct for episode in kept]}
+    for name, texts in changed.items():
+        conversations, generators = [], []
+        for row, plan in zip(rows, texts):
+            conversations.append(low.role.prompt(row, {high.name: plan}))
+            generators.append(make_generator(*key, name, row["id"]))
+        groups = speak(low, conversations, 1, generators, temperature=0.0, **common)
+        outcomes[name] = []
+        for row, [turn] in zip(rows, groups):
+            answer = Episode(row, (0, 0), [turn])
+            outcomes[name].append(rewards.is_correct(answer.response, row["answer"]))
     return outcomes
 
 
-def diagnosis(outcomes):
-    """The table of diagnose() as text: what swapped and emptied plans cost, paired problem by problem."""
-    lines = ["  greedy, plan kept            %6.1f %% +- %.1f" % accuracy(outcomes["kept"])]
-    for name, values in list(outcomes.items())[1:]:
-        lines.append("  greedy, plan %-15s %6.1f %% +- %.1f   costs %.1f points +- %.1f" % (
-            name, *accuracy(values), *accuracy([a - b for a, b in zip(outcomes["kept"], values)])))
-    return "\n".join([*lines, "    " + MEANING["plan"]])
+def describe_diagnosis(outcomes: dict[str, list[bool]]) -> str:
+    """What swapped and emptied plans cost, paired problem by problem."""
+    kept = outcomes["kept"]
+    mean, error = compute_percent(kept)
+    lines = [f"  greedy, plan kept            {mean:6.1f} % +- {error:.1f}"]
+    for name in ("swapped", "emptied"):
+        mean, error = compute_percent(outcomes[name])
+        cost, cost_error = compute_percent([a - b for a, b in zip(kept, outcomes[name])])
+        lines.append(f"  greedy, plan {name:15} {mean:6.1f} % +- {error:.1f}   "
+                     f"costs {cost:.1f} points +- {cost_error:.1f}")
+    lines.append("    Emptying costs what plans are worth; if swapping costs more, wrong plans are followed too.")
+    return "\n".join(lines)
 
 
-def record(episode):
-    """An episode as one line of JSON for people and scripts."""
-    turns = [{"role": turn.role, "text": turn.text, "tokens": len(turn.tokens), "stopped": turn.stopped}
-             for turn in episode.turns]
-    return json.dumps({**{key: episode.row[key] for key in ("id", "problem", "answer")}, "plan": episode.plan,
-                       "sample": episode.sample, "turns": turns, "extracted": episode.answer,
-                       "correct": episode.correct, "rewards": episode.rewards}, ensure_ascii=False)
+def print_diagnosis(args: argparse.Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
+                    out: pathlib.Path) -> None:
+    if not args.diagnose:
+        return
+    outcomes = diagnose(agents, rows, max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch)
+    print(describe_diagnosis(outcomes))
+    print("    Tokens of all agents are the price of an episode: compare accuracies at equal sums.")
 
 
-def program(argv):
-    args, rows = parse_eval(argv, __doc__)
-    roles, agents, tokenizer, guide = rollout.cast(args, rows[0].get("judge"))
-    fit = fitting(rows, tokenizer, roles, agents[roles[0].name].config.context, args.max_new_tokens)
-    if len(fit) < 1 + args.diagnose:                         # which swaps the plans of two
-        raise UserError(f"with --max-new-tokens {args.max_new_tokens}, {len(fit)} problems fit: too few")
-    out = pathlib.Path(args.out or claim(
-        f"out/eval-{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"))
-    out.mkdir(parents=True, exist_ok=True)
-    common = dict(max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch, guide=guide)
-    total = len(rows) * (args.plans * (args.answers + (len(roles) > args.turns)) + 4 * args.diagnose)
-    with tqdm(desc="evaluate", unit="turn", total=total) as bar:
-        episodes = evaluate(agents, tokenizer, rows, roles, temperature=args.temperature, top_p=args.top_p,
-                            plans=args.plans, answers=args.answers, turns=args.turns, bar=bar, **common)
-        outcomes = args.diagnose and diagnose(agents, tokenizer, rows, roles, bar=bar, **common)
-    title = f"{args.model}, {args.process}, {args.data}"
-    atomic_write(out / "config.json", json.dumps({**vars(args), "out": str(out)}, indent=1))
-    atomic_write(out / "episodes.jsonl", "".join(record(episode) + "\n" for episode in episodes))
-    page.html_page(episodes, out / "episodes.html", title, tokenizer if args.shade else None, args.page)
-    print(f"{title}, {len(rows)} problems, temperature {args.temperature:g}"
-          + f", {args.plans} x {args.answers} samples (avg@n)" * (args.plans * args.answers > 1))
-    for what, (mean, error) in summary(episodes).items():
-        unit = " " if what.startswith("tokens") else "%"
-        print(f"  {plots.harmless(what):44} {mean:6.1f} {unit} +- {error:.1f}")
-        if args.diagnose and what in MEANING:
-            print("    " + MEANING[what])
-    for name, value in (action_shares(episodes) if guide else {}).items():
-        print(f"  {name:44}", "     -" if value is None else f"{value:6.2f}")
+# ------------------------------------------------------------------------------------------------------------
+# What else stands beside the table: actions of guided plans, the paper's figures, a page to read
+
+def add_page_flags(parser: Parser) -> None:
+    flag = parser.add_argument
+    flag("--page", choices=("all", "right", "wrong"), default="all", help="episodes in episodes.html (all)")
+    flag("--shade", action="store_true", help="episodes.html shows each token's log-prob as a shade")
+
+
+def print_actions(args: argparse.Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
+                  out: pathlib.Path) -> None:
+    for name, value in statistics.describe_actions(episodes).items():
+        text = "     -"
+        if value is not None:
+            text = f"{value:6.2f}"
+        print(f"  {name:44} {text}")
+
+
+def print_paper(args: argparse.Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
+                out: pathlib.Path) -> None:
     for name, value in benchmarks.PAPER.get((args.base, args.data), {}).items():
         print(f"  the paper's {name:32} {value:7.2f} %")
-    if outcomes:
-        print(diagnosis(outcomes))
-    print(f"every response and verdict: {out / 'episodes.jsonl'}; to read: episodes.html, the first 100")
 
 
-def main(argv=None):
-    guarded(program, argv, "eval.py")
+def write_page(args: argparse.Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
+               out: pathlib.Path) -> None:
+    tokenizer = None
+    if args.shade:
+        tokenizer = agents[0].tokenizer
+    title = f"{args.model}, {args.process}, {args.data}"
+    page.html_page(episodes, out / "episodes.html", title, tokenizer, args.page)
+    print(f"{out / 'episodes.html'}: the first 100, to read")
+
+
+FLAGS += [add_variant_flags, add_samples_flags, add_diagnose_flag, add_page_flags]
+CHECKS += [check_samples, check_diagnose]
+AFTER += [print_diagnosis, print_actions, print_paper, write_page]
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ One file, one model: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 switches (a bias on q, k, v; a norm on q and k; tied or untied head) and in numbers. Modules carry the names
 of the tensors in the checkpoint, so that loading is a comparison of two dictionaries and nothing is renamed.
 
-Shapes: B rows, P prompts, T new tokens, S keys (T and what came before), V vocabulary, D width, H heads,
-K key-value heads, R = H / K query heads for each of them, C head width, L layers.
+Shapes: B rows, T new tokens, S slots of the cache, V vocabulary, D width, H heads, K key-value heads,
+C head width, N tokens of all rows.
 """
 import json
 import math
@@ -17,39 +17,51 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from data import UserError
+from data.formats.config import Config
 from data.formats.files import atomic_write, read_json
 from data.formats.hub import resolve
 from data.formats.safetensors import compare, read_tensors, write_tensors
-from data.formats.config import Config
 from data.formats.tokenizer import Tokenizer
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Positions: pairs of channels turn by an angle that grows with the position
+
+def compute_rope_frequencies(config: Config) -> torch.Tensor:
+    """Angle per position of each pair of channels -> (C / 2,), float32: theta^(-2i / C).
+
+    With llama3 scaling (Llama 3.1's config, rope_type "llama3") slow rotations are `factor` times slower, fast
+    ones are kept, and between the two wavelengths the two are blended.
+    """
+    even = torch.arange(0, config.head_width, 2, dtype=torch.int64).float()
+    frequency = 1.0 / config.rope_theta ** (even / config.head_width)
+    if config.rope_scaling is None:
+        return frequency
+    scaling = config.rope_scaling
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)     # in the old context
+    keep = ((turns - low) / (high - low)).clamp(0, 1)        # 0: slow, stretch it; 1: fast, leave it
+    return (1 - keep) * frequency / scaling["factor"] + keep * frequency
+
+
+def compute_rotation(positions: torch.Tensor, frequency: torch.Tensor, dtype: torch.dtype):
+    """positions (B, T) -> cos, sin (B, 1, T, C), once for all layers. sin of the first half has its sign turned."""
+    angle = positions[:, None, :, None].float() * frequency                    # (B, 1, T, C / 2)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn channel i with channel i + C / 2 by the position's angle: Hugging Face's half-split order."""
+    swapped = x.roll(x.shape[-1] // 2, -1)
+    return x * cos + swapped * sin
 
 
 # ------------------------------------------------------------------------------------------------------------
 # The transformer
 
-def rope_frequencies(config):
-    """Angle per position of each pair of channels -> (C / 2,), float32.
-
-    theta^(-2i / C); with llama3 scaling (Llama 3.1's config, rope_type "llama3") slow rotations are `factor`
-    times slower, fast ones are kept, and between the two wavelengths the two are blended.
-    """
-    exponent = torch.arange(0, config.head_width, 2, dtype=torch.int64).float() / config.head_width
-    frequency = 1.0 / config.rope_theta ** exponent
-    if config.rope_scaling is None:
-        return frequency
-    factor, low, high, original = config.rope_scaling.values()
-    turns = original * frequency / (2 * math.pi)             # turns of the pair within the original context
-    keep = ((turns - low) / (high - low)).clamp(0, 1)        # 0: slow, stretch it; 1: fast, leave it
-    return (1 - keep) * frequency / factor + keep * frequency
-
-
-def rotate(x, cos, sin):
-    """Turn channel i with channel i + C / 2 by the position's angle: Hugging Face's half-split order."""
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin      # sin of the first half has its sign turned
-
-
 class RMSNorm(nn.Module):
-    precision = torch.float32        # published models norm in float32 whatever their type; tests set float64
+    precision = torch.float32            # published models norm in float32 whatever their type; tests set float64
 
     def __init__(self, width, eps):
         super().__init__()
@@ -58,7 +70,33 @@ class RMSNorm(nn.Module):
 
     def forward(self, x):
         wide = x.to(self.precision)
-        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        mean_square = wide.square().mean(-1, keepdim=True)
+        normed = wide * torch.rsqrt(mean_square + self.eps)
+        return self.weight * normed.to(x.dtype)
+
+
+def attend(q, k, v, mask):
+    """softmax(q k^T / sqrt C) v: q (B, H, T, C), k and v (B, K, S, C) -> (B, H, T, C).
+
+    mask (B, 1, T, S) bool: which keys a query sees; None: those up to its own (T = S). H / K query heads look at
+    the same keys.
+    """
+    B, H, T, C = q.shape
+    K = k.shape[1]
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    if T == 1 and not torch.is_grad_enabled():
+        # Decoding: two plain products, the query heads of a key-value head side by side.
+        q = q.view(B, K, H // K, C) / math.sqrt(C)
+        scores = q @ k.transpose(2, 3)                                         # (B, K, H / K, S)
+        scores = scores.masked_fill(~mask, -math.inf)
+        return (scores.softmax(-1) @ v).view(B, H, 1, C)
+    if q.is_cuda:
+        # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
+        k = k.repeat_interleave(H // K, 1)
+        v = v.repeat_interleave(H // K, 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
 
 
 class Attention(nn.Module):
@@ -70,18 +108,23 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(D, K * C, bias=config.qkv_bias)
         self.v_proj = nn.Linear(D, K * C, bias=config.qkv_bias)
         self.o_proj = nn.Linear(H * C, D, bias=False)
-        self.q_norm, self.k_norm = (RMSNorm(C, config.eps) if config.qk_norm else nn.Identity() for _ in "qk")
+        self.q_norm = nn.Identity()
+        self.k_norm = nn.Identity()
+        if config.qk_norm:
+            self.q_norm = RMSNorm(C, config.eps)
+            self.k_norm = RMSNorm(C, config.eps)
 
-    def forward(self, x, cos, sin, cache):
+    def forward(self, x, cos, sin, mask, cache):
         B, T, _ = x.shape
-        q, k, v = (proj(x).view(B, T, -1, self.head_width)
-                   for proj in (self.q_proj, self.k_proj, self.v_proj))
-        q, k, v = (x.transpose(1, 2) for x in (self.q_norm(q), self.k_norm(k), v))     # (B, H or K, T, C)
-        q, k = rotate(torch.cat((q, k), 1), cos, sin).split((q.shape[1], k.shape[1]), 1)
-        if cache is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        else:
-            y = cache.attend(self.layer, q, k, v)                              # (B, H, T, C)
+        q = self.q_proj(x).view(B, T, -1, self.head_width)
+        k = self.k_proj(x).view(B, T, -1, self.head_width)
+        v = self.v_proj(x).view(B, T, -1, self.head_width)
+        q = rotate(self.q_norm(q).transpose(1, 2), cos, sin)                   # (B, H, T, C)
+        k = rotate(self.k_norm(k).transpose(1, 2), cos, sin)                   # (B, K, T, C)
+        v = v.transpose(1, 2)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)                              # (B, K, S, C)
+        y = attend(q, k, v, mask)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -104,15 +147,15 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width, config.eps)
         self.mlp = MLP(config)
 
-    def forward(self, x, cos, sin, cache):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
+    def forward(self, x, cos, sin, mask, cache):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Transformer(nn.Module):
-    """tokens (B, T) int64 -> logits (B, T, V). New weights: N(0, 0.02), residual outputs smaller (GPT-2)."""
+    """tokens (B, T) int64 -> logits (B, T, V)."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
@@ -121,46 +164,36 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tied:
             self.lm_head.weight = self.embed_tokens.weight
-        self.frequency = rope_frequencies(config)            # no buffer: .to(bfloat16) must not round angles
-        self.checkpointing = False                           # recompute the blocks in the backward pass
-        self.adapter = None                                  # of a model with LoRA: its adapter_config.json
-        self.compiled = False                                # whether `step` is: then shapes stay the same
-
-    def init_weights(self, generator):
-        for name, weight in self.named_parameters():
-            if weight.dim() == 2:
-                residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-                std = 0.02 / math.sqrt(2 * self.config.layers) if residual else 0.02
-                nn.init.normal_(weight, std=std, generator=generator)
-            elif name.endswith("bias"):
-                nn.init.zeros_(weight)
-        return self
+        self.frequency = None                # (C / 2,), made on the weights' device: .to(bfloat16) must not round it
+        self.checkpointing = False           # recompute the blocks in the backward pass, to save memory
+        self.adapter = None                  # of a model with LoRA: its adapter_config.json
 
     def forward(self, tokens, cache=None):
         return self.lm_head(self.hidden(tokens, cache))
 
-    def step(self, token, cache):
-        """One token of each row (B,) -> logits of the next (B, V). What data/extensions/compiling.py compiles."""
+    def step(self, token: torch.Tensor, cache: "Cache") -> torch.Tensor:
+        """Decoding: one token of each row (B,) -> logits of the next one (B, V)."""
         return self(token[:, None], cache)[:, 0]
 
-    def hidden(self, tokens, cache=None, lengths=None):
-        """tokens (B, T) -> the normed output of the last block (B, T, D); what the head turns into logits.
+    def hidden(self, tokens: torch.Tensor, cache: "Cache | None" = None, real: torch.Tensor | None = None):
+        """tokens (B, T) -> the normed output of the last block (B, T, D); the head turns it into logits.
 
-        Without a cache, rows are plain causal sequences: padding goes right, where nothing looks at it. With
-        one, row b's tokens follow what the cache holds of it; lengths (B,): how many of the T are real (all).
+        Without a cache, rows are plain causal sequences: padding goes right, where nothing looks at it. With one,
+        they follow what it holds. real (B, T) bool: which of the tokens are no padding (None: all).
         """
         x = self.embed_tokens(tokens)                                          # (B, T, D)
-        position = cache.begin(tokens) if cache else torch.arange(tokens.shape[1], device=x.device)[None]
-        angle = position[:, None, :, None].float() * self.frequency.to(x.device)       # (B or 1, 1, T, C / 2)
-        cos = torch.cat((angle.cos(), angle.cos()), -1).to(x.dtype)            # (B or 1, 1, T, C)
-        sin = torch.cat((-angle.sin(), angle.sin()), -1).to(x.dtype)
+        if cache is None:
+            positions, mask = torch.arange(tokens.shape[1], device=x.device)[None], None
+        else:
+            positions, mask = cache.begin(tokens, real)                        # (B, T), (B, 1, T, S)
+        if self.frequency is None or self.frequency.device != x.device:
+            self.frequency = compute_rope_frequencies(self.config).to(x.device)
+        cos, sin = compute_rotation(positions, self.frequency, x.dtype)
         for block in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, cos, sin, cache, use_reentrant=False)
+                x = checkpoint(block, x, cos, sin, mask, cache, use_reentrant=False)
             else:
-                x = block(x, cos, sin, cache)
-        if cache is not None:
-            cache.end(tokens.shape[1] if lengths is None else lengths)
+                x = block(x, cos, sin, mask, cache)
         return self.norm(x)
 
 
@@ -168,176 +201,238 @@ class Transformer(nn.Module):
 # The KV cache
 
 class Cache:
-    """Keys and values of B rows, perhaps on top of prompts that several rows share.
+    """Keys and values of B rows. All rows write into the same slots; `real` says in which a row has a token.
 
-    What all prompts begin with (system message, worked example) is run once, as a Cache of one row; prompts
-    then continue it: Cache(base=...). A prompt is run once, into a Cache of its own; what its samples add is
-    held by Cache(prefix=prompts, group=...), and each sample looks at both. Row b's keys lie at 0, 1, 2 ...
-    without holes, so a key's place is its position, and the whole mask is `key's position <= query's`: what
-    lies behind a short row, padding or not, is never seen, and overwritten when the row grows. Training uses
-    the same class: with capacity 0 tensors are kept as they are, so gradients flow into the prompt through
-    all samples that look at it.
+    Prompts are padded on the left, so that they all end at the same slot and every row draws its next token
+    into the next one. A row's position is the number of its real slots so far.
 
-    prefix    Cache of P prompts, or None
-    group     (B,) the prompt of each row
-    capacity  room for so many tokens a row, doubled when full; 0: a single call, its tensors kept as they are
-    base      Cache of one row that every row begins with (capacity 0), or None
-    static    shapes never change, for a compiled step: the mask is over the whole capacity
+    Prompts are run once, into a Cache that keeps the tensors as they come (gradients flow through them). Their
+    samples go on from its rows: in training from `select`, while sampling from `repeat`, which copies them
+    into buffers with room for what will be drawn.
     """
 
-    def __init__(self, prefix=None, group=None, capacity=0, base=None, static=False):
-        self.prefix, self.group, self.capacity, self.base, self.static = prefix, group, capacity, base, static
-        self.length = None if group is None else torch.zeros_like(group)       # (B,) tokens each row holds
-        self.filled = base.filled if base else 0             # the longest row's, without asking the device
-        self.kv = {}                                         # layer -> keys and values (2, B, K, capacity, C)
-        if prefix is not None:
-            self.align()
-            for layer, (keys, _) in prefix.kv.items() if capacity else ():
-                self.kv[layer] = keys.new_zeros(2, len(group), keys.shape[1], capacity, keys.shape[3])
+    def __init__(self, real: torch.Tensor | None = None, past: dict | None = None):
+        self.real = real                 # (B, S) bool, or with buffers (B, capacity)
+        self.past = past or {}           # layer -> keys, values (B, K, S, C), before this call
+        self.kv = {}                     # the same, after it
+        self.filled = 0                  # slots in use
+        self.capacity = 0                # slots of the buffers; 0: there are none
+        if real is not None:
+            self.filled = real.shape[1]
 
-    def begin(self, tokens):
-        """Called by the model before its first layer -> position of each token (B, T)."""
-        (B, T), device = tokens.shape, tokens.device
-        if self.length is None:
-            self.length = torch.full((B,), self.filled, device=device)
-        self.new = self.length[:, None] + torch.arange(T, device=device)      # (B, T) places of the new keys
-        self.keys = self.capacity if self.static else self.filled + T
-        if 0 < self.capacity < self.keys:
-            self.capacity = max(self.keys, 2 * self.capacity)
-        self.mask = torch.arange(self.keys, device=device) <= self.new[..., None]             # (B, T, S)
-        if self.prefix is None:
-            return self.new
-        prompt = torch.arange(self.prefix.filled, device=device) < self.prefix.length[:, None]     # (P, Tp)
-        self.mask = torch.cat((prompt[self.group][:, None].expand(B, T, -1), self.mask), -1)  # (B, T, Tp + S)
-        if T == 1:                                           # decoding: added to the scores of every layer
-            self.bias = torch.zeros(self.mask.shape, device=device).masked_fill_(~self.mask, -math.inf)
-        return self.prefix.length[self.group][:, None] + self.new
+    def begin(self, tokens: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Called before the first layer -> positions (B, T) of the new tokens, mask (B, 1, T, S)."""
+        B, T = tokens.shape
+        if real is None:
+            real = torch.ones(B, T, dtype=torch.bool, device=tokens.device)
+        first, self.filled = self.filled, self.filled + T
+        if self.capacity:
+            self.real[:, first:self.filled] = real
+            real = self.real[:, :self.filled]
+        elif self.real is not None:
+            real = torch.cat((self.real, real), 1)                             # (B, S)
+            self.real = real
+        else:
+            self.real = real
+        positions = (real.cumsum(1)[:, first:] - 1).clamp(min=0)
+        if T == 1:
+            return positions, real[:, None, None]
+        # A token sees the real ones up to itself; padding sees itself, since softmax needs something.
+        slots = torch.arange(self.filled, device=tokens.device)
+        own = slots[first:, None]                                              # (T, 1)
+        mask = (slots <= own) & real[:, None] | (slots == own)                 # (B, T, S)
+        return positions, mask[:, None]
 
-    def end(self, lengths):
-        """Called by the model after its last layer: each row now holds so many tokens more (int or (B,))."""
-        self.length = self.length + lengths
-        self.filled = self.keys
+    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put a layer's new keys and values (B, K, T, C) behind the old ones -> all of them (B, K, S, C)."""
+        if self.capacity:
+            keys, values = self.kv[layer]
+            first = self.filled - k.shape[2]
+            keys[:, :, first:self.filled] = k
+            values[:, :, first:self.filled] = v
+            return keys[:, :, :self.filled], values[:, :, :self.filled]
+        if layer in self.past:
+            past_keys, past_values = self.past[layer]
+            k = torch.cat((past_keys, k), 2)
+            v = torch.cat((past_values, v), 2)
+        self.kv[layer] = k, v
+        return k, v
 
-    def align(self):
-        """Index the rows as a rectangle (P, the most rows of a prompt): one matrix product per prompt."""
-        counts = torch.bincount(self.group, minlength=len(self.prefix.length))                 # (P,)
-        first = counts.cumsum(0) - counts
-        self.column = self.group.argsort(stable=True).argsort() - first[self.group]            # (B,)
-        self.slots = torch.zeros(len(counts), int(counts.max()), dtype=torch.int64, device=counts.device)
-        every = torch.arange(self.slots.numel(), device=counts.device)
-        self.slots[self.group, self.column] = every[:len(self.group)]                          # empty: row 0
-        self.full = torch.equal(self.slots.flatten(), every)
+    def select(self, rows: torch.Tensor) -> "Cache":
+        """A cache whose row b holds what row rows[b] of this one does. With gradients: for training."""
+        past = {}
+        for layer, (keys, values) in self.kv.items():
+            past[layer] = keys[rows], values[rows]
+        return Cache(self.real[rows], past)
 
-    def append(self, layer, new):
-        """Put the new keys and values (2, B, K, T, C) in their places -> all that the rows hold, likewise."""
-        if not self.capacity:
-            self.kv.setdefault(layer, new)                   # not again when checkpointing runs a block twice
-            return self.whole(layer, new)
-        room = self.capacity - self.kv[layer].shape[3]
-        if room:
-            self.kv[layer] = F.pad(self.kv[layer], (0, 0, 0, room))
-        rows = torch.arange(len(self.new), device=new.device)[:, None]
-        self.kv[layer][:, rows, :, self.new] = new.permute(1, 3, 0, 2, 4)      # (B, T, 2, K, C)
-        return self.kv[layer][..., :self.keys, :]
+    def repeat(self, samples: int, room: int) -> "Cache":
+        """Each row `samples` times, in buffers with room for so many more tokens: for sampling."""
+        rows = len(self.real) * samples
+        cache = Cache()
+        cache.filled = self.filled
+        cache.capacity = self.filled + room
+        cache.real = self.real.new_zeros(rows, cache.capacity)
+        cache.real[:, :self.filled] = self.real.repeat_interleave(samples, 0)
+        for layer, (keys, values) in self.kv.items():
+            shape = rows, keys.shape[1], cache.capacity, keys.shape[3]
+            cache.kv[layer] = keys.new_zeros(shape), values.new_zeros(shape)
+            cache.kv[layer][0][:, :, :self.filled] = keys.repeat_interleave(samples, 0)
+            cache.kv[layer][1][:, :, :self.filled] = values.repeat_interleave(samples, 0)
+        return cache
 
-    def whole(self, layer, kv):
-        """The rows' keys and values (2, B, K, T, C) behind those of the base."""
-        return torch.cat((self.base.kv[layer].expand(-1, len(kv[0]), -1, -1, -1), kv), 3) if self.base else kv
-
-    def attend(self, layer, q, k, v):
-        """Attention of the new queries (B, H, T, C) over all that their rows hold -> (B, H, T, C)."""
-        kv = self.append(layer, torch.stack((k, v)))                           # (2, B, K, S, C)
-        if self.prefix is not None:
-            if q.shape[2] == 1 and not torch.is_grad_enabled():
-                return self.attend_one(layer, q, *kv)
-            prompts = self.prefix.whole(layer, self.prefix.kv[layer])          # (2, P, K, Tp, C)
-            kv = torch.cat((prompts[:, self.group], kv), 3)
-        if q.is_cuda:        # with a mask and grouped heads a card would fall back to plain products in float32
-            kv = kv.repeat_interleave(q.shape[1] // kv.shape[2], 2)
-        return F.scaled_dot_product_attention(q, *kv, attn_mask=self.mask[:, None],
-                                              enable_gqa=q.shape[1] != kv.shape[2])
-
-    def attend_one(self, layer, q, k, v):
-        """One new token a row (decoding): keys that rows share are read once for all of them, never copied.
-
-        softmax over [base's keys, prompt's keys, own keys] = one softmax over three products, side by side.
-        In the shapes below n is the most rows of a prompt, Tb the length of the base, N anything.
-        """
-        (prompt_k, prompt_v), base = self.prefix.kv[layer], self.prefix.base and self.prefix.base.kv[layer]
-        (B, H, _, C), (P, K, Tp, _) = q.shape, prompt_k.shape
-        R = H // K
-
-        def by_prompt(x):                                    # (B, K, R, N) -> (P, K, nR, N)
-            x = (x.view(P, -1, K, R, x.shape[-1]).transpose(1, 2) if self.full
-                 else x[self.slots[:, None], torch.arange(K, device=x.device)[:, None]])     # (P, K, n, R, N)
-            return x.reshape(P, K, -1, x.shape[-1])
-
-        def by_row(x):                                       # (P, K, nR, N) -> (B, K, R, N)
-            x = x.view(P, K, -1, R, x.shape[-1]).transpose(1, 2)                             # (P, n, K, R, N)
-            return x.reshape(-1, K, R, x.shape[-1]) if self.full else x[self.group, self.column]
-
-        def with_base(x, y):                                 # x (B, K, R, N), y (K, N, M) -> (B, K, R, M)
-            return (x.transpose(0, 1).reshape(K, B * R, -1) @ y).view(K, B, R, -1).transpose(0, 1)
-
-        q = q.view(B, K, R, C) / math.sqrt(C)
-        scores = [by_row(by_prompt(q) @ prompt_k.transpose(2, 3)), q @ k.transpose(2, 3)]
-        if base is not None:
-            scores.insert(0, with_base(q, base[0, 0].transpose(1, 2)))
-        scores = torch.cat(scores, -1).add_(self.bias[:, None])                # (B, K, R, Tb + Tp + S)
-        weight = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
-        shared, far, near = weight.split((weight.shape[-1] - Tp - self.keys, Tp, self.keys), -1)
-        y = by_row(by_prompt(far) @ prompt_v) + near @ v
-        if base is not None:
-            y = y + with_base(shared, base[1, 0])
-        return y.reshape(B, H, 1, C)
-
-    def cut(self, lengths):
-        """Row b goes on behind its first lengths[b] tokens, its prompt's included: it forgets the others.
-
-        Nothing is moved: keys behind a row's length are never seen, and overwritten when it grows.
-        """
-        self.length = lengths - self.prefix.length[self.group]                 # (B,)
-        self.filled = int(self.length.max())
-
-    def keep(self, rows):
-        """Let the other rows leave a cache with a prefix. rows: (B,) bool or indices in ascending order."""
-        self.kv = {layer: kv[:, rows] for layer, kv in self.kv.items()}
-        self.length, self.group = self.length[rows], self.group[rows]
-        self.align()
+    def keep(self, rows: torch.Tensor) -> None:
+        """Only these rows (n,) go on. They move to the front of the buffers, whose addresses stay as they are."""
+        n = len(rows)
+        self.real[:n] = self.real[rows]
+        self.real = self.real[:n]
+        for layer, (keys, values) in self.kv.items():
+            keys[:n, :, :self.filled] = keys[rows, :, :self.filled]
+            values[:n, :, :self.filled] = values[rows, :, :self.filled]
+            self.kv[layer] = keys[:n], values[:n]
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Log-probabilities of given tokens
 
-def slow(weight):
-    """Is it bfloat16 on a CPU without AMX? Then float32 products take half as long, and are more exact."""
-    return weight.type() == "torch.BFloat16Tensor" and not getattr(torch.cpu, "_is_amx_tile_supported", int)()
-
-
-def _chunk_logprobs(hidden, weight, targets, temperature, allowed, states):
-    if slow(weight):                                         # as in rollout.nimble
-        hidden, weight = hidden.float(), weight.float()
-    logits = F.linear(hidden, weight)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature         # (N, V)
-    if allowed is not None:                                  # not -inf: 0 * -inf would spoil the entropy
-        logits = logits.masked_fill(~allowed[states], -1e30)
+def compute_chunk_logprobs(hidden, weight, targets, temperature):
+    logits = F.linear(hidden, weight)                                          # (N, V)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     logz = logits.logsumexp(-1)
-    with torch.no_grad():                                    # entropy is watched, not trained
-        entropy = logz - (torch.exp(logits - logz[:, None]) * logits).sum(-1)
+    with torch.no_grad():                # entropy is watched, not trained
+        probs = torch.exp(logits - logz[:, None])
+        entropy = logz - (probs * logits).sum(-1)
     return logits.gather(1, targets[:, None])[:, 0] - logz, entropy
 
 
-def logprobs(model, hidden, targets, temperature=1.0, chunk=1024, allowed=None, states=None):
+def compute_logprobs(model: Transformer, hidden: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0,
+                     chunk: int = 1024) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of each target and entropy of its distribution, in nats -> (N,), (N,).
 
-    hidden (N, D) from model.hidden, targets (N,). The head runs over `chunk` positions at a time, and again
-    in the backward pass, so that logits never exist for more than a chunk (a plain loop keeps them all).
-    allowed (S, V) bool and states (N,): which tokens each distribution is limited to, see data/extensions/guide.py.
+    hidden (N, D) from model.hidden, targets (N,). The head runs over `chunk` positions at a time, and again in
+    the backward pass, so that logits never exist for more than a chunk (a plain loop would keep them all).
     """
-    parts = [checkpoint(_chunk_logprobs, hidden[i:i + chunk], model.lm_head.weight, targets[i:i + chunk],
-                        temperature, allowed, None if states is None else states[i:i + chunk],
-                        use_reentrant=False) for i in range(0, len(targets), chunk)]
-    return tuple(torch.cat(part) for part in zip(*parts))
+    logprobs, entropies = [], []
+    for start in range(0, len(targets), chunk):
+        end = start + chunk
+        part = checkpoint(compute_chunk_logprobs, hidden[start:end], model.lm_head.weight, targets[start:end],
+                          temperature, use_reentrant=False)
+        logprobs.append(part[0])
+        entropies.append(part[1])
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Load and save
+
+def assemble(config: Config, weights: dict[str, nn.Parameter]) -> Transformer:
+    """A Transformer around given tensors (name -> tensor): nothing is copied."""
+    with torch.device("meta"):           # shapes alone
+        model = Transformer(config)
+    for name, weight in weights.items():
+        path, _, last = name.rpartition(".")
+        setattr(model.get_submodule(path), last, weight)
+    if config.tied:
+        model.lm_head.weight = model.embed_tokens.weight
+    return model
+
+
+def to_file_name(name: str) -> str:
+    """Our name of a weight -> the checkpoint's."""
+    if name.startswith("lm_head"):
+        return name
+    return "model." + name
+
+
+def load(name_or_dir: str, device: str = "cpu", dtype: torch.dtype = torch.float32,
+         bases: dict | None = None) -> tuple[Transformer, Tokenizer]:
+    """The model and tokenizer of a Hugging Face directory, or of a name that data/formats/hub.py resolves.
+
+    bases: see load_adapters. Raises UserError that names what is missing, unexpected or misshapen.
+    """
+    directory = resolve(name_or_dir)
+    if (directory / "adapter_config.json").exists():
+        return load_adapters(directory, device, dtype, bases)
+    config = Config.from_hf(read_json(directory / "config.json"))
+    tensors = read_weights(directory, config)
+    with torch.device("meta"):
+        wanted = Transformer(config).named_parameters()
+    compare(directory, tensors, {to_file_name(name): weight for name, weight in wanted})
+    weights = {}
+    for name, tensor in tensors.items():
+        weight = tensor.to(device=device, dtype=dtype, copy=True)              # the file stays as it is
+        if device == "cpu" and weight.dim() == 2 and "embed" not in name:
+            weight = weight.t().contiguous().t()     # transposed in memory: few rows times it are 20 % faster
+        weights[name.removeprefix("model.")] = nn.Parameter(weight)
+    return assemble(config, weights), Tokenizer.load(directory)
+
+
+def read_weights(directory: pathlib.Path, config: Config) -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors, without what is no weight of ours. UserError: two heads that differ."""
+    tensors = {}
+    for name, tensor in read_tensors(directory).items():
+        if not name.endswith("rotary_emb.inv_freq"):         # a constant of old files
+            tensors[name] = tensor
+    if config.tied and "lm_head.weight" in tensors:          # the embedding once more: it must be the same
+        head = tensors.pop("lm_head.weight")
+        if not torch.equal(head, tensors.get("model.embed_tokens.weight", head)):
+            raise UserError(f"{directory}: tie_word_embeddings is true but lm_head.weight differs "
+                            "from the embedding")
+    return tensors
+
+
+def save(model: Transformer, tokenizer: Tokenizer, directory: str | pathlib.Path,
+         dtype: torch.dtype | None = None) -> None:
+    """Write a Hugging Face directory that transformers 4, 5 and load read: config, weights, tokenizer."""
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(directory)
+    if model.adapter:
+        return save_adapters(model, directory)
+    tensors = {}
+    for name, weight in model.named_parameters():
+        tensors[to_file_name(name)] = weight.detach().to("cpu", dtype or weight.dtype)
+    kind = str(tensors["model.norm.weight"].dtype).removeprefix("torch.")
+    config = {**model.config.to_hf(kind), "eos_token_id": sorted(tokenizer.stop_ids)}
+    write_tensors(tensors, directory / "model.safetensors")
+    atomic_write(directory / "config.json", json.dumps(config, indent=1))
+
+
+# --- extensions ---------------------------------------------------------------------------------------------
+
+# ------------------------------------------------------------------------------------------------------------
+# New weights, for a model that is trained from nothing (data/tiny/make_tiny.py)
+
+def init_weights(model: Transformer, generator: torch.Generator) -> None:
+    """N(0, 0.02), what a block adds to the residual stream smaller (GPT-2); biases 0."""
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:
+            std = 0.02
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                std = 0.02 / math.sqrt(2 * model.config.layers)
+            nn.init.normal_(weight, std=std, generator=generator)
+        elif name.endswith("bias"):
+            nn.init.zeros_(weight)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Conversations: rows that go on after a turn of unequal lengths
+
+def reserve(cache: Cache, room: int) -> None:
+    """Make room for so many more tokens in the buffers of a cache."""
+    new = cache.filled + room
+    if new <= cache.capacity:
+        return
+    cache.real = F.pad(cache.real, (0, new - cache.real.shape[1]))
+    for layer, (keys, values) in cache.kv.items():
+        more = (0, 0, 0, new - keys.shape[2])
+        cache.kv[layer] = F.pad(keys, more), F.pad(values, more)
+    cache.capacity = new
+
+
+def hide(cache: Cache, first: int, lengths: torch.Tensor) -> None:
+    """From slot `first` on only the first lengths[b] tokens of row b count: it forgets what it drew behind them."""
+    places = torch.arange(cache.filled - first, device=lengths.device)
+    cache.real[:, first:cache.filled] &= places < lengths[:, None]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -356,9 +451,11 @@ class LoRA(nn.Linear):
     def __init__(self, linear, rank, alpha, generator):
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
         self.weight, self.bias, self.scale = linear.weight, linear.bias, alpha / rank
-        device, dtype = linear.weight.device, torch.promote_types(linear.weight.dtype, torch.float32)
+        device = linear.weight.device
+        dtype = torch.promote_types(linear.weight.dtype, torch.float32)
+        bound = linear.in_features ** -0.5
         a = torch.empty(rank, linear.in_features, dtype=dtype)
-        nn.init.uniform_(a, -linear.in_features ** -0.5, linear.in_features ** -0.5, generator=generator)
+        nn.init.uniform_(a, -bound, bound, generator=generator)
         self.lora_A = nn.Parameter(a.to(device))
         self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=device, dtype=dtype))
 
@@ -367,107 +464,65 @@ class LoRA(nn.Linear):
         return (super().forward(x) + self.scale * low).to(x.dtype)
 
 
-def adapt(base, rank, alpha, generator, targets=TARGETS, name=""):
+def add_adapters(base: Transformer, rank: int, alpha: float, generator: torch.Generator | None,
+                 targets=TARGETS, name: str = "") -> Transformer:
     """A Transformer whose weights are those of `base`, now frozen, with adapters on `targets` of its blocks.
 
     base is then the model with all adapters off: the reference policy. name: of the base, for PEFT.
     """
-    if unknown := set(targets) - set(TARGETS):
+    unknown = set(targets) - set(TARGETS)
+    if unknown:
         raise UserError(f"no layer is called {min(unknown)}: adapters go on {', '.join(TARGETS)}")
     if base.adapter:
         raise UserError("this model has adapters already, which go on learning without --lora")
-    model = assemble(base.config, dict(base.requires_grad_(False).named_parameters()))
-    for block in list(model.layers.modules()):
-        for layer, linear in list(block.named_children()):
-            if layer in targets:
-                setattr(block, layer, LoRA(linear, rank, alpha, generator))
+    base.requires_grad_(False)
+    model = assemble(base.config, dict(base.named_parameters()))
+    for block in model.layers:
+        for part in (block.self_attn, block.mlp):
+            for layer, linear in list(part.named_children()):
+                if layer in targets:
+                    setattr(part, layer, LoRA(linear, rank, alpha, generator))
     model.adapter = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(name),
                      "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
                      "target_modules": sorted(targets)}
     return model
 
 
-def adapter_tensors(model):
+def name_adapters(model: Transformer) -> dict[str, nn.Parameter]:
     """Name in PEFT's file -> parameter, for every A and B."""
-    return {f"base_model.model.model.{name}.weight": weight for name, weight in model.named_parameters()
-            if name.endswith(("lora_A", "lora_B"))}
+    found = {}
+    for name, weight in model.named_parameters():
+        if name.endswith(("lora_A", "lora_B")):
+            found[f"base_model.model.model.{name}.weight"] = weight
+    return found
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Load and save
+def load_adapters(directory: pathlib.Path, device: str, dtype: torch.dtype,
+                  bases: dict | None) -> tuple[Transformer, Tokenizer]:
+    """Adapters in PEFT's format, on their base.
 
-def hf_name(name):
-    return name if name.startswith("lm_head") else "model." + name
-
-
-def assemble(config, weights):
-    """A Transformer around given tensors (name -> tensor): nothing is copied."""
-    with torch.device("meta"):                               # shapes alone
-        model = Transformer(config)
-    model.frequency = rope_frequencies(config)
-    for name, weight in weights.items():
-        path, _, last = name.rpartition(".")
-        setattr(model.get_submodule(path), last, weight)
-    if config.tied:
-        model.lm_head.weight = model.embed_tokens.weight
-    return model
-
-
-def load(name_or_dir, device="cpu", dtype=torch.float32, bases=None):
-    """-> (Transformer, Tokenizer) of a Hugging Face directory, or of a name that data/formats/checkpoint.py resolves.
-
-    A directory may hold adapters in PEFT's format instead of weights. bases: {name: (Transformer, Tokenizer)}
-    of the bases loaded so far, so that two agents share one. Raises UserError that names what is missing,
-    unexpected or misshapen.
+    bases: {name: (Transformer, Tokenizer)} of the bases loaded so far, so that two agents share one.
     """
-    directory = resolve(name_or_dir)
-    if (directory / "adapter_config.json").exists():
-        raw, bases = read_json(directory / "adapter_config.json"), {} if bases is None else bases
-        name = raw["base_model_name_or_path"]
-        if name not in bases:
-            bases[name] = load(name, device, dtype)
-        model = adapt(bases[name][0], raw["r"], raw["lora_alpha"], None, raw["target_modules"], name)
-        ours, tensors = adapter_tensors(model), read_tensors(directory / "adapter_model.safetensors")
-        compare(directory, tensors, ours)
-        for key, weight in ours.items():
-            weight.data.copy_(tensors[key])
-        return model, bases[name][1]
-    config = Config.from_hf(read_json(directory / "config.json"))
-    with torch.device("meta"):
-        wanted = {hf_name(name): weight for name, weight in Transformer(config).named_parameters()}
-    tensors = {name: tensor for name, tensor in read_tensors(directory).items()
-               if not name.endswith("rotary_emb.inv_freq")}  # a constant of old files
-    if config.tied:                      # some files carry the tied head twice; it must be the same matrix
-        head = tensors.pop("lm_head.weight", None)
-        if head is not None and not torch.equal(head, tensors.get("model.embed_tokens.weight", head)):
-            raise UserError(f"{directory}: tie_word_embeddings is true but lm_head.weight differs "
-                            "from the embedding")
-    compare(directory, tensors, wanted)
-    weights = {}
-    for name, tensor in tensors.items():
-        weight = tensor.to(device=device, dtype=dtype, copy=True)    # the file stays as it is
-        if device == "cpu" and weight.dim() == 2 and "embed" not in name:
-            weight = weight.t().contiguous().t()     # transposed in memory: few rows times it are 20 % faster
-        weights[name.removeprefix("model.")] = nn.Parameter(weight)
-    return assemble(config, weights), Tokenizer.load(directory)
+    raw = read_json(directory / "adapter_config.json")
+    name = raw["base_model_name_or_path"]
+    if bases is None:
+        bases = {}
+    if name not in bases:
+        bases[name] = load(name, device, dtype)
+    base, tokenizer = bases[name]
+    model = add_adapters(base, raw["r"], raw["lora_alpha"], None, raw["target_modules"], name)
+    parameters = name_adapters(model)
+    tensors = read_tensors(directory / "adapter_model.safetensors")
+    compare(directory, tensors, parameters)
+    for key, weight in parameters.items():
+        weight.data.copy_(tensors[key])
+    return model, tokenizer
 
 
-def save(model, tokenizer, directory, dtype=None):
-    """Write a Hugging Face directory that transformers 4, 5 and load read: config, weights, tokenizer.
-
-    Of a model with LoRA: its adapters alone, in PEFT's format.
-    """
-    directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(directory)
-    if model.adapter:
-        write_tensors({name: weight.detach().cpu() for name, weight in adapter_tensors(model).items()},
-                      directory / "adapter_model.safetensors")
-        atomic_write(directory / "adapter_config.json", json.dumps(model.adapter, indent=1).encode())
-        return
-    tensors = {hf_name(name): weight.detach().to("cpu", dtype or weight.dtype)
-               for name, weight in model.named_parameters()}
-    kind = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    config = {**model.config.to_hf(kind), "eos_token_id": sorted(tokenizer.stop_ids)}
-    write_tensors(tensors, directory / "model.safetensors")
-    atomic_write(directory / "config.json", json.dumps(config, indent=1).encode())
+def save_adapters(model: Transformer, directory: pathlib.Path) -> None:
+    """The adapters alone, in PEFT's format."""
+    tensors = {}
+    for name, weight in name_adapters(model).items():
+        tensors[name] = weight.detach().cpu()
+    write_tensors(tensors, directory / "adapter_model.safetensors")
+    atomic_write(directory / "adapter_config.json", json.dumps(model.adapter, indent=1))

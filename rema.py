@@ -1,13 +1,17 @@
-"""ReMA's method without a model: who speaks with which prompt, episodes, advantages, losses, who learns when.
+"""ReMA's method without a model: what an episode is, who speaks, what a turn earns, who learns when, the loss.
 
 "ReMA: Learning to Meta-think for LLMs with Multi-Agent Reinforcement Learning", arXiv 2503.09501 (v3).
 Everything here is mathematics and text: it can be read, tested and taught without a transformer.
 
-Shapes: B rows, T tokens, V vocabulary, G group.
+Agents stand in a list, in speaking order. A high-level agent that plans and a low-level agent that solves are
+the default; one agent is the control (VRP, MRP); three are your next idea. Whatever follows from a place in
+that list is written for a list of any length.
+
+Shapes: N tokens (of all turns in a batch, one after the other).
 """
-import json
-import pathlib
-from dataclasses import dataclass, field, replace
+import collections
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -15,350 +19,575 @@ import rewards
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Roles: who speaks, and what it is told. The prompts are short on purpose: they are run once for every
+# Turns and episodes: the one kind of object that goes from the sampler to the loss
+
+@dataclass
+class Turn:
+    """What one agent said once. The sampler fills in the first part, `score` and the trainer the second.
+
+    place says which sample it is: (question, 2) is the plan number 2 to that question, (question, 2, 5) the
+    answer number 5 under that plan. So all that stands before the last number is what was said before.
+    """
+    prompt: list[int]                    # the ids that the agent was shown
+    tokens: list[int]                    # the ids that it sampled, its end token included
+    logprobs: list[float]                # of each token, under the distribution that it was drawn from
+    stopped: bool                        # it ended by itself; False: it was cut off
+    agent: str = ""                      # who spoke
+    text: str = ""                       # the tokens as text, for rewards and people
+    place: tuple[int, ...] = ()
+    learned: list[bool] | None = None    # extensions: which tokens are learned (None: all of them)
+
+    reward: float = 0.0
+    advantage: float = 0.0               # the same for all of its tokens
+    weights: list[float] | None = None   # what each learned token weighs in the loss
+
+    @property
+    def group(self) -> tuple[int, ...]:
+        """Rewards are compared within a group: turns that answer exactly the same words.
+
+        Plans of one question are a group; answers are one if they share the question AND the plan.
+        """
+        return self.place[:-1]
+
+    def count_learned(self) -> int:
+        if self.learned is None:
+            return len(self.tokens)
+        return sum(self.learned)
+
+
+@dataclass
+class Episode:
+    """A question and what was said about it, in speaking order. Episodes may share their first turns."""
+    row: dict                            # of the data: problem, answer, id ...
+    place: tuple[int, ...]               # of the last turn: (question, plan, answer)
+    turns: list[Turn]
+    correct: bool = False
+
+    @property
+    def response(self) -> str:
+        """The text that is judged: what was said last."""
+        text = self.turns[-1].text
+        if self.row.get("judge"):
+            return rewards.box_verdict(text)
+        return text
+
+    @property
+    def answer(self) -> str | None:
+        """The final answer that was given."""
+        return rewards.extract(self.response)
+
+    def said(self) -> dict[str, str]:
+        """What each agent has said so far."""
+        texts = {}
+        for turn in self.turns:
+            texts[turn.agent] = turn.text
+        return texts
+
+    def spoken_by(self, position: int) -> Turn:
+        """What the agent at a position in speaking order said."""
+        return self.turns[position]
+
+
+def group_episodes(episodes: list[Episode], position: int) -> list[list[Episode]]:
+    """Episodes -> for each turn of the agent at `position` the list of episodes that contain it."""
+    groups = {}
+    for episode in episodes:
+        turn = episode.spoken_by(position)
+        groups.setdefault(turn.place, []).append(episode)
+    return list(groups.values())
+
+
+def collect_turns(episodes: list[Episode], position: int) -> list[Turn]:
+    """All turns of the agent at `position`, each once (the answers to a plan share its turn); no empty ones."""
+    turns = []
+    for sharing in group_episodes(episodes, position):
+        turn = sharing[0].spoken_by(position)
+        if turn.tokens:
+            turns.append(turn)
+    return turns
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What a turn earns (appendix C.2)
+
+def reward_answer(turn: Turn, episodes: list[Episode]) -> float:
+    """Of who speaks last: +1 for a right answer, -0.5 for a wrong one in a box, -1 without a box."""
+    episode = episodes[0]                # nobody speaks after it, so there is one
+    return rewards.compute_reward(episode.response, episode.row["answer"])
+
+
+def reward_plan(turn: Turn, episodes: list[Episode]) -> float:
+    """Of who speaks earlier: how often the episodes that follow are right, minus 1 if it states an answer."""
+    correct = [episode.correct for episode in episodes]
+    return rewards.plan_reward(turn.text, correct)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Roles: what an agent is told and what it earns. The prompts are short on purpose: they are run once for every
 # question, and the embedded tiny model was warm-started on these very texts (change one, and
 # data/tiny/make_tiny.py has to run again).
 
 @dataclass(frozen=True)
 class Role:
-    """One voice: `name` is the agent ("solo", "high" or "low"), `user` has {question} and perhaps {plan}."""
+    """One voice. `user` may name {question} and, as {high}, what an agent of that name said before."""
     name: str
     system: str
-    user: str = "{question}"
-    example: tuple[dict, ...] = ()       # worked examples as earlier messages, see `roles`
+    user: str
+    reward: Callable[[Turn, list[Episode]], float]
+    examples: tuple[dict, ...] = ()      # earlier messages that show how it is done, see add_examples
 
-    def prompt(self, question, plan=""):
-        """The message list that this role answers, ready for Tokenizer.chat."""
-        return [{"role": "system", "content": self.system}, *self.example,
-                {"role": "user", "content": self.user.format(question=question, plan=plan)}]
+    def prompt(self, row: dict, said: dict[str, str]) -> list[dict]:
+        """The messages that this role answers, for Tokenizer.chat. said: agent's name -> what it said."""
+        content = self.user.format(question=row["problem"], **said)
+        system = {"role": "system", "content": self.system}
+        user = {"role": "user", "content": content}
+        return [system, *self.examples, user]
 
 
 BOX = "Put the final answer in \\boxed{}."
-VRP = Role("solo", f"Solve the problem step by step. {BOX}")
-MRP = Role("solo", f"First write a short plan for the problem. Then follow the plan step by step. {BOX}")
+VRP = Role("solo", f"Solve the problem step by step. {BOX}", "{question}", reward_answer)
+MRP = Role("solo", f"First write a short plan for the problem. Then follow the plan step by step. {BOX}",
+           "{question}", reward_answer)
 HIGH = Role("high", "You guide a weaker solver. Write a short plan: the steps that solve the problem, in the "
-                    "right order. Never state the answer: that is punished.")
-LOW = Role("low", f"Follow the plan and show every step. {BOX}", "Problem:\n{question}\n\nPlan:\n{plan}")
-HIGH_JSON = Role("high", 'You guide a weaker solver. Write one JSON object {"action": ..., "output": ...}. '
-                         "The action is DECOMPOSE (list the steps), REWRITE (say the problem more simply) or "
-                         "EMPTY (let the solver work alone). Never state the answer: that is punished.")
-HIGH_TURNS = Role("high", "You guide a solver turn by turn. Say what to do next: explore, break down, "
-                          "reflect, backtrack or verify. Write [FINISH] when the answer is confirmed.")
-LOW_TURNS = Role("low", f"Reason step by step as you are told. When you are asked to finish: {BOX}", LOW.user)
-FINISH = "[FINISH]"
+                    "right order. Never state the answer: that is punished.", "{question}", reward_plan)
+LOW = Role("low", f"Follow the plan and show every step. {BOX}", "Problem:\n{question}\n\nPlan:\n{high}",
+           reward_answer)
 
-PROCESSES = {"vrp": (VRP,), "mrp": (MRP,), "rema": (HIGH, LOW)}
-COMPARE = "The problem is to compare two responses to a question; their order and length do not matter. "
-VERDICT = "End with the verdict [A] or [B]: the better response."
-
-# A model of 135M parameters does not find \\boxed{} by being told, but does once it has seen it: --example.
-# Its plans are useful once it has seen plans that name the operation. Each: question, plan, working.
-EXAMPLES = json.loads((pathlib.Path(__file__).parent / "data/problems/worked.json").read_text(encoding="utf-8"))
+# Who speaks, in order, in the three processes of the paper (its equations 3 to 5)
+PROCESSES = {"vrp": [VRP], "mrp": [MRP], "rema": [HIGH, LOW]}
 
 
-def roles(process, example=False, turns=1, plan_format="text", judge=False):
-    """The roles of a process ("vrp", "mrp" or "rema") in speaking order.
-
-    example: with worked examples. turns > 1: for a conversation. plan_format "json": plans are JSON objects.
-    judge: the data is judge tasks, which have no worked examples.
-    """
-    chosen = PROCESSES[process]
-    if process == "rema" and turns > 1:
-        chosen = (HIGH_TURNS, LOW_TURNS)
-    elif process == "rema" and plan_format == "json":
-        chosen = (HIGH_JSON, LOW)
-    if judge:
-        return tuple(replace(role, system=COMPARE + role.system.replace(BOX, VERDICT)) for role in chosen)
-
-    def shown(role):
-        say = {"solo": "{plan}\n{working}" if role is MRP else "{working}", "low": "{working}",
-               "high": "{plan}"}[role.name]
-        messages = []
-        for question, plan, working in map(dict.values, EXAMPLES):
-            if chosen[0] is HIGH_JSON:
-                plan = json.dumps({"action": "DECOMPOSE", "output": plan})
-            if turns > 1:                    # a conversation of one turn each
-                plan += " " + FINISH
-            messages += [{"role": "user", "content": role.user.format(question=question, plan=plan)},
-                         {"role": "assistant", "content": say.format(plan=plan, working=working)}]
-        return replace(role, example=tuple(messages))
-
-    return tuple(map(shown, chosen)) if example else chosen
+def score(episodes: list[Episode], roles: list[Role]) -> None:
+    """Fill in whether each episode is right, and what each turn in it has earned."""
+    for episode in episodes:
+        episode.correct = rewards.is_correct(episode.response, episode.row["answer"])
+    for position, role in enumerate(roles):
+        for sharing in group_episodes(episodes, position):
+            turn = sharing[0].spoken_by(position)
+            turn.reward = role.reward(turn, sharing)
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Episodes: what the sampler hands to the rewards, and they to the loss
+# Advantages: was a turn better or worse than the others of its group?
 
-@dataclass
-class Turn:
-    """What one agent said: the ids it was shown, the ids it sampled, and their log-probs when sampled.
+def compute_advantages(values: list[float], groups: list, kind: str = "grpo") -> list[float]:
+    """Rewards of N turns and the group that each belongs to -> N advantages.
 
-    In a conversation `prompt` holds what was put between this role's last turn and this one, so that prompt +
-    tokens of all its turns, joined, are the ids that the agent has seen: none is ever encoded again.
-    """
-    role: str
-    prompt: list[int]
-    tokens: list[int]
-    logprobs: list[float]
-    stopped: bool            # by itself, with an end token; False: cut off
-    text: str
-    states: list[int] = field(default_factory=list)      # guided plans: the Guide's state at each token
-
-
-def graded(row, response):
-    """The text that the grader reads: a judge's verdict [A] counts as a boxed A, and no verdict as no box."""
-    if not row.get("judge"):
-        return response
-    verdict = rewards.verdict(response)
-    return f"\\boxed{{{verdict}}}" if verdict else ""
-
-
-VERIFYING = ("let me check", "let's check", "let us check", "check again", "double-check", "double check",
-             "verify", "to make sure", "go through it again")
-
-
-def verifies(text):
-    """Whether an answer checks itself, as a low-level agent does once plans are solutions (appendix E.1)."""
-    return any(phrase in text.lower() for phrase in VERIFYING)
-
-
-@dataclass
-class Episode:
-    """One path from a question to an answer. Episodes of one question and plan share the plan's Turn."""
-    row: dict                # of the data: problem, answer, id ...
-    question: int            # place of the row in its batch
-    plan: int                # which of the question's k1 plans
-    sample: int              # which of the plan's k2 answers
-    turns: list[Turn]
-    correct: bool = False
-    rewards: dict[str, float] = field(default_factory=dict)        # role -> reward
-    advantages: dict[str, float] = field(default_factory=dict)     # role -> advantage
-
-    @property
-    def response(self):
-        """The text that is judged: the last turn's, if it is not a plan."""
-        return self.turns[-1].text if self.turns[-1].role != "high" else ""
-
-    @property
-    def answer(self):
-        """The final answer that was given, or None."""
-        return rewards.extract(graded(self.row, self.response))
-
-    def said(self, role):
-        return [turn for turn in self.turns if turn.role == role]
-
-    def group(self, role):
-        """Rewards compare within a group: the plans of a question, the answers to a question AND its plan."""
-        return (self.question, self.plan) if role == "low" else self.question
-
-
-def all_turns(episodes):
-    """Every turn once: the answers to a plan share its Turn."""
-    return list({id(turn): turn for episode in episodes for turn in episode.turns}.values())
-
-
-def score(episodes, reward="base", conversation=False, box=0.5, leak=1.0):
-    """Fill in `correct` and `rewards` of each episode, appendix C.2.
-
-    solo, low: +1 if the answer is right, box - 1 if it is wrong but boxed, -1 without a box.
-    high       reward "base": the mean correctness of the answers that were sampled under the plan;
-               "consistency": the share of their most frequent answer, right or wrong;
-               minus `leak` if the plan itself holds a boxed answer (of a judge: a verdict).
-    In a conversation all turns of both earn 1 if the last answer is right, the last plan said [FINISH] and
-    nothing was cut off, otherwise 0; reward, box and leak play no part.
-    """
-    under_plan = {}
-    for e in episodes:
-        text = graded(e.row, e.response)
-        e.correct = rewards.is_correct(text, e.row["answer"])
-        more = (box - 0.5) * (e.answer is not None and not e.correct)          # than compute_reward gives
-        e.rewards[e.turns[-1].role] = rewards.compute_reward(text, e.row["answer"]) + more
-        under_plan.setdefault((e.question, e.plan), []).append(e)
-        if conversation:
-            finished = all(turn.stopped for turn in e.turns) and FINISH in e.said("high")[-1].text
-            e.rewards = dict.fromkeys(("high", "low"), float(e.correct and finished))
-    for siblings in under_plan.values():
-        if siblings[0].turns[0].role == "high" and not conversation:
-            plan = graded(siblings[0].row, siblings[0].turns[0].text)
-            value = (rewards.plan_reward(plan, [e.correct for e in siblings], leak) if reward == "base" else
-                     rewards.consistency_reward(plan, [graded(e.row, e.response) for e in siblings], leak))
-            for e in siblings:
-                e.rewards["high"] = value
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Advantages
-
-def advantages(values, groups, kind="grpo"):
-    """Rewards -> advantages. values: N floats, groups: N hashable keys -> list of N floats.
-
-    grpo         (R - group mean) / (group std + 1e-6), unbiased std       eq. 2
+    grpo         (R - group mean) / (group std + 1e-6)                     eq. 2
     dr_grpo      R - group mean                                            arXiv 2503.20783
     rloo         R - mean of the others in the group                       arXiv 2402.14740
-    reinforce++  (R - batch mean) / (batch std + 1e-6), unbiased std       arXiv 2501.03262
-    Raises KeyError for a kind that is not known, ValueError for a group of one under grpo and rloo.
+    reinforce++  (R - batch mean) / (batch std + 1e-6)                     arXiv 2501.03262
+    Standard deviations are the unbiased ones (n - 1). ValueError: a group of one under grpo or rloo.
 
-    >>> advantages([1, 0, 0, 0], ["q"] * 4, "rloo")
+    >>> compute_advantages([1, 0, 0, 0], ["q"] * 4, "rloo")
     [1.0, -0.3333333333333333, -0.3333333333333333, -0.3333333333333333]
     """
-    if kind == "reinforce++":
-        groups = [None] * len(values)
+    if kind == "reinforce++":                        # the whole batch is one group
+        groups = ["batch"] * len(values)
     members = {}
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
-    result = [0.0] * len(values)
+
+    advantages = [0.0] * len(values)
     for indices in members.values():
+        rewards_of_group = [values[i] for i in indices]
         G = len(indices)
-        if G < 2 and kind in ("grpo", "rloo"):
-            raise ValueError(f"{kind} compares the rewards of a group: it needs at least 2 samples, not {G}")
-        mean = sum(values[i] for i in indices) / G
-        std = (sum((values[i] - mean) ** 2 for i in indices) / max(G - 1, 1)) ** 0.5
-        scale = {"grpo": std + 1e-6, "dr_grpo": 1, "reinforce++": std + 1e-6,
-                 "rloo": (G - 1) / G}[kind]                  # R_i - (sum - R_i) / (G - 1)
+        if G == 1 and kind in ("grpo", "rloo"):
+            raise ValueError(f"{kind} compares the rewards of a group: it needs at least 2 samples, not 1")
+        if min(rewards_of_group) == max(rewards_of_group):
+            continue                                 # nothing was better than anything: exactly 0
+        mean = sum(rewards_of_group) / G
+        squares = [(value - mean) ** 2 for value in rewards_of_group]
+        std = (sum(squares) / (G - 1)) ** 0.5
         for i in indices:
-            result[i] = (values[i] - mean) / scale
-    return result
+            if kind == "grpo" or kind == "reinforce++":
+                advantages[i] = (values[i] - mean) / (std + 1e-6)
+            elif kind == "dr_grpo":
+                advantages[i] = values[i] - mean
+            elif kind == "rloo":
+                others = (sum(rewards_of_group) - values[i]) / (G - 1)
+                advantages[i] = values[i] - others
+            else:
+                raise ValueError(f"there is no advantage {kind!r}")
+    return advantages
 
 
-@dataclass
-class Sample:
-    """The trainer's row: prompt ids, sampled ids with their log-probs, and the advantage they all share.
+def assign_advantages(turns: list[Turn], kind: str = "grpo") -> None:
+    """Compare the rewards of one agent's turns and note on each its advantage.
 
-    A conversation is one row: what was put between two turns stands among the tokens, with turn -1, and is
-    read but not learned. `logprobs` has an entry for each token of a turn, none for those.
+    It is 0 for a turn that is left alone in its group, since the others were cut off before they spoke.
     """
-    prompt: list[int]
-    tokens: list[int]
-    logprobs: list[float]
-    advantage: float
-    turn: list[int]          # the turn of each token, from 0
-    states: list[int] = field(default_factory=list)      # guided plans: see Turn
+    sizes = collections.Counter(turn.group for turn in turns)
+    compared = [turn for turn in turns if sizes[turn.group] > 1 or kind in ("dr_grpo", "reinforce++")]
+    values = [turn.reward for turn in compared]
+    groups = [turn.group for turn in compared]
+    for turn in turns:
+        turn.advantage = 0.0
+    for turn, advantage in zip(compared, compute_advantages(values, groups, kind)):
+        turn.advantage = advantage
 
 
-def sample(turns, advantage):
-    """All turns of one role in an episode -> the trainer's Sample."""
-    row = Sample(turns[0].prompt, [], [], advantage, [])
-    for i, turn in enumerate(turn for turn in turns if turn.tokens):     # one without room fills the context
-        between = turn.prompt if i else []
-        # A guided token without an alternative (state -1) was forced: log-prob 0 and no gradient.
-        free = [state >= 0 for state in turn.states or [0] * len(turn.tokens)]
-        row.tokens += between + turn.tokens
-        row.turn += [-1] * len(between) + [i if f else -1 for f in free]
-        row.logprobs += [logprob for logprob, f in zip(turn.logprobs, free) if f]
-        row.states += turn.states
-    return row
+def drop_dead_groups(turns: list[Turn]) -> list[Turn]:
+    """Leave out groups in which every advantage is 0: they teach nothing.
 
-
-def samples(episodes, role, kind="grpo", keep_dead=False):
-    """What a role said, each text once, with advantages -> (list of Sample, share of groups of equal reward).
-
-    A group with equal rewards teaches nothing under grpo, dr_grpo and rloo: it leaves the forward pass and
-    the denominator. It stays under reinforce++ (whose mean is the batch's) and with keep_dead (KL has a
-    gradient).
+    Otherwise their tokens would count in the loss's denominator and make every step smaller.
     """
-    # A plan is one sample, not k2: its answers share its Turn.
-    chosen = list({id(e.said(role)[0]) if e.said(role) else id(e): e for e in episodes}.values())
-    groups = [e.group(role) for e in chosen]
-    for episode, advantage in zip(chosen, advantages([e.rewards[role] for e in chosen], groups, kind)):
-        episode.advantages[role] = advantage
-    seen = {}
-    for episode, group in zip(chosen, groups):
-        seen.setdefault(group, set()).add(episode.rewards[role])
-    dead = {group for group, values in seen.items() if len(values) == 1}
-    rows = [sample(e.said(role), e.advantages[role]) for e, group in zip(chosen, groups)
-            if e.said(role) and (keep_dead or kind == "reinforce++" or group not in dead)]
-    return [row for row in rows if row.logprobs], len(dead) / len(seen)
+    alive = set()
+    for turn in turns:
+        if turn.advantage != 0:
+            alive.add(turn.group)
+    return [turn for turn in turns if turn.group in alive]
 
 
-def lesson(tokenizer, messages):
-    """A conversation -> Sample that learns what the assistant says, its end tokens included."""
-    end, ids, turn = tokenizer.after([])[0], [], []
-    for i, message in enumerate(messages):
-        if message["role"] == "assistant":
-            shown, said = tokenizer.chat(messages[:i]), tokenizer.encode(message["content"]) + [end]
-            if ids:          # as when a conversation is sampled: what was said stays, a template may trim it
-                new = [id for m in messages[turn[-1] + 1:i] for id in tokenizer.turn(m["role"], m["content"])]
-                shown = ids + tokenizer.after([end]) + new + tokenizer.assistant
-            turn += [-1] * (len(shown) - len(ids)) + [i] * len(said)
-            ids = shown + said
-    first = turn.index(next(t for t in turn if t >= 0))
-    return Sample(ids[:first], ids[first:], [], 1.0, turn[first:])
+def share_of_dead_groups(turns: list[Turn]) -> float:
+    """Share of the groups whose rewards are all the same. Near 1: nothing can be learned from these samples."""
+    found = {}
+    for turn in turns:
+        found.setdefault(turn.group, set()).add(turn.reward)
+    dead = [group for group, different in found.items() if len(different) == 1]
+    return len(dead) / max(1, len(found))
 
 
 # ------------------------------------------------------------------------------------------------------------
 # The loss
 
-def token_weights(lengths, normalise, max_new_tokens):
-    """What each token weighs in the loss -> a list of weights for each of ALL sequences of the batch.
+def assign_weights(turns: list[Turn]) -> None:
+    """Note on each turn what its tokens weigh in the loss: all tokens of the WHOLE batch alike (DAPO's choice).
 
-    lengths: for each of the N sequences, the numbers of learned tokens of its turns (one turn: [n]).
-    batch     1 / (tokens of the whole batch): every token alike (DAPO's choice)
-    sequence  1 / (N length): every sequence alike, eq. 2
-    turn      1 / (N T_i length of the turn): turns, then trajectories alike, eq. 12. A turn of a short
-              trajectory weighs more, which arXiv 2511.02303 blames for agents that learn to say little
-    turns     1 / (turns of the whole batch, length of the turn): every turn alike, without 1 / T_i
-    constant  1 / (N max_new_tokens): Dr. GRPO, no length bias
-    The weights are fixed before the batch is cut into micro-batches, so that how it is cut changes nothing.
+    The weights are fixed before the batch is cut into micro-batches, so how it is cut changes nothing.
     """
-    N, tokens, turns = len(lengths), sum(map(sum, lengths)), sum(map(len, lengths))
-    share = {"batch": lambda n, own: tokens, "sequence": lambda n, own: N * sum(own),
-             "turn": lambda n, own: N * len(own) * n, "turns": lambda n, own: turns * n,
-             "constant": lambda n, own: N * max_new_tokens}[normalise]
-    return [[1 / share(n, own) for n in own for _ in range(n)] for own in lengths]
+    total = sum(turn.count_learned() for turn in turns)
+    for turn in turns:
+        turn.weights = [1 / total] * turn.count_learned()
 
 
-def policy_loss(new, old, advantage, weight, clip=0.2, kl=0.0, ref=None, turn=None, dual_clip=0.0):
-    """The clipped objective, sign turned, eq. 2 -> (loss, statistics); all arguments (N,), one entry a token.
+def policy_loss(new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, weights: torch.Tensor,
+                clip: float = 0.2, kl: float = 0.0, ref: torch.Tensor | None = None,
+                turns: torch.Tensor | None = None, dual_clip: float = 0.0) -> tuple[torch.Tensor, dict]:
+    """The clipped objective with its sign turned, eq. 2 -> (loss, statistics). All tensors (N,), an entry a token.
 
-        loss = sum of weight * ( -min(r A, clip(r, 1 - e, 1 + e) A) + kl * k3 ),   r = exp(new - old)
-        k3 = exp(ref - new) - (ref - new) - 1, an estimate of KL(new || ref) that is never negative
+        r = exp(new - old)                                                  the ratio, 1 on fresh samples
+        gain = min(r A, clip(r, 1 - clip, 1 + clip) A)
+        k3 = exp(ref - new) - (ref - new) - 1                               KL(new || ref), never negative
+        loss = sum of weight * (-gain + kl * k3)
 
-    min holds for both signs of A: with A > 0 it stops at r > 1 + e, with A < 0 at r < 1 - e; a step for the
-    worse is not cut off by it, but by the clamp of log r at 3 from above, which ReMA's code has, and by
-    dual_clip = c > 1, which bounds the loss of A < 0 by c |A|. turn (N,): which turn a token belongs to, from
-    0, for the turn-level ratio of eq. 13: exp of the mean log-ratio of the turn's tokens (the paper writes
-    the mean of the ratios, its code and GSPO take this one). weight: see token_weights. ref: log-probs of
-    the reference when kl > 0.
+    new, old, ref: log-probs under the weights that learn, when sampled, and under the first weights.
     """
     log_ratio = new - old
-    if turn is not None:
-        zeros = new.new_zeros(int(turn.max()) + 1)
-        mean = zeros.index_add(0, turn, log_ratio) / zeros.index_add(0, turn, torch.ones_like(new))
-        log_ratio = mean[turn]
-    ratio = torch.exp(log_ratio.clamp(max=3))
-    free, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
-    gain = torch.minimum(free, clipped)
+    if turns is not None:
+        log_ratio = average_over_turns(log_ratio, turns)
+    ratio = torch.exp(log_ratio.clamp(max=3))        # the clamp is in ReMA's code: no ratio above 20
+    clipped_ratio = ratio.clamp(1 - clip, 1 + clip)
+    # min for both signs of A: a token that got better stops counting once it has moved far enough (A > 0 above
+    # 1 + clip, A < 0 below 1 - clip); a step for the worse is always taken back.
+    gain = torch.minimum(ratio * advantages, clipped_ratio * advantages)
+    was_clipped = clipped_ratio * advantages < ratio * advantages
     if dual_clip:
-        gain = torch.where(advantage < 0, torch.maximum(gain, dual_clip * advantage), gain)
-    loss = -(weight * gain).sum()
-    stats = {"clip_share": (clipped < free).float().mean().item()}
+        gain = bound_loss(gain, advantages, dual_clip)
+    loss = -(weights * gain).sum()
+    statistics = {"clip_share": was_clipped.float().mean()}
     if kl:
         k3 = torch.exp(ref - new) - (ref - new) - 1
-        loss = loss + kl * (weight * k3).sum()
-        stats["kl"] = k3.mean().item()
-    return loss, stats
+        loss = loss + kl * (weights * k3).sum()
+        statistics["kl"] = k3.mean().detach()
+    return loss, statistics
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Who learns when
+# Who learns when, and how many samples that takes
 
-def learners(step, names, switch_every):
-    """Names of the roles trained at a step, Algorithm 1: in turn every `switch_every` steps; 0: all at once.
+def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -> list[int]:
+    """Positions of the agents that learn at a step (from 0), Algorithm 1: one after the other, from `first` on.
 
-    While one agent is frozen the other one faces a stationary environment: block coordinate ascent.
+    While the others are frozen the learner faces a world that stands still: block coordinate ascent.
+    switch_every 0: all of them learn at every step.
+
+    >>> [choose_learners(step, agents=2, switch_every=10) for step in (0, 9, 10, 20)]
+    [[0], [0], [1], [0]]
     """
-    if len(names) == 1 or switch_every == 0:
-        return tuple(names)
-    return (names[step // switch_every % 2],)
+    if switch_every == 0:
+        return list(range(agents))
+    phase = step // switch_every
+    return [(first + phase) % agents]
 
 
-def worth_learning(successes, low=0.2, high=0.8):
-    """The difficulty filter's rule, appendix D.1: keep a question that is sometimes solved (list of 0/1)."""
-    return low <= sum(successes) / len(successes) <= high
+def choose_samples(learning: list[int], group: list[int], followers: int = 1) -> list[int]:
+    """How many turns each agent draws for each thing that it is shown -> one number an agent.
+
+    Who learns draws its group. Who spoke before it draws one, so that a group shares everything that was said
+    before; who speaks after it draws `followers`, more of them make the learner's reward less noisy.
+    While the high-level agent learns these are G plans and 1 answer to each (k1 = G, k2 = 1); while the
+    low-level agent learns, 1 plan and G answers.
+
+    >>> choose_samples([0], [8, 8]), choose_samples([1], [8, 8])
+    ([8, 1], [1, 8])
+    """
+    samples = []
+    for position, size in enumerate(group):
+        if position in learning:
+            samples.append(size)
+        elif position < min(learning):
+            samples.append(1)
+        else:
+            samples.append(followers)
+    return samples
 
 
-def sampling_shape(roles, plans, answers, answers_high=1):
-    """(k1 plans a question, k2 answers a plan) that give each learning role its group."""
-    if roles == ("high",):
-        return plans, answers_high
-    return (1 if len(roles) == 1 else plans), answers
+# --- extensions ---------------------------------------------------------------------------------------------
+# A reader of the method may stop here.
+
+import json  # noqa: E402
+from dataclasses import field, replace  # noqa: E402
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Worked examples (--example): a model of 135M parameters does not find \boxed{} by being told, but does once it
+# has seen it; its plans are useful once it has seen plans that name the operation.
+
+def add_examples(roles: list[Role], worked: list[dict]) -> list[Role]:
+    """Roles that see how it is done. worked: dicts with question, plan and working."""
+    shown = []
+    for role in roles:
+        messages = []
+        for example in worked:
+            plan = write_example_plan(role, roles, example["plan"])
+            user = role.user.format(question=example["question"], high=plan)
+            messages.append({"role": "user", "content": user})
+            messages.append({"role": "assistant", "content": write_example(role, plan, example["working"])})
+        shown.append(replace(role, examples=tuple(messages)))
+    return shown
+
+
+def write_example_plan(role: Role, roles: list[Role], plan: str) -> str:
+    """A worked example's plan as the high-level agent among these roles would write it."""
+    if roles[0] is HIGH_JSON:
+        return json.dumps({"action": "DECOMPOSE", "output": plan})
+    if roles[0] is HIGH_TURNS:                       # a conversation of one turn each
+        return f"{plan} {FINISH}"
+    return plan
+
+
+def write_example(role: Role, plan: str, working: str) -> str:
+    """What a role says in a worked example."""
+    if role.name == "high":
+        return plan
+    if role is MRP:
+        return f"{plan}\n{working}"
+    return working
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Judge tasks: which of two responses is better? The plan is then a plan for the comparison.
+
+COMPARE = "The problem is to compare two responses to a question; their order and length do not matter. "
+VERDICT = "End with the verdict [A] or [B]: the better response."
+
+
+def reward_judge_plan(turn: Turn, episodes: list[Episode]) -> float:
+    """As reward_plan; here a plan states the answer if it gives the verdict."""
+    correct = [episode.correct for episode in episodes]
+    return rewards.plan_reward(rewards.box_verdict(turn.text), correct)
+
+
+def make_judges(roles: list[Role]) -> list[Role]:
+    """The same roles, told to compare. What is compared stands in the data, see data/problems."""
+    judges = []
+    for role in roles:
+        judge = replace(role, system=COMPARE + role.system.replace(BOX, VERDICT))
+        if role.reward is reward_plan:
+            judge = replace(judge, reward=reward_judge_plan)
+        judges.append(judge)
+    return judges
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Plans as JSON (--plan-format json), which data/extensions/guide.py makes the model write
+
+HIGH_JSON = Role("high", 'You guide a weaker solver. Write one JSON object {"action": ..., "output": ...}. '
+                         "The action is DECOMPOSE (list the steps), REWRITE (say the problem more simply) or "
+                         "EMPTY (let the solver work alone). Never state the answer: that is punished.",
+                 "{question}", reward_plan)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The consistency reward (--reward consistency): plans are paid for answers that agree, right or wrong
+
+def reward_agreement(turn: Turn, episodes: list[Episode]) -> float:
+    responses = [episode.response for episode in episodes]
+    return rewards.consistency_reward(turn.text, responses)
+
+
+def reward_plans_for_agreement(roles: list[Role]) -> list[Role]:
+    return [replace(roles[0], reward=reward_agreement), *roles[1:]]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Conversations (--turns): the agents speak in turn, several times. See rollout.converse.
+
+FINISH = "[FINISH]"
+
+
+def reward_conversation(turn: Turn, episodes: list[Episode]) -> float:
+    """All turns of all agents earn 1 if the last answer is right, its plan said [FINISH], nothing was cut off."""
+    conversation = episodes[0]
+    return float(conversation.correct and conversation.finished())
+
+
+HIGH_TURNS = Role("high", "You guide a solver turn by turn. Say what to do next: explore, break down, "
+                          "reflect, backtrack or verify. Write [FINISH] when the answer is confirmed.",
+                  "{question}", reward_conversation)
+LOW_TURNS = Role("low", f"Reason step by step as you are told. When you are asked to finish: {BOX}", LOW.user,
+                 reward_conversation)
+
+
+@dataclass
+class Conversation(Episode):
+    """An episode in which the agents of `names` speak in turn, again and again. place: (question, sample).
+
+    A turn's prompt holds what was put between the agent's last turn and this one: prompt + tokens of all its
+    turns, joined, are the ids that it has seen. None is ever encoded again.
+    """
+    names: tuple[str, ...] = ()
+    joined: dict[str, Turn] = field(default_factory=dict)    # what each agent said, as one turn
+
+    @property
+    def response(self) -> str:
+        if not self.turns or self.turns[-1].agent != self.names[-1]:
+            return ""                                # cut off before anybody answered
+        return Episode.response.fget(self)
+
+    def finished(self) -> bool:
+        """Did it end as it should?"""
+        plans = [turn for turn in self.turns if turn.agent == self.names[0]]
+        return all(turn.stopped for turn in self.turns) and FINISH in plans[-1].text
+
+    def spoken_by(self, position: int) -> Turn:
+        """All that an agent said, as one row for the trainer: it reads what others put between its turns.
+
+        Without tokens if it was cut off before its first turn: then it is no sample of its group.
+        """
+        name = self.names[position]
+        if name in self.joined:
+            return self.joined[name]
+        row = Turn([], [], [], True, name, place=self.place, learned=[])
+        for turn in self.turns:
+            if turn.agent != name or not turn.tokens:        # one without room filled the context
+                continue
+            if not row.prompt:
+                row.prompt = turn.prompt
+            else:
+                row.tokens = row.tokens + turn.prompt
+                row.logprobs = row.logprobs + [0.0] * len(turn.prompt)
+                row.learned = row.learned + [False] * len(turn.prompt)
+            row.tokens = row.tokens + turn.tokens
+            row.logprobs = row.logprobs + turn.logprobs
+            row.learned = row.learned + [True] * len(turn.tokens)
+        self.joined[name] = row
+        return row
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Other averages of the loss (--normalise), one ratio a turn (--ratio turn), the dual clip (--dual-clip)
+
+def number_turns(row: Turn) -> list[int]:
+    """Which turn each learned token of a row belongs to, from 0: a new one begins behind tokens only read.
+
+    >>> number_turns(Turn([], [5, 6, 7, 8], [], True, learned=[True, True, False, True]))
+    [0, 0, 1]
+    """
+    if row.learned is None:
+        return [0] * row.count_learned()
+    numbers, number = [], -1
+    before = False
+    for learned in row.learned:
+        if learned and not before:
+            number += 1
+        if learned:
+            numbers.append(number)
+        before = learned
+    return numbers
+
+
+def assign_other_weights(rows: list[Turn], normalise: str, max_new_tokens: int) -> None:
+    """As assign_weights, for N rows of T_i turns each:
+
+    sequence  1 / (N length of the row): every row alike, eq. 2
+    turn      1 / (N T_i length of the turn): turns, then rows alike, eq. 12. A turn of a short conversation
+              weighs more, which arXiv 2511.02303 blames for agents that learn to say little
+    turns     1 / (turns of the whole batch, length of the turn): every turn alike, without 1 / T_i
+    constant  1 / (N max_new_tokens): Dr. GRPO, no length bias
+    """
+    N = len(rows)
+    turns_of_batch = 0
+    for row in rows:
+        turns_of_batch += len(set(number_turns(row)))
+    for row in rows:
+        numbers = number_turns(row)
+        row.weights = []
+        for number in numbers:
+            length = numbers.count(number)
+            if normalise == "sequence":
+                weight = 1 / (N * len(numbers))
+            elif normalise == "turn":
+                weight = 1 / (N * len(set(numbers)) * length)
+            elif normalise == "turns":
+                weight = 1 / (turns_of_batch * length)
+            elif normalise == "constant":
+                weight = 1 / (N * max_new_tokens)
+            else:
+                raise ValueError(f"there is no average {normalise!r}")
+            row.weights.append(weight)
+
+
+def average_over_turns(log_ratio: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """One log-ratio for all tokens of a turn, their mean (eq. 13). turns (N,): the turn of each token, from 0.
+
+    The ratio is then the geometric mean of the tokens' ratios: the paper writes the arithmetic mean, its code
+    and GSPO take this one.
+    """
+    zeros = log_ratio.new_zeros(int(turns.max()) + 1)
+    sums = zeros.index_add(0, turns, log_ratio)
+    counts = zeros.index_add(0, turns, torch.ones_like(log_ratio))
+    return (sums / counts)[turns]
+
+
+def bound_loss(gain: torch.Tensor, advantages: torch.Tensor, dual_clip: float) -> torch.Tensor:
+    """Where A < 0 the loss of a token is at most dual_clip |A|, however far its ratio has gone."""
+    bounded = torch.maximum(gain, dual_clip * advantages)
+    return torch.where(advantages < 0, bounded, gain)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The difficulty filter (--filter) and supervised lessons (--sft)
+
+def is_worth_learning(successes: list[bool], low: float = 0.2, high: float = 0.8) -> bool:
+    """Appendix D.1: a question is kept if it is sometimes solved, and not nearly always."""
+    rate = sum(successes) / len(successes)
+    return low <= rate <= high
+
+
+def make_lesson(tokenizer, messages: list[dict]) -> Turn:
+    """A conversation -> a Turn that learns what the assistant says in it, with its end tokens.
+
+    What was said stays as it is, as when a conversation is sampled, even where a template would trim it.
+    """
+    end = tokenizer.after([])[0]
+    ids, learned = [], []
+    last = 0                                         # the assistant's last message
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        said = tokenizer.encode(message["content"]) + [end]
+        if not ids:
+            shown = tokenizer.chat(messages[:i])
+        else:
+            shown = tokenizer.after([end])
+            for between in messages[last + 1:i]:
+                shown = shown + tokenizer.turn(between["role"], between["content"])
+            shown = shown + tokenizer.assistant
+        ids += shown + said
+        learned += [False] * len(shown) + [True] * len(said)
+        last = i
+    first = learned.index(True)
+    tokens = ids[first:]
+    return Turn(ids[:first], tokens, [0.0] * len(tokens), True, learned=learned[first:], advantage=1.0)

@@ -449,3 +449,11 @@ def leaks(plan, answer):
     text, gold = (re.sub(decoration, "", re.sub(r"\\(?:boxed|fbox|text)(?![a-z])", " ", one)).strip()
                   for one in (plan, answer))
     return bool(gold) and re.search(rf"(?<![\w.\-]){re.escape(gold)}(?!\w|[.,]\d)", text) is not None
+
+
+def box_verdict(response):
+    """The text that is graded of a judge: its verdict [A] counts as a boxed A, and no verdict as no box."""
+    found = verdict(response)
+    if found is None:
+        return ""
+    return f"\\boxed{{{found}}}"

@@ -1,501 +1,715 @@
-"""Sampling: generate() writes completions with a KV cache, rollout() lets the agents speak to each other,
-converse() lets them do so in several turns, batch_logprobs() runs what they said through the model again, for
-the trainer, with gradients.
+"""Sampling: generate() writes completions with a KV cache, rollout() lets the agents speak one after the other,
+batch_logprobs() runs what they said through the model again, with gradients, for the trainer.
 
     python rollout.py "8*(7-4)+5" --answer 29             one episode of the embedded model, turn by turn
-    python rollout.py --model out/tiny-rema-s0 "9-2*3"    one of the two agents of a run
+    python rollout.py --model out/tiny-rema-s0 "9-2*3"    one of the agents of a run
 
-question -> plans (k1 by the high-level agent) -> answers (k2 by the low-level agent for each plan) ->
-episodes. Token ids are made once: what is sampled here, with the log-probabilities recorded while decoding,
-is what train.py trains on. Text is only for rewards, logs and people.
+Token ids are made once: what is sampled here, with the log-probabilities recorded while decoding, is what
+train.py trains on. Text is only for rewards, logs and people.
 
-Shapes: B rows, P prompts, G samples a prompt, T tokens, V vocabulary.
+Shapes: B rows, P prompts, T tokens, V vocabulary, D width.
 """
-import copy
+import argparse
 import hashlib
-import itertools
-import math
-import os
 import pathlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 import rema
-from data import UserError, guarded
-from data.views import plots
-from data.flags import parse_question, pick_dtype
-from data.extensions.guide import Guide
-from model import Cache, load, logprobs, slow
+from data import UserError
+from data.formats.files import read_json
+from data.formats.tokenizer import Tokenizer
+from data.views import terminal
+from data.views.program import (Parser, check_bounds, pick_device, pick_dtype, pick_threads, run_program)
+from model import Cache, Transformer, compute_logprobs, load
+from rema import Episode, Role, Turn
 
 
-@dataclass
-class Completion:
-    tokens: list[int]        # the end token included when the row stopped by itself
-    logprobs: list[float]    # of each token, under the distribution that it was drawn from
-    stopped: bool            # False: cut off at max_new_tokens or at the end of the context
-    states: list[int] = field(default_factory=list)          # guided: the Guide's at each token, or -1
+# ------------------------------------------------------------------------------------------------------------
+# Flags and their defaults. FLAGS: functions that add flags; extensions add theirs. VARIANTS: what they are when
+# nobody asks for them.
+
+FLAGS = []
+VARIANTS = dict(turns=1, plan_format="text", example=False, logprobs=None)
 
 
-def stream(*key):
-    """A generator for a key such as (seed, step, question): the same draws in any order, on any rank."""
+def add_flags(parser: Parser) -> None:
+    flag = parser.add_argument
+    flag("question", help="what is asked")
+    flag("--answer", help="the gold answer: then a verdict is given")
+    add_speaking_flags(parser)
+
+
+def add_speaking_flags(parser: Parser) -> None:
+    """What rollout.py and eval.py share."""
+    flag = parser.add_argument
+    flag("--model", default="tiny", help="a name (tiny, llama-1b ...), a hub name, a directory or a run (tiny)")
+    flag("--process", choices=sorted(rema.PROCESSES), help="who speaks (as trained, else rema)")
+    flag("--max-new-tokens", type=int, help="for each turn (as trained, else 64 for tiny, 512 for others)")
+    flag("--temperature", type=float, help="0 takes the likeliest token each time (0)")
+    flag("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this mass (1.0: from all)")
+    flag("--seed", type=int, default=0, help="of all draws (0)")
+    flag("--device", help="cpu, cuda or mps (cuda where there is one)")
+    flag("--threads", type=int, help="of the CPU (1 for tiny: a second one mostly waits; else all)")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.set_defaults(**VARIANTS)
+    for add in [add_flags, *FLAGS]:
+        add(parser)
+    args = parser.parse_args(argv)
+    if not args.question.strip():
+        raise UserError("the question is empty")
+    complete_speaking(args)
+    if args.temperature is None:
+        args.temperature = 0.0
+    return args
+
+
+def complete_speaking(args: argparse.Namespace) -> dict:
+    """Fill in what no flag said, from the run that --model names if it is one -> that run's settings, or {}."""
+    trained = {}
+    directory = pathlib.Path(args.model)
+    for place in (directory.parent, directory):              # RUN/best belongs to RUN
+        if (place / "metrics.jsonl").exists():
+            trained = read_json(place / "config.json")
+    for name in ("process", "turns", "plan_format", "example", "max_new_tokens"):
+        if name in trained and getattr(args, name) in (None, VARIANTS.get(name)):
+            setattr(args, name, trained[name])
+    args.base = trained.get("model", args.model)             # what the run started from
+    if args.process is None:
+        args.process = "rema"
+    if args.max_new_tokens is None:
+        args.max_new_tokens = 64 if args.base == "tiny" else 512
+    check_bounds(args, {"max_new_tokens": 1, "temperature": 0, "turns": 1, "threads": 1})
+    if not 0 < args.top_p <= 1:
+        raise UserError(f"--top-p {args.top_p} must be in (0, 1]")
+    args.device = pick_device(args.device)
+    args.threads = pick_threads(args.threads, args.base)
+    return trained
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Random numbers: a generator for everything that is drawn, which follows from what it is drawn for. So nothing
+# depends on the order of work, on what else is in the batch, or on the process that does it.
+
+def make_generator(*key) -> torch.Generator:
+    """A generator for a key such as (seed, step, question)."""
     digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    seed = int.from_bytes(digest[:8], "little") >> 1
+    return torch.Generator().manual_seed(seed)
 
 
-def draws(rows, key):
-    """What the draws of each row depend on. copy: of a row that stands there more than once."""
-    return [(*key, row["id"], row.get("copy", 0)) for row in rows]
+# ------------------------------------------------------------------------------------------------------------
+# One token
 
+def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float,
+         top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """logits (B, V), uniform (B,) in [0, 1) -> tokens (B,), log-probs (B,) under the distribution drawn from.
 
-def pad(sequences, device, filler=0, multiple=1):
-    """Lists of ids -> (B, T) filled up on the right, lengths (B,). Nothing ever looks at the padding."""
-    lengths = list(map(len, sequences))
-    longest = math.ceil(max(lengths) / multiple) * multiple
-    rows = [sequence + [filler] * (longest - n) for sequence, n in zip(sequences, lengths)]
-    return torch.tensor(rows, device=device), torch.tensor(lengths, device=device)
-
-
-def prefill(model, prompts):
-    """Run P prompts (lists of ids), what they all begin with only once -> their Cache, last hidden (P, D).
-
-    With gradients, if they are switched on: sampling and training share this.
+    Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
+    greedy and reports log-probs at temperature 1.
     """
-    device, base = model.embed_tokens.weight.device, None
-    common = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)   # each runs its last token
-    if 5 * common >= max(map(len, prompts)) and len(prompts) > 1 and not model.compiled:     # or not worth it
-        base = Cache()
-        model.hidden(torch.tensor([prompts[0][:common]], device=device), base)
-        prompts = [prompt[common:] for prompt in prompts]
-    padded, lengths = pad(prompts, device, multiple=64 if model.compiled else 1)     # (P, Tp), (P,)
-    cache = Cache(base=base)
-    hidden = model.hidden(padded, cache, lengths)
-    return cache, hidden[torch.arange(len(prompts), device=device), lengths - 1]
-
-
-def draw(logits, uniform, temperature, top_p):
-    """logits (B, V), uniform (B,) in [0, 1) -> tokens (B,), logprobs (B,) under the sampling distribution.
-
-    Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls; on a CPU this is
-    many times faster than torch.multinomial over a large vocabulary. Temperature 0 is greedy and reports
-    log-probs at temperature 1.
-    """
-    B, V = logits.shape
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature not in (0, 1):
         logits = logits / temperature
-    best, place = logits.max(-1, keepdim=True)                                 # (B, 1)
-    probs = (logits - best).exp_()           # times their sum: one pass over the vocabulary, not two
-    blocks = (F.pad(probs, (0, -V % 256)) if V % 256 else probs).reshape(B, -1, 256)  # (B, V / 256, 256)
-    total = blocks.sum(-1)                                                     # (B, V / 256)
+    best, greedy = logits.max(-1, keepdim=True)                                # (B, 1)
+    probs = (logits - best).exp()                    # times a constant, which `total` takes care of
+    if top_p < 1:
+        probs = keep_nucleus(probs, top_p)
+    total = probs.sum(-1, keepdim=True)                                        # (B, 1)
     if temperature == 0:
-        return place[:, 0], -total.sum(-1).log()
-    if top_p < 1:            # keep the likeliest until their mass reaches top_p: those with less before them
-        ordered = probs.sort(-1, descending=True).values
-        mass = top_p * ordered.sum(-1, keepdim=True)
-        last = (ordered.cumsum(-1) - ordered < mass).sum(-1, keepdim=True) - 1
-        blocks = blocks.masked_fill(blocks < ordered.gather(-1, last)[..., None], 0)
-        total = blocks.sum(-1)
-    # Two levels, so that the cumulative sum over V is never formed: which block of tokens, which token in it.
-    block, point = pick(total, uniform.to(probs)[:, None])
-    place, _ = pick(blocks[torch.arange(B, device=block.device), block[:, 0]], point)
-    tokens = 256 * block + place                                               # (B, 1)
-    return tokens[:, 0], (logits.gather(-1, tokens) - best)[:, 0] - total.sum(-1).log()
+        tokens = greedy
+    else:
+        cdf = probs.cumsum(-1)                                                 # (B, V)
+        highest = torch.nextafter(cdf[:, -1:], torch.zeros_like(best))         # below the end: rounding
+        point = uniform.to(cdf)[:, None] * cdf[:, -1:]
+        tokens = torch.searchsorted(cdf, torch.minimum(point, highest), right=True)
+    logprobs = (logits - best).gather(-1, tokens) - total.log()
+    return tokens[:, 0], logprobs[:, 0]
 
 
-def pick(weights, point):
-    """weights (B, N), point (B, 1) in [0, 1) -> where point * sum falls among them, and how far into it.
-
-    Never one of weight 0.
-    """
-    cdf = weights.cumsum(-1)
-    point = point * cdf[:, -1:]
-    point = torch.minimum(point, torch.nextafter(cdf[:, -1:], torch.zeros_like(point)))
-    index = torch.searchsorted(cdf, point, right=True)                         # (B, 1)
-    weight = weights.gather(-1, index)
-    return index, ((point - cdf.gather(-1, index) + weight) / weight).clamp(0, 1 - 2 ** -24)
+def keep_nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Set to 0 what lies outside the likeliest tokens whose mass reaches top_p."""
+    ordered = probs.sort(-1, descending=True).values
+    mass_before = ordered.cumsum(-1) - ordered
+    kept = mass_before < top_p * ordered.sum(-1, keepdim=True)
+    least = ordered.gather(-1, kept.sum(-1, keepdim=True) - 1)                 # probability of the last one kept
+    return probs.masked_fill(probs < least, 0)
 
 
-def nimble(model):
-    """The model to sample with: itself, or its copy in float32 (4 bytes a weight) where bfloat16 is slow."""
-    return copy.deepcopy(model).float() if slow(model.embed_tokens.weight) and not model.compiled else model
+# ------------------------------------------------------------------------------------------------------------
+# Completions
+
+def pad_left(sequences: list[list[int]], device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of ids -> tokens (B, T) filled up on the left, real (B, T) bool: which of them are no padding."""
+    longest = max(len(sequence) for sequence in sequences)
+    tokens, real = [], []
+    for sequence in sequences:
+        padding = longest - len(sequence)
+        tokens.append([0] * padding + sequence)
+        real.append([False] * padding + [True] * len(sequence))
+    return torch.tensor(tokens, device=device), torch.tensor(real, device=device)
+
+
+def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor]:
+    """Run P prompts -> their Cache and the last hidden state of each (P, D). Sampling and training share this."""
+    tokens, real = pad_left(prompts, model.embed_tokens.weight.device)
+    cache = Cache()
+    hidden = model.hidden(tokens, cache, real)
+    return cache, hidden[:, -1]
 
 
 @torch.inference_mode()
-def generate(model, prompts, samples=1, *, max_new_tokens, temperature=1.0, top_p=1.0, stop_ids=(),
-             generator=None, rows=256, bar=None, guide=None):
-    """Sample completions: prompts list[list[int]] -> for each prompt a list of `samples` Completions.
+def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, max_new_tokens: int,
+             temperature: float = 1.0, top_p: float = 1.0, stop_ids=(), generator=None, batch: int = 256,
+             bar=None) -> list[list[Turn]]:
+    """Sample completions: for each prompt a list of `samples` Turns.
 
-    Each prompt is run once, whatever the number of its samples; each sample draws from the first token on.
-    Rows leave the batch when they draw an id of stop_ids, after max_new_tokens, or at the end of the context.
-    generator: a torch.Generator, or one a prompt, so that its samples do not depend on the prompts beside it.
-    rows: so many at a time (memory), but never fewer than one prompt's samples. guide: a data.extensions.guide.Guide,
-    which says which tokens may be drawn. Raises UserError for a prompt that is empty or fills the context.
+    Each prompt is run once, whatever the number of its samples; each sample draws from the first token on. A row
+    ends when it draws an id of stop_ids, after max_new_tokens, or at the end of the model's context.
+    generator: a torch.Generator, or a list of one a prompt. batch: so many rows at a time (memory), but
+    never fewer than one prompt's samples. bar: advanced by each row. UserError: a prompt that is empty or
+    leaves no room.
     """
-    device = model.embed_tokens.weight.device
-    least = guide.least if guide else 1                      # tokens that a row needs room for
-    if samples < 1 or max_new_tokens < least:
-        raise UserError(f"samples {samples} must be at least 1, max_new_tokens {max_new_tokens} at least "
-                        f"{least}" + " for a guided plan" * bool(guide))
+    context = model.config.context
+    if samples < 1 or max_new_tokens < 1:
+        raise UserError(f"samples {samples} and max_new_tokens {max_new_tokens} must be at least 1")
     if temperature < 0 or not 0 < top_p <= 1:
         raise UserError(f"temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
     for prompt in prompts:
-        if not 0 < len(prompt) <= model.config.context - least:
-            raise UserError(f"a prompt of {len(prompt)} tokens has no room in the model's context of "
-                            f"{model.config.context}")
+        if not 0 < len(prompt) < context:
+            raise UserError(f"a prompt of {len(prompt)} tokens has no room in the model's context of {context}")
     if not isinstance(generator, list):
         generator = [generator or torch.Generator().manual_seed(0)] * len(prompts)
-    model = nimble(model)
-    # All uniform numbers are drawn ahead, per prompt, so that they depend on nothing that happens on the way.
-    uniform = [torch.rand(samples, max_new_tokens, generator=g) for g in generator]
+    # All random numbers are drawn ahead, per prompt, so that they depend on nothing that happens on the way.
+    uniforms = [torch.rand(samples, max_new_tokens, generator=one) for one in generator]
 
-    results = [None] * len(prompts)
+    turns = [[]] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))         # like lengths: less padding
-    at_once, capacity = max(1, rows // samples), max_new_tokens if model.compiled else min(max_new_tokens, 64)
+    at_once = max(1, batch // samples)
     for start in range(0, len(order), at_once):
         chosen = order[start:start + at_once]
-        u = torch.cat([uniform[i] for i in chosen]).to(device)                                 # (B, T)
-        prompt_cache, hidden = prefill(model, [prompts[i] for i in chosen])
-        group = torch.arange(len(chosen), device=device).repeat_interleave(samples)            # (B,)
-        room = (model.config.context - prompt_cache.length).clamp(max=max_new_tokens)[group]   # (B,)
-        cache = Cache(prompt_cache, group, capacity, static=model.compiled)
-        logits = model.lm_head(hidden)[group]    # shared by a prompt's rows, the first token's draw is not
-        completions = decode(model, cache, logits, room, temperature, top_p, stop_ids, u, guide)
+        chosen_prompts = [prompts[i] for i in chosen]
+        prompt_cache, hidden = prefill(model, chosen_prompts)
+        cache = prompt_cache.repeat(samples, max_new_tokens)
+        # A prompt's rows share the logits of the first token; what each draws from them they do not share.
+        logits = model.lm_head(hidden).repeat_interleave(samples, 0)           # (B, V)
+        room = [min(max_new_tokens, context - len(prompt)) for prompt in chosen_prompts for _ in range(samples)]
+        uniform = torch.cat([uniforms[i] for i in chosen])                     # (B, max_new_tokens)
+        drawn = decode(model, cache, logits, room, uniform, temperature, top_p, stop_ids)
         for j, i in enumerate(chosen):
-            results[i] = completions[j * samples:(j + 1) * samples]
+            turns[i] = drawn[j * samples:(j + 1) * samples]
+            for turn in turns[i]:
+                turn.prompt = prompts[i]
         if bar is not None:
             bar.update(len(chosen) * samples)
-    return results
-
-
-def decode(model, cache, logits, room, temperature, top_p, stop_ids, uniform, guide=None, leave=True):
-    """A token a row and step until all are done: logits (B, V) for the first one -> B Completions.
-
-    cache: what the rows hold; the tokens drawn are added, all but a row's last. room (B,): how many a row may
-    draw. uniform (B, the most of room): as for draw(). leave: rows that are done leave the cache; without it
-    they go on drawing, and the caller has Cache.cut() forget what they drew beyond their end. A guided
-    token's state is -1 where no other one was allowed: there is nothing to learn from it.
-    """
-    if not logits.isfinite().all():
-        raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
-    B, device, T = len(room), logits.device, int(room.max())
-    stop = torch.tensor(sorted(stop_ids), device=device)
-    tokens = torch.zeros(B, T, dtype=torch.int64, device=device)
-    states = torch.zeros_like(tokens)
-    state = torch.full_like(room, guide.START if guide else 0)                 # of the rows in the batch
-    logprobs = torch.zeros(B, T, device=device, dtype=torch.promote_types(logits.dtype, torch.float32))
-    count = room.clone()                                                       # tokens a row, end included
-    stopped = torch.zeros(B, dtype=torch.bool, device=device)
-    live = torch.arange(B, device=device)                                      # rows still in the batch
-    look_every = 16 if device.type == "cuda" else 1          # asking a GPU if rows are done makes it wait
-    for t in range(T):
-        if guide:
-            state = guide.hurry(state, room[live] - t)
-            logits = logits.masked_fill(~guide.allowed[state], -math.inf)
-        token, logprob = draw(logits, uniform[live, t], temperature, top_p)
-        tokens[live, t], logprobs[live, t], states[live, t] = token, logprob, state
-        if guide:
-            state = guide.next[state, token].long()
-        ended = torch.isin(token, stop) & (t < count[live])
-        count[live] = torch.where(ended, t + 1, count[live])
-        stopped[live] |= ended
-        if t % look_every == look_every - 1:
-            running = count[live] > t + 1
-            n = int(running.sum())
-            if n == 0:
-                break
-            if cache.static:         # few shapes to compile: powers of two, filled up with rows that are done
-                n = 1 << (n - 1).bit_length()
-                running[(~running).nonzero()[:n - int(running.sum())]] = True
-            if leave and n <= 0.9 * len(live):               # leaving copies the cache: not for a single row
-                cache.keep(running)
-                live, token, state = live[running], token[running], state[running]
-        if t + 1 < T:
-            logits = model.step(token, cache)                                                  # (B, V)
-    if guide:
-        states = states.masked_fill(guide.forced[states], -1)
-    rows = zip(*(x.tolist() for x in (tokens, logprobs, stopped, states, count)))
-    return [Completion(tokens[:n], logprobs[:n], stopped, states[:n] if guide else [])
-            for tokens, logprobs, stopped, states, n in rows]
-
-
-def speak(model, tokenizer, role, prompts, samples, keys, max_new_tokens, temperature=1.0, top_p=1.0,
-          batch=256, bar=None, guide=None):
-    """`samples` turns of one role for each prompt (message lists) -> list of lists of rema.Turn.
-
-    keys: what the draws of each prompt depend on. A prompt that is too long for the context gets empty turns.
-    """
-    ids = [tokenizer.chat(messages) for messages in prompts]
-    room = model.config.context - (guide.least if guide else 1)
-    fits = [i for i in range(len(ids)) if len(ids[i]) <= room]
-    turns = [[rema.Turn(role.name, prompt, [], [], False, "") for _ in range(samples)] for prompt in ids]
-    completions = generate(model, [ids[i] for i in fits], samples, max_new_tokens=max_new_tokens, rows=batch,
-                           temperature=temperature, top_p=top_p, stop_ids=tokenizer.stop_ids, bar=bar,
-                           generator=[stream(*keys[i], role.name) for i in fits], guide=guide)
-    for i, group in zip(fits, completions):
-        turns[i] = [rema.Turn(role.name, ids[i], c.tokens, c.logprobs, c.stopped, tokenizer.decode(c.tokens),
-                              c.states) for c in group]
     return turns
 
 
-def rollout(agents, tokenizer, rows, roles, *, plans=1, answers=1, max_new_tokens, temperature=1.0, top_p=1.0,
-            key=(0,), batch=256, bar=None, guide=None):
-    """Let the agents answer each row's problem -> list of rema.Episode, in the order of rows, plans, answers.
+def decode(model: Transformer, cache: Cache, logits: torch.Tensor, room: list[int], uniform: torch.Tensor,
+           temperature: float, top_p: float, stop_ids, drop_done: bool = True) -> list[Turn]:
+    """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
 
-    agents: role name -> Transformer (two names may share one). rows: dicts with problem, answer and id.
-    roles: from rema.roles. batch: rows decoded at a time.
-    key: (seed, step, ...): draws depend on it, the role and the row's id.
-    temperature: a number, or one by role name. guide: which tokens the high-level agent may say, see
-    data/extensions/guide.py.
-    A low-level prompt that its plan has made too long for the context is not answered.
+    cache: what the rows hold; all tokens drawn are added but a row's last. room: how many tokens each row may
+    draw; uniform (B, the most of them). drop_done: rows that are done leave the batch, and the cache.
     """
-    def ask(role, prompts, samples, keys):
-        heat = temperature[role.name] if isinstance(temperature, dict) else temperature
-        return speak(agents[role.name], tokenizer, role, prompts, samples, keys, max_new_tokens, heat, top_p,
-                     batch, bar, guide if role.name == "high" else None)
+    if not logits.isfinite().all():
+        raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
+    B, device, most = len(room), logits.device, max(room)
+    uniform = uniform.to(device)
+    stops = torch.tensor(sorted(stop_ids), device=device)
+    tokens = torch.zeros(B, most, dtype=torch.int64, device=device)
+    logprobs = torch.zeros(B, most, device=device, dtype=torch.promote_types(logits.dtype, torch.float32))
+    count = torch.tensor(room, device=device)        # tokens of each row, its end token included
+    stopped = torch.zeros(B, dtype=torch.bool, device=device)
+    live = torch.arange(B, device=device)            # rows that are still in the batch
+    look_every = 1
+    if device.type == "cuda":
+        look_every = 16                              # asking a card whether rows are done makes it wait
+    for t in range(most):
+        token, logprob = draw(logits, uniform[live, t], temperature, top_p)
+        tokens[live, t] = token
+        logprobs[live, t] = logprob
+        ends_here = torch.isin(token, stops) & (t < count[live])
+        stopped[live] |= ends_here
+        count[live] = torch.where(ends_here, t + 1, count[live])
+        if t + 1 == most:
+            break
+        if (t + 1) % look_every == 0:
+            going = (count[live] > t + 1).nonzero()[:, 0]
+            if len(going) == 0:
+                break
+            if drop_done and len(going) <= 0.9 * len(live):  # leaving copies the cache: not for a single row
+                cache.keep(going)
+                live, token = live[going], token[going]
+        logits = model.step(token, cache)                                      # (B, V)
 
-    first, last, keys = roles[0], roles[-1], draws(rows, key)
-    thoughts = ask(first, [first.prompt(row["problem"]) for row in rows],
-                   plans if first is not last else plans * answers, keys)
-    if first is last:
-        return [rema.Episode(rows[i], i, 0, j, [turn])
-                for i, turns in enumerate(thoughts) for j, turn in enumerate(turns)]
-    pairs = [(i, j) for i in range(len(rows)) for j in range(plans)]
-    replies = ask(last, [last.prompt(rows[i]["problem"], thoughts[i][j].text) for i, j in pairs], answers,
-                  [(*keys[i], j) for i, j in pairs])
-    return [rema.Episode(rows[i], i, j, k, [thoughts[i][j], turn])
-            for (i, j), turns in zip(pairs, replies) for k, turn in enumerate(turns)]
+    turns = []
+    tokens, logprobs, count, stopped = tokens.tolist(), logprobs.tolist(), count.tolist(), stopped.tolist()
+    for row in range(B):
+        n = count[row]
+        turns.append(Turn([], tokens[row][:n], logprobs[row][:n], stopped[row]))
+    return turns
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The same tokens again, with gradients
+
+def run_turns(model: Transformer, turns: list[Turn]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states (N, D) that predict the learned tokens of all turns, and those tokens (N,), turn by turn.
+
+    Each prompt is run once for all of its samples: the hidden state at its last token predicts their first
+    token; their other tokens see the prompt through its keys and values, with gradients.
+    """
+    device = model.embed_tokens.weight.device
+    index = {}                                       # prompt -> its row
+    for turn in turns:
+        index.setdefault(tuple(turn.prompt), len(index))
+    cache, last = prefill(model, [list(prompt) for prompt in index])
+    owner = torch.tensor([index[tuple(turn.prompt)] for turn in turns], device=device)         # (B,)
+
+    longest = max(len(turn.tokens) for turn in turns)
+    tokens, learned = [], []
+    for turn in turns:                               # padded on the right, where nothing looks at it
+        padding = longest - len(turn.tokens)
+        tokens.append(turn.tokens + [0] * padding)
+        learned.append((turn.learned or [True] * len(turn.tokens)) + [False] * padding)
+    tokens = torch.tensor(tokens, device=device)                               # (B, T)
+    learned = torch.tensor(learned, device=device)                             # (B, T)
+
+    hidden = last[owner][:, None]                                              # (B, 1, D)
+    if longest > 1:
+        rest = model.hidden(tokens[:, :-1], cache.select(owner))
+        hidden = torch.cat((hidden, rest), 1)                                  # (B, T, D)
+    return hidden[learned], tokens[learned]
+
+
+def batch_logprobs(model: Transformer, turns: list[Turn],
+                   temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-prob of each learned token and entropy of its distribution, flat, turn by turn -> (N,), (N,)."""
+    hidden, targets = run_turns(model, turns)
+    return compute_logprobs(model, hidden, targets, temperature)
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Agents
 
-def sources(name, roles):
-    """{role name: what models.load takes}: one model for all roles, or a run's high/ and low/ (or solo/)."""
-    directory = pathlib.Path(name)
-    parts = [one for one in ("high", "low", "solo") if (directory / one).is_dir()]
-    if not parts and (directory / "metrics.jsonl").exists():
-        raise UserError(f"{directory} has no agents: published ones have none, killed ones {directory}/best")
-    if parts and not {role.name for role in roles} <= set(parts):
-        raise UserError(f"{directory} holds {', '.join(parts)}: choose the --process it was trained with")
-    return {role.name: str(directory / role.name) if parts else name for role in roles}
+@dataclass
+class Agent:
+    """One voice with a model behind it. Two agents may share a model, as long as they share the optimizer too."""
+    role: Role
+    model: Transformer
+    tokenizer: Tokenizer
+    optimizer: Any = None                # of one that learns, see train.py
+    reference: Transformer | None = None # its first weights, for the KL term
+
+    @property
+    def name(self) -> str:
+        return self.role.name
+
+    def generate(self, prompts: list[list[int]], samples: int, **how) -> list[list[Turn]]:
+        return generate(self.model, prompts, samples, stop_ids=self.tokenizer.stop_ids, **how)
+
+    def compute_logprobs(self, turns: list[Turn], temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return batch_logprobs(self.model, turns, temperature)
 
 
-def cast(args, judge=False):
-    """-> (roles, {role name: Transformer}, tokenizer, Guide of plans or None) of eval.py's settings."""
-    roles = rema.roles(args.process, args.example, args.turns, args.plan_format, judge)
-    agents, tokenizer = load_agents(args.model, roles, args.device, getattr(torch, pick_dtype(args.device)))
-    size, json = next(iter(agents.values())).config.vocab_size, args.plan_format == "json"
-    return roles, agents, tokenizer, Guide(tokenizer, size, args.device) if json else None
+def speak(agent: Agent, conversations: list[list[dict]], samples: int, generators: list[torch.Generator],
+          **how) -> list[list[Turn]]:
+    """`samples` turns of an agent for each message list. One that is too long for the context gets empty turns."""
+    ids = [agent.tokenizer.chat(messages) for messages in conversations]
+    fitting = [i for i in range(len(ids)) if len(ids[i]) < agent.model.config.context]
+    groups = []
+    for prompt in ids:
+        groups.append([Turn(prompt, [], [], False) for _ in range(samples)])
+    drawn = agent.generate([ids[i] for i in fitting], samples, generator=[generators[i] for i in fitting], **how)
+    for i, turns in zip(fitting, drawn):
+        groups[i] = turns
+    for turns in groups:
+        for turn in turns:
+            turn.agent = agent.name
+            turn.text = agent.tokenizer.decode(turn.tokens)
+    return groups
 
 
-def load_agents(name, roles, device="cpu", dtype=torch.float32):
-    """-> ({role name: Transformer}, tokenizer), one Transformer for all roles if they have one source."""
-    found, bases = sources(name, roles), {}
-    loaded = {source: load(source, device, dtype, bases) for source in dict.fromkeys(found.values())}
-    return {one: loaded[source][0] for one, source in found.items()}, next(iter(loaded.values()))[1]
+def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temperatures: list[float],
+            key: tuple = (0,), **how) -> list[Episode]:
+    """Let the agents speak one after the other about each row's problem.
 
-
-# ------------------------------------------------------------------------------------------------------------
-# Conversations. Here B counts those that go on.
-
-def heard(tokenizer, role, episode):
-    """What is put before a role's next turn -> ids: its whole chat at first, then what is new to it.
-
-    That is what the template puts behind its own last turn, whose sampled ids stay as they are, and the
-    other's text as the user's message. (Where a template takes something out of earlier turns, as Qwen 3's
-    does with the empty thought, it stays: what was seen is what is trained on.)
+    question -> plans -> answers to each plan: every agent draws samples[i] turns, at temperatures[i], for each
+    thing that it is shown. Episodes come in the order of rows, then of places.
+    rows: dicts with problem, answer and id. key: (seed, step ...), what the draws depend on. how: what generate
+    takes besides (max_new_tokens, top_p, batch, bar).
     """
-    said = episode.said(role.name)
-    text = episode.turns[-1].text if episode.turns else ""
-    if not said:
-        return tokenizer.chat(role.prompt(episode.row["problem"], text))
-    return tokenizer.after(said[-1].tokens) + tokenizer.turn("user", text) + tokenizer.assistant
-
-
-def seen(episode, role):
-    """All ids that a role was shown and that it sampled, in order."""
-    return [id for turn in episode.said(role.name) for id in turn.prompt + turn.tokens]
-
-
-def listen(model, live, role, cache):
-    """Run what is new to a role in B conversations -> (its Cache, logits (B, V) of the next token).
-
-    At first that is a prompt, for a role that speaks first the same in all conversations about a question.
-    Later it goes behind what the cache holds, which is all but the last token of the role's last turn: that
-    one was drawn, but not run.
-    """
-    device, ids = model.embed_tokens.weight.device, [seen(e, role) for e in live]
-    if cache is None:
-        owner = [e.question if len(e.turns) == 1 else b for b, e in enumerate(live)]
-        prompts = dict(zip(owner, ids))
-        group = torch.tensor([list(prompts).index(name) for name in owner], device=device)     # (B,)
-        prompt_cache, hidden = prefill(model, list(prompts.values()))                          # hidden (P, D)
-        return Cache(prompt_cache, group, capacity=64), model.lm_head(hidden)[group]
-    new = [one[-1 - len(e.turns[-1].prompt):] for one, e in zip(ids, live)]
-    tokens, lengths = pad(new, device)                                                         # (B, T)
-    hidden = model.hidden(tokens, cache, lengths)                                              # (B, T, D)
-    return cache, model.lm_head(hidden[torch.arange(len(live), device=device), lengths - 1])
-
-
-def stay(live, caches, choice):
-    """The conversations that go on (one bool each); the others leave the caches of both roles as well."""
-    for cache in caches.values() if not all(choice) else ():
-        cache.keep(torch.tensor(choice, device=cache.length.device))
-    return list(itertools.compress(live, choice))
-
-
-@torch.inference_mode()
-def converse(agents, tokenizer, rows, roles, *, turns, samples, max_new_tokens, temperature=1.0, top_p=1.0,
-             key=(0,), batch=256, bar=None):
-    """Up to `turns` turns of both agents on each row's problem, eq. 6 -> list of rema.Episode, row by row.
-
-    Each agent has a message list of its own, in which its turns are the assistant's and the other's are the
-    user's, and so a KV cache of its own, which is continued from turn to turn. A conversation ends when the
-    low-level agent has answered a high-level turn with [FINISH], when a turn was cut off at max_new_tokens or
-    at the end of the context (it has no tokens if it found no room there at all), and after the last turn.
-
-    agents, rows, key: as for rollout(). roles: high-level, low-level; Role.prompt writes their first message.
-    samples: conversations a row. batch: conversations at a time. bar: advanced by each conversation.
-    """
-    episodes = [rema.Episode(row, i, 0, j, []) for i, row in enumerate(rows) for j in range(samples)]
-    keys, agents = draws(rows, key), {name: nimble(one) for name, one in agents.items()}
-    for start in range(0, len(episodes), batch):
-        live, caches = episodes[start:start + batch], {}                       # caches: role name -> Cache
-        for t, role in itertools.product(range(turns), roles):
-            model = agents[role.name]
-            device = model.embed_tokens.weight.device
-            for e in live:
-                e.turns.append(rema.Turn(role.name, heard(tokenizer, role, e), [], [], False, ""))
-            live = stay(live, caches, [len(seen(e, role)) < model.config.context for e in live])
-            if not live:
-                break
-            cache, logits = listen(model, live, role, caches.get(role.name))
-            caches[role.name] = cache
-            room = torch.tensor([model.config.context - len(seen(e, role)) for e in live], device=device)
-            streams = [stream(*keys[e.question], e.sample, role.name, t) for e in live]
-            uniform = torch.stack([torch.rand(max_new_tokens, generator=g) for g in streams]).to(device)
-            for e, c in zip(live, decode(model, cache, logits, room.clamp(max=max_new_tokens), temperature,
-                                         top_p, tokenizer.stop_ids, uniform, leave=False)):
-                turn, text = e.turns[-1], tokenizer.decode(c.tokens)
-                turn.tokens, turn.logprobs, turn.stopped, turn.text = c.tokens, c.logprobs, c.stopped, text
-            cache.cut(torch.tensor([len(seen(e, role)) - 1 for e in live], device=device))
-            live = stay(live, caches, [e.turns[-1].stopped and not (
-                role is roles[-1] and rema.FINISH in e.turns[-2].text) for e in live])
-        if bar is not None:
-            bar.update(min(batch, len(episodes) - start))
+    episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]
+    for agent, count, temperature in zip(agents, samples, temperatures):
+        conversations, generators = [], []
+        for episode in episodes:
+            conversations.append(agent.role.prompt(episode.row, episode.said()))
+            # copy: of a problem that stands in the batch twice
+            row_key = episode.row["id"], episode.row.get("copy", 0), *episode.place[1:]
+            generators.append(make_generator(*key, *row_key, agent.name))
+        groups = speak(agent, conversations, count, generators, temperature=temperature, **how)
+        longer = []
+        for episode, turns in zip(episodes, groups):
+            for j, turn in enumerate(turns):
+                turn.place = episode.place + (j,)
+                longer.append(Episode(episode.row, turn.place, episode.turns + [turn]))
+        episodes = longer
     return episodes
 
 
-def play(agents, tokenizer, rows, roles, *, turns=1, plans=1, answers=1, guide=None, **how):
-    """Episodes of rows: conversations when turns > 1, otherwise one turn of each role; all arguments above.
-
-    Of several processes (torchrun) each one takes every world-th row and then has the episodes of all: draws
-    depend on the row, so that these are the episodes of one process, in the same order.
-    """
-    rank, world = ranks()
-    own = rows[rank::world]
-    if turns > 1:
-        episodes = converse(agents, tokenizer, own, roles, turns=turns, samples=answers, **how)
-    else:
-        episodes = rollout(agents, tokenizer, own, roles, plans=plans, answers=answers, guide=guide, **how)
-    if world == 1:
-        return episodes
-    parts = [None] * world
-    dist.all_gather_object(parts, episodes)
-    for i, part in enumerate(parts):
-        for episode in part:
-            episode.question = episode.question * world + i
-    return sorted(itertools.chain(*parts), key=lambda e: (e.question, e.plan, e.sample))
-
-
-def ranks():
-    """(rank, number) of this process among those of torchrun; (0, 1) when it is alone."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def together(tensor):
-    """The sum of a tensor over all processes, in place; the tensor itself when there is one process."""
+def play(agents: list[Agent], rows: list[dict], samples: list[int], *, turns: int = 1, **how) -> list[Episode]:
+    """rollout, or what an extension puts in its place."""
     if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
+        return play_together(agents, rows, samples, turns=turns, **how)
+    if turns > 1:
+        return converse(agents, rows, samples[-1], turns=turns, **how)
+    return rollout(agents, rows, samples, **how)
+
+
+def find_agents(name: str, roles: list[Role]) -> list[str]:
+    """What to load for each role: the same model, or the agents in the directory of a run."""
+    directory = pathlib.Path(name)
+    held = []
+    for known in ("high", "low", "solo", *(role.name for role in roles)):
+        if (directory / known).is_dir() and known not in held:
+            held.append(known)
+    if not held:
+        if (directory / "metrics.jsonl").exists():
+            raise UserError(f"{directory} has no agents: published ones have none, killed ones {directory}/best")
+        return [name] * len(roles)
+    for role in roles:
+        if role.name not in held:
+            raise UserError(f"{directory} holds {', '.join(held)}: choose the --process it was trained with")
+    return [str(directory / role.name) for role in roles]
+
+
+def load_agents(name: str, roles: list[Role], device: str = "cpu", dtype: torch.dtype = torch.float32,
+                plan_format: str = "text") -> list[Agent]:
+    """Agents that speak, in order. They share a model if it comes from one place."""
+    loaded, bases = {}, {}
+    agents = []
+    for role, source in zip(roles, find_agents(name, roles)):
+        if source not in loaded:
+            loaded[source] = load(source, device, dtype, bases)
+        agents.append(Agent(role, *loaded[source]))
+    if plan_format == "json":
+        guide_first(agents)
+    return agents
+
+
+def choose_roles(args: argparse.Namespace, rows: list[dict]) -> list[Role]:
+    """The roles of --process, as the extensions vary them."""
+    roles = rema.PROCESSES[args.process]
+    if args.turns > 1 or args.plan_format == "json" or args.example or "judge" in rows[0]:
+        roles = vary_roles(roles, args, rows)
+    return roles
 
 
 # ------------------------------------------------------------------------------------------------------------
-# For the trainer
+# The program
 
-def micro_batches(samples, budget):
-    """Cut rema.Samples into lists of at most `budget` tokens with padding; those of one prompt stay together.
-
-    Groups of like length go together, so that little is padded. A group that alone is over the budget is cut
-    up (its prompt then runs once for each part); a single sample over the budget goes alone.
-    """
-    by_prompt = {}
-    for sample in samples:
-        by_prompt.setdefault(tuple(sample.prompt), []).append(sample)
-    parts = []
-    for prompt, group in by_prompt.items():
-        group.sort(key=lambda sample: len(sample.tokens))
-        size = max(1, (budget - len(prompt)) // len(group[-1].tokens))
-        parts += [group[i:i + size] for i in range(0, len(group), size)]
-    parts.sort(key=lambda part: len(part[-1].tokens) + len(part[0].prompt))
-
-    batches, cost = [], lambda ps: (len(ps) * max(len(p[0].prompt) for p in ps)
-                                    + sum(map(len, ps)) * max(len(p[-1].tokens) for p in ps))
-    for part in parts:
-        if batches and cost(batches[-1] + [part]) <= budget:
-            batches[-1].append(part)
-        else:
-            batches.append([part])
-    order = {prompt: i for i, prompt in enumerate(by_prompt)}             # parts of one prompt meet again
-    return [sorted((sample for part in batch for sample in part), key=lambda one: order[tuple(one.prompt)])
-            for batch in batches]
-
-
-def batch_logprobs(model, samples, temperature=1.0, guide=None):
-    """Log-prob and entropy of sampled tokens (flat, sample by sample), each prompt run once for its samples.
-
-    samples: rema.Samples, those of one prompt side by side; a whole conversation is one of them and one
-    forward pass. The hidden state at a prompt's last token predicts each sample's first token; their own
-    tokens then see the prompt through its keys and values, with gradients. Tokens with turn -1 are read, not
-    returned. guide: the one that samples with `states` were drawn under.
-    """
-    device = model.embed_tokens.weight.device
-    prompts = list(dict.fromkeys(tuple(sample.prompt) for sample in samples))
-    index = {prompt: i for i, prompt in enumerate(prompts)}
-    group = torch.tensor([index[tuple(sample.prompt)] for sample in samples], device=device)   # (B,)
-    cache, hidden = prefill(model, [list(prompt) for prompt in prompts])
-    hidden = hidden[group][:, None]                                                            # (B, 1, D)
-    tokens, _ = pad([sample.tokens for sample in samples], device)                             # (B, T)
-    if tokens.shape[1] > 1:
-        hidden = torch.cat((hidden, model.hidden(tokens[:, :-1], Cache(cache, group))), 1)     # (B, T, D)
-    learned = pad([sample.turn for sample in samples], device, -1)[0] >= 0                     # (B, T)
-    allowed = states = None
-    if guide:
-        states = pad([s.states or [guide.FREE] * len(s.tokens) for s in samples], device)[0][learned]
-        allowed = guide.allowed
-    return logprobs(model, hidden[learned], tokens[learned], temperature, allowed=allowed, states=states)
-
-
-def program(argv):
-    args = parse_question(argv, __doc__)
-    roles, agents, tokenizer, guide = cast(args)
+def program(argv: list[str] | None) -> None:
+    args = parse(argv)
     row = {"id": "question", "problem": args.question, "answer": args.answer or ""}
-    [episode] = play(agents, tokenizer, [row], roles, turns=args.turns, max_new_tokens=args.max_new_tokens,
-                     temperature=args.temperature, top_p=args.top_p, key=(args.seed,), guide=guide)
+    roles = choose_roles(args, [row])
+    agents = load_agents(args.model, roles, args.device, pick_dtype(args.device), args.plan_format)
+    [episode] = play(agents, [row], [1] * len(agents), temperatures=[args.temperature] * len(agents),
+                     turns=args.turns, max_new_tokens=args.max_new_tokens, top_p=args.top_p, key=(args.seed,))
     if not episode.turns[0].tokens:
         raise UserError("the question leaves no room for an answer in this model's context")
-    print("\n".join(plots.turn_text(turn, tokenizer, args.logprobs) for turn in episode.turns))
+    for turn in episode.turns:
+        print(terminal.describe_turn(turn, agents[0].tokenizer, args.logprobs))
     if args.answer:
-        rema.score([episode])
-        verdict, said = "right" if episode.correct else "wrong", plots.harmless(str(episode.answer))
-        print(f"{verdict}: {said}, the answer is {args.answer}")
+        rema.score([episode], roles)
+        verdict = "right" if episode.correct else "wrong"
+        print(f"{verdict}: {terminal.make_harmless(str(episode.answer))}, the answer is {args.answer}")
 
 
-def main(argv=None):
-    guarded(program, argv, "rollout.py")
+def main(argv: list[str] | None = None) -> None:
+    run_program(program, argv, "rollout.py")
+
+
+# --- extensions ---------------------------------------------------------------------------------------------
+
+import math  # noqa: E402
+
+from data.extensions.guide import Guide  # noqa: E402
+from model import hide, reserve  # noqa: E402
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Flags and roles of the variants
+
+def add_variant_flags(parser: Parser) -> None:
+    flag = parser.add_argument_group("extensions").add_argument
+    flag("--turns", type=int, default=1, help="more: a conversation of up to so many turns an agent (1)")
+    flag("--plan-format", choices=("text", "json"), default="text", help="json: DECOMPOSE, REWRITE or EMPTY")
+    flag("--example", action="store_true", help="worked examples first: small models need to see the format")
+
+
+def add_logprobs_flag(parser: Parser) -> None:
+    parser.add_argument("--logprobs", choices=("number", "shade"), help="of each token, behind or under it")
+
+
+FLAGS += [add_variant_flags, add_logprobs_flag]
+
+
+def vary_roles(roles: list[Role], args: argparse.Namespace, rows: list[dict]) -> list[Role]:
+    """UserError where a variant has no such roles."""
+    if args.plan_format == "json":
+        if args.process != "rema" or args.turns > 1:
+            raise UserError("--plan-format json is for the plans of --process rema in one turn")
+        roles = [rema.HIGH_JSON, rema.LOW]
+    if args.turns > 1 and args.process == "rema":
+        roles = [rema.HIGH_TURNS, rema.LOW_TURNS]
+    elif args.turns > 1:
+        raise UserError("--turns is for agents that speak to each other: --process rema")
+    judge = rows[0].get("judge")
+    if args.example and not judge:                   # judge tasks have no worked examples
+        worked = read_json(pathlib.Path(__file__).parent / "data/problems/worked.json")["examples"]
+        roles = rema.add_examples(roles, worked)
+    if judge:
+        roles = rema.make_judges(roles)
+    return roles
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Guided plans: an agent that can only write what an automaton allows, see data/extensions/guide.py
+
+@dataclass
+class GuidedTurn(Turn):
+    states: list[int] | None = None      # of the automaton, before each token
+
+
+@dataclass
+class GuidedAgent(Agent):
+    guide: Guide | None = None
+
+    @torch.inference_mode()
+    def generate(self, prompts, samples, *, max_new_tokens, temperature=1.0, top_p=1.0, generator, batch=256,
+                 bar=None):
+        """As generate(): draws from the model's distribution renormalised over the tokens that are allowed."""
+        least = self.guide.least
+        if max_new_tokens < least:
+            raise UserError(f"--max-new-tokens {max_new_tokens}: a guided plan needs at least {least}")
+        groups = []
+        at_once = max(1, batch // samples)
+        for start in range(0, len(prompts), at_once):
+            chosen = prompts[start:start + at_once]
+            cache, hidden = prefill(self.model, chosen)
+            cache = cache.repeat(samples, max_new_tokens)
+            logits = self.model.lm_head(hidden).repeat_interleave(samples, 0)
+            uniform = []
+            for one in generator[start:start + at_once]:
+                uniform.append(torch.rand(samples, max_new_tokens, generator=one))
+            turns = self.write(cache, logits, torch.cat(uniform).to(logits.device), temperature, top_p)
+            for i, prompt in enumerate(chosen):
+                group = turns[i * samples:(i + 1) * samples]
+                for turn in group:
+                    turn.prompt = prompt
+                groups.append(group)
+            if bar is not None:
+                bar.update(len(turns))
+        return groups
+
+    def write(self, cache, logits, uniform, temperature, top_p):
+        """All rows until all have come to their end: those that have go on and are cut."""
+        guide = self.guide
+        B, most = uniform.shape
+        state = torch.full((B,), guide.START, device=logits.device)
+        columns = []
+        for t in range(most):
+            state = guide.hurry(state, torch.full_like(state, most - t))
+            allowed = logits.masked_fill(~guide.allowed[state], -math.inf)
+            token, logprob = draw(allowed, uniform[:, t], temperature, top_p)
+            columns.append(torch.stack((token.double(), logprob.double(), state.double())))
+            state = guide.next[state, token].long()
+            if (state == guide.FREE).all():
+                break
+            logits = self.model.step(token, cache)
+        turns = []
+        end = self.tokenizer.after([])[0]
+        for tokens, logprobs, states in torch.stack(columns, -1).transpose(0, 1).tolist():     # (B, 3, T)
+            ids = [int(id) for id in tokens]
+            states = [int(number) for number in states]
+            n = states.index(guide.END) + 1
+            # Where one token is allowed there is nothing to learn: its log-prob is 0, whatever the weights are.
+            learned = [not guide.forced[number] for number in states[:n]]
+            assert ids[n - 1] == end
+            turns.append(GuidedTurn([], ids[:n], logprobs[:n], True, learned=learned, states=states[:n]))
+        return turns
+
+    def compute_logprobs(self, turns, temperature):
+        hidden, targets = run_turns(self.model, turns)
+        states = []
+        for turn in turns:
+            for state, learned in zip(turn.states, turn.learned):
+                if learned:
+                    states.append(state)
+        logits = self.model.lm_head(hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+        allowed = self.guide.allowed[torch.tensor(states, device=logits.device)]
+        logprobs = logits.masked_fill(~allowed, -1e30).log_softmax(-1)         # not -inf: 0 * -inf is no number
+        entropy = -(logprobs.exp() * logprobs).sum(-1).detach()
+        return logprobs.gather(1, targets[:, None])[:, 0], entropy
+
+
+def guide_first(agents: list[Agent]) -> None:
+    """The first agent writes guided plans."""
+    first = agents[0]
+    guide = Guide(first.tokenizer, first.model.config.vocab_size, first.model.embed_tokens.weight.device)
+    agents[0] = GuidedAgent(first.role, first.model, first.tokenizer, first.optimizer, guide)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Conversations (eq. 6): each agent has a message list of its own, in which its turns are the assistant's and the
+# others' are the user's, and so a KV cache of its own, which is continued from turn to turn.
+
+def converse(agents: list[Agent], rows: list[dict], samples: int, *, turns: int, temperatures: list[float],
+             key: tuple = (0,), batch: int = 256, bar=None, **how) -> list[rema.Conversation]:
+    """Up to `turns` turns of each agent on each row's problem, `samples` conversations a row.
+
+    A conversation ends when the last agent has answered a plan with [FINISH], when a turn was cut off at
+    max_new_tokens or at the end of the context (it has no tokens if there was no room at all), and after the
+    last turn. key, how: as for rollout().
+    """
+    names = tuple(agent.name for agent in agents)
+    episodes = []
+    for i, row in enumerate(rows):
+        for j in range(samples):
+            episodes.append(rema.Conversation(row, (i, j), [], names=names))
+    for start in range(0, len(episodes), batch):
+        live = episodes[start:start + batch]
+        talk(agents, live, turns, temperatures, key, **how)
+        if bar is not None:
+            bar.update(len(live))
+    return episodes
+
+
+@torch.inference_mode()
+def talk(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
+    """All turns of some conversations, which are added to them."""
+    caches = {}                                      # agent's name -> Cache; its rows are the live conversations
+    for t in range(turns):
+        for agent, temperature in zip(agents, temperatures):
+            context = agent.model.config.context
+            for episode in live:
+                episode.turns.append(Turn(hear(agent, episode), [], [], False, agent.name))
+            live = go_on(live, caches, [count_seen(agent, episode) < context for episode in live])
+            if not live:
+                return
+            logits = listen(agent, live, caches, max_new_tokens)
+            cache = caches[agent.name]
+            first = cache.filled
+            room, uniform = [], []
+            for episode in live:
+                room.append(min(max_new_tokens, context - count_seen(agent, episode)))
+                row_key = episode.row["id"], episode.row.get("copy", 0), episode.place[1]
+                generator = make_generator(*key, *row_key, agent.name, t)
+                uniform.append(torch.rand(max_new_tokens, generator=generator))
+            drawn = decode(agent.model, cache, logits, room, torch.stack(uniform), temperature, top_p,
+                           agent.tokenizer.stop_ids, drop_done=False)
+            going = []
+            for episode, said in zip(live, drawn):
+                turn = episode.turns[-1]
+                turn.tokens, turn.logprobs, turn.stopped = said.tokens, said.logprobs, said.stopped
+                turn.text = agent.tokenizer.decode(said.tokens)
+                answered = agent is agents[-1] and rema.FINISH in episode.turns[-len(agents)].text
+                going.append(turn.stopped and not answered)
+            # Rows went on drawing behind their ends; and a last token was drawn, but not run.
+            kept = torch.tensor([len(said.tokens) - 1 for said in drawn], device=logits.device)
+            hide(cache, first, kept)
+            live = go_on(live, caches, going)
+            if not live:
+                return
+
+
+def hear(agent: Agent, episode: rema.Conversation) -> list[int]:
+    """What is put before an agent's next turn -> ids: its whole chat at first, then what is new to it.
+
+    That is what the template puts behind its own last turn, whose sampled ids stay as they are, and the others'
+    texts as the user's messages. (Where a template takes something out of earlier turns, as Qwen 3's does with
+    the empty thought, it stays: what was seen is what is trained on.)
+    """
+    tokenizer = agent.tokenizer
+    own = [i for i, turn in enumerate(episode.turns) if turn.agent == agent.name]
+    if not own:
+        return tokenizer.chat(agent.role.prompt(episode.row, episode.said()))
+    ids = tokenizer.after(episode.turns[own[-1]].tokens)
+    for turn in episode.turns[own[-1] + 1:]:
+        ids = ids + tokenizer.turn("user", turn.text)
+    return ids + tokenizer.assistant
+
+
+def count_seen(agent: Agent, episode: rema.Conversation) -> int:
+    """How many ids an agent was shown and has sampled."""
+    seen = 0
+    for turn in episode.turns:
+        if turn.agent == agent.name:
+            seen += len(turn.prompt) + len(turn.tokens)
+    return seen
+
+
+def listen(agent: Agent, live: list, caches: dict, max_new_tokens: int) -> torch.Tensor:
+    """Run what is new to an agent -> logits (B, V) of the next token. Its cache is made, or goes on."""
+    model = agent.model
+    if agent.name not in caches:
+        cache, hidden = prefill(model, [episode.turns[-1].prompt for episode in live])
+        caches[agent.name] = cache.repeat(1, max_new_tokens)
+        return model.lm_head(hidden)
+    new = []
+    for episode in live:
+        own = [turn for turn in episode.turns if turn.agent == agent.name]
+        new.append(own[-2].tokens[-1:] + own[-1].prompt)
+    tokens, real = pad_left(new, model.embed_tokens.weight.device)
+    cache = caches[agent.name]
+    reserve(cache, tokens.shape[1] + max_new_tokens)
+    return model.lm_head(model.hidden(tokens, cache, real)[:, -1])
+
+
+def go_on(live: list, caches: dict, going: list[bool]) -> list:
+    """The conversations that go on; the others leave all caches as well."""
+    chosen = [i for i, goes in enumerate(going) if goes]
+    if len(chosen) < len(live):
+        for cache in caches.values():
+            cache.keep(torch.tensor(chosen, dtype=torch.int64, device=cache.real.device))
+    return [live[i] for i in chosen]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Several processes (torchrun)
+
+def play_together(agents: list[Agent], rows: list[dict], samples: list[int], *, turns: int, **how):
+    """Each process plays every world-th row and then has the episodes of all.
+
+    Draws depend on the row, so these are the episodes that one process would have, in the same order.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    own = rows[rank::world]
+    if turns > 1:
+        episodes = converse(agents, own, samples[-1], turns=turns, **how)
+    else:
+        episodes = rollout(agents, own, samples, **how)
+    parts = [None] * world
+    dist.all_gather_object(parts, episodes)
+    together = []
+    for i, part in enumerate(parts):
+        moved = set()                                # turns that several episodes share are moved once
+        for episode in part:
+            for thing in (episode, *episode.turns):
+                if thing.place and id(thing) not in moved:
+                    thing.place = (thing.place[0] * world + i, *thing.place[1:])
+                    moved.add(id(thing))
+            together.append(episode)
+    together.sort(key=lambda episode: episode.place)
+    return together
 
 
 if __name__ == "__main__":

@@ -83,16 +83,24 @@ class Guide:
         return state.masked_fill((state == self.STRING) & (left <= self.ending), self.CLOSING)
 
 
-def action_shares(episodes):
+def describe_actions(episodes: list) -> dict:
     """Of guided plans: the share of each action, and the mean level of the problems that it was used on.
 
     Level is the data's own measure of difficulty, where it has one (figure 4 of the paper).
     """
-    result, plans = {}, {id(e.turns[0]): e for e in episodes if e.turns[0].text}
-    chosen = [(json.loads(e.turns[0].text)["action"], e.row.get("level")) for e in plans.values()]
+    plans = {}
+    for episode in episodes:
+        turn = episode.turns[0]
+        if hasattr(turn, "states") and turn.text:
+            plans[turn.place] = (json.loads(turn.text)["action"], episode.row.get("level"))
+    if not plans:
+        return {}
+    result = {}
     for name in ACTIONS:
-        levels = [level for action, level in chosen if action == name]
+        levels = [level for action, level in plans.values() if action == name]
         numbers = [level for level in levels if isinstance(level, (int, float))]
-        result[f"share_{name}"] = len(levels) / max(1, len(chosen))
-        result[f"level_{name}"] = sum(numbers) / len(numbers) if numbers else None
+        result[f"share_{name}"] = len(levels) / len(plans)
+        result[f"level_{name}"] = None
+        if numbers:
+            result[f"level_{name}"] = sum(numbers) / len(numbers)
     return result

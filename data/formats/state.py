@@ -1,38 +1,45 @@
-"""The state of a run, for --resume."""
+"""The state of a run, for --resume: weights and moments of every agent, bit for bit, and where the run was.
+
+Draws follow from (seed, step, question), so generators have no state.
+"""
 import json
+import pathlib
 
 import torch
 
 from data.formats.safetensors import read_tensors, write_tensors
 
 
-def save_state(path, learners, step, best, failures):
-    """All that --resume needs: weights and moments of every learner, bit for bit, and where the run was.
-
-    Draws come from (seed, step, question), so generators have no state.
-    """
-    tensors = {}
-    for role, learner in learners.items():
-        tensors.update({f"{role}.weight.{i}": master.detach() for i, master in enumerate(learner.masters)})
-        for i, moments in learner.optimizer.state_dict()["state"].items():
-            tensors.update({f"{role}.{name}.{i}": value for name, value in moments.items()})
-    note = json.dumps({"step": step, "best": best, "failures": failures,
-                       "updates": {role: one.updates for role, one in learners.items()}})
-    tensors["note"] = torch.frombuffer(bytearray(note.encode()), dtype=torch.uint8)
+def save_state(path: pathlib.Path, agents: list, note: dict) -> None:
+    """agents: each with a name and a train.Optimizer. note: what else is to be kept, as JSON."""
+    tensors, updates = {}, {}
+    for agent in agents:
+        optimizer = agent.optimizer
+        updates[agent.name] = optimizer.updates
+        for i, master in enumerate(optimizer.masters):
+            tensors[f"{agent.name}.weight.{i}"] = master.detach()
+        for i, moments in optimizer.adamw.state_dict()["state"].items():
+            for name, value in moments.items():
+                tensors[f"{agent.name}.{name}.{i}"] = value
+    text = json.dumps({**note, "updates": updates}).encode()
+    tensors["note"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     write_tensors(tensors, path)
 
 
-def load_state(path, learners):
-    """-> (step, best held-out accuracy, bad gradients in a row); weights and moments go into the learners."""
+def load_state(path: pathlib.Path, agents: list) -> dict:
+    """Put weights and moments back into the agents -> the note."""
     tensors = read_tensors(path)
     note = json.loads(bytes(tensors["note"].tolist()))
-    for role, learner in learners.items():
-        learner.updates = note["updates"][role]
-        state = {i: {key: tensors[f"{role}.{key}.{i}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
-                 for i in range(len(learner.masters)) if f"{role}.step.{i}" in tensors}
-        learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
+    for agent in agents:
+        optimizer, name = agent.optimizer, agent.name
+        optimizer.updates = note["updates"][name]
+        moments = {}
+        for i in range(len(optimizer.masters)):
+            if f"{name}.step.{i}" in tensors:
+                moments[i] = {key: tensors[f"{name}.{key}.{i}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+        optimizer.adamw.load_state_dict({**optimizer.adamw.state_dict(), "state": moments})
         with torch.no_grad():
-            for i, (weight, master) in enumerate(zip(learner.weights, learner.masters)):
-                master.copy_(tensors[f"{role}.weight.{i}"])
+            for i, (weight, master) in enumerate(zip(optimizer.weights, optimizer.masters)):
+                master.copy_(tensors[f"{name}.weight.{i}"])
                 weight.copy_(master)
-    return note["step"], note["best"], note["failures"]
+    return note

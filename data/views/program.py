@@ -1,0 +1,137 @@
+"""How a program starts, errs and ends: one line for a mistake of the user's, exit status 2; Ctrl-C; free names."""
+import argparse
+import contextlib
+import itertools
+import math
+import os
+import pathlib
+import signal
+import sys
+
+import torch
+
+from data import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command line; help starts with `description` as it is, a mistake is a UserError."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        raise UserError(f"{message} (--help lists all flags)")
+
+
+def run_program(program, argv: list[str] | None, name: str, **how) -> None:
+    """Run a program; a user's mistake is one line on stderr and exit status 2, Ctrl-C one and status 130."""
+    torch.set_flush_denormal(True)       # a confident tiny model would run in denormals, 15 times slower
+    try:
+        program(argv, **how)
+        sys.stdout.flush()
+    except BrokenPipeError:              # whoever reads, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (UserError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except torch.cuda.OutOfMemoryError:
+        print(f"{name}: the card's memory is full: --fit says what would fit; --batch, --micro-tokens, "
+              "--questions and --max-new-tokens take less, --lora 16 much less", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:            # where Ctrl-C is not waited for, see interruptible
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def interruptible(tell):
+    """-> a list that Ctrl-C makes non-empty, instead of an exception. tell: called with what happens then."""
+    pressed = []
+
+    def press(*_):
+        pressed.append(True)
+        tell("interrupted: this step ends, then the run is saved")
+
+    before = None
+    with contextlib.suppress(ValueError):    # not the main thread: then whoever started it deals with Ctrl-C
+        before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What flags mean
+
+def pick_device(name: str | None) -> str:
+    """The device that was asked for, or the best there is. UserError if this machine has no such device."""
+    if name is None:
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"--device {name}: this machine has none (--device cpu always works)") from None
+    return name
+
+
+def pick_dtype(device: str) -> torch.dtype:
+    """What to compute in: bfloat16 on a card that has it in hardware (a T4 has not), float32 elsewhere."""
+    if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
+
+
+def pick_threads(asked: int | None, model: str) -> int:
+    """Threads of the CPU, which are set as well.
+
+    Products of the tiny model are too small for two: the second thread mostly waits for the first, and beside
+    another busy process both wait for each other, up to ten times as long.
+    """
+    if asked is None:
+        asked = torch.get_num_threads()
+        if model == "tiny":
+            asked = 1
+    torch.set_num_threads(asked)
+    return asked
+
+
+def check_bounds(args: argparse.Namespace, least: dict[str, float]) -> None:
+    """UserError: a number below its least value, infinite, or none at all."""
+    for name, bound in least.items():
+        value = getattr(args, name, None)
+        if value is None:
+            continue
+        for number in value if isinstance(value, list) else [value]:
+            if not bound <= number <= 1e12:              # nan is neither
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} must be at least {bound:g} and finite, not {number}")
+
+
+def claim_directory(path: str) -> str:
+    """Make the directory, or with -2, -3 ... the first of its name that does not exist yet -> its path."""
+    for i in itertools.count(1):
+        candidate = path
+        if i > 1:
+            candidate = f"{path}-{i}"
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(candidate)
+            return candidate
+
+
+def refuse_used(out: str | None, why: str) -> None:
+    """UserError when a directory that was asked for holds something."""
+    if not out:
+        return
+    path = pathlib.Path(out)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{out} {why}")
+
+
+def is_positive(number: float) -> bool:
+    """Above 0 and finite."""
+    return 0 < number < math.inf

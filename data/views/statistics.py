@@ -1,0 +1,161 @@
+"""Figures about episodes: what a step's log, a held-out evaluation and a table say. Nothing is learned from them.
+
+Episodes and turns are those of rema.py; nothing of it is needed here.
+"""
+from data.extensions.guide import describe_actions
+from rewards import leaks, unparsed
+
+VERIFYING = ("let me check", "let's check", "let us check", "check again", "double-check", "double check",
+             "verify", "to make sure", "go through it again")
+
+
+def group_by_question(episodes: list) -> list[list]:
+    """The episodes of each problem, in order."""
+    groups = {}
+    for episode in episodes:
+        groups.setdefault(episode.place[0], []).append(episode)
+    return list(groups.values())
+
+
+def list_turns(episodes: list) -> list:
+    """Every turn once: the answers to a plan share its turn."""
+    seen = {}
+    for episode in episodes:
+        for turn in episode.turns:
+            seen[id(turn)] = turn
+    return list(seen.values())
+
+
+def count_tokens(episodes: list) -> int:
+    """Tokens that all agents have sampled."""
+    return sum(len(turn.tokens) for turn in list_turns(episodes))
+
+
+def mean(values: list) -> float | None:
+    """None of no values."""
+    if not values:
+        return None
+    return sum(values) / len(values)
+
+
+def is_verifying(text: str) -> bool:
+    """Whether an answer checks itself, as the low-level agent does once plans are solutions (appendix E.1)."""
+    text = text.lower()
+    return any(phrase in text for phrase in VERIFYING)
+
+
+def is_leaking(episode) -> bool:
+    """Whether a plan holds the gold answer."""
+    answer = episode.row["answer"]
+    last = episode.turns[-1].agent
+    return any(leaks(turn.text, answer) for turn in episode.turns if turn.agent != last)
+
+
+def share_repeated(tokens: list[int]) -> float:
+    """Share of tokens in a 4-gram seen before in the same sequence: near 0 in prose, near 1 in a loop."""
+    grams = [tuple(tokens[i:i + 4]) for i in range(len(tokens) - 3)]
+    if not grams:
+        return 0.0
+    return 1 - len(set(grams)) / len(grams)
+
+
+def describe_step(episodes: list, names: list[str], learning: list[int], dead_shares: list[float],
+                  updates: list[dict]) -> dict:
+    """A line of metrics.jsonl. names: of the agents; learning: places of those that learn; updates: of train.update."""
+    learners = [names[position] for position in learning]
+    turns = list_turns(episodes)
+    theirs = [turn for turn in turns if turn.agent in learners] or turns
+    answers = [episode.answer for episode in episodes]
+    metrics = {"learner": "+".join(learners), "accuracy": mean([episode.correct for episode in episodes])}
+    for position, name in enumerate(names):
+        metrics[f"reward_{name}"] = mean([episode.spoken_by(position).reward for episode in episodes])
+    metrics["length"] = mean([len(turn.tokens) for turn in theirs])
+    metrics["truncated"] = mean([not turn.stopped for turn in theirs])
+    metrics["repeated"] = mean([share_repeated(turn.tokens) for turn in theirs])
+    metrics["unparsed"] = mean([unparsed(answer) for answer in answers if answer is not None]) or 0.0
+    metrics["episodes"] = len(episodes)
+    metrics["sampled_tokens"] = count_tokens(episodes)
+    metrics.update(describe_actions(episodes))
+    metrics["frac_reward_zero_std"] = mean(dead_shares)
+    for name in ("entropy", "kl", "grad_norm", "clip_share", "sampling_logp_difference"):
+        metrics[name] = mean([update[name] for update in updates])       # of several learners the mean
+    metrics["trained_tokens"] = sum(update["trained_tokens"] for update in updates)
+    return metrics
+
+
+def measure_problems(groups: list[list]) -> dict[str, list[float]]:
+    """What a table shows of the episodes of each problem: {figure: a share for each problem}.
+
+    Several samples of a problem count as one, by their mean.
+    """
+    figures = {"accuracy": [], "answered": [], "accuracy among answered": [], "unparsed among answered": [],
+               "too long for the context": [], "truncated": [], "answers with a verifying phrase": [],
+               "plans with the gold answer": []}
+    for group in groups:
+        answered = [episode for episode in group if episode.answer is not None]
+        figures["accuracy"].append(mean([episode.correct for episode in group]))
+        figures["answered"].append(len(answered) / len(group))
+        if answered:
+            figures["accuracy among answered"].append(mean([episode.correct for episode in answered]))
+            figures["unparsed among answered"].append(mean([unparsed(episode.answer) for episode in answered]))
+        figures["too long for the context"].append(mean([not episode.turns[0].tokens for episode in group]))
+        cut = [any(not turn.stopped for turn in episode.turns) for episode in group]
+        figures["truncated"].append(mean(cut))
+        figures["answers with a verifying phrase"].append(mean([is_verifying(e.response) for e in group]))
+        if len(group[0].turns) > 1:
+            figures["plans with the gold answer"].append(mean([is_leaking(episode) for episode in group]))
+    if not figures["plans with the gold answer"]:
+        del figures["plans with the gold answer"]
+    return figures
+
+
+def count_agents_tokens(groups: list[list]) -> dict[str, list[float]]:
+    """{agent: tokens that it has sampled for each problem, a mean over its samples}."""
+    counts = {}
+    for group in groups:
+        found = {}
+        for episode in group:
+            for turn in episode.turns:
+                found[turn.agent] = found.get(turn.agent, 0) + len(turn.tokens)
+        for name, tokens in found.items():
+            counts.setdefault(name, []).append(tokens / len(group))
+    return counts
+
+
+def split_groups(groups: list[list]) -> dict[str, list[list]]:
+    """The problems of each level, subject and category, where the data has several: {"level 1": groups ...}."""
+    parts = {}
+    for key in ("level", "subject", "category"):
+        found = {}
+        for group in groups:
+            if key in group[0].row:
+                found.setdefault(str(group[0].row[key]), []).append(group)
+        if len(found) > 1:
+            for value in sorted(found):
+                parts[f"{key} {value}"] = found[value]
+    return parts
+
+
+def describe_held_out(episodes: list) -> dict[str, float]:
+    """What a held-out evaluation logs beside the accuracy, in percent (shares of actions: as they are)."""
+    figures = measure_problems(group_by_question(episodes))
+    named = {"boxed": "answered", "among_boxed": "accuracy among answered",
+             "verifying": "answers with a verifying phrase", "leaks": "plans with the gold answer"}
+    result = {}
+    for short, name in named.items():
+        if name in figures:
+            result[short] = 100 * (mean(figures[name]) or 0.0)
+    result.update(describe_actions(episodes))
+    return result
+
+
+def record(episode) -> dict:
+    """An episode as a dictionary for JSON."""
+    turns = []
+    rewards = {}
+    for turn in episode.turns:
+        turns.append({"role": turn.agent, "text": turn.text, "tokens": len(turn.tokens), "stopped": turn.stopped})
+        rewards[turn.agent] = turn.reward
+    row = episode.row
+    return {"id": row["id"], "problem": row["problem"], "answer": row["answer"], "place": episode.place,
+            "turns": turns, "extracted": episode.answer, "correct": episode.correct, "rewards": rewards}

@@ -1,0 +1,143 @@
+"""What a run says: a line a step, episodes, warnings, the closing table."""
+import math
+import re
+import sys
+
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """To the terminal, above the progress bar; to stderr when stdout is a file, which gets only results."""
+    stream = sys.stderr
+    if sys.stdout.isatty():
+        stream = sys.stdout
+    tqdm.write(text, file=stream)
+
+
+def make_harmless(text: str) -> str:
+    """Control signs, with which a text could steer the terminal, become U+FFFD."""
+    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", text)
+
+
+def format_number(metrics: dict, name: str, form: str) -> str:
+    """- where a line has no such value."""
+    if metrics.get(name) is None:
+        return "-"
+    return format(metrics[name], form)
+
+
+def log_line(step: int, metrics: dict) -> str:
+    """One step's metrics, fields always in the same order."""
+    earned = []
+    for name, value in metrics.items():
+        if name.startswith("reward_"):
+            earned.append(f"{name.removeprefix('reward_')} {value:+.2f}")
+    fields = [f"step {step:4d} {metrics['learner']:8} reward {' '.join(earned)} ",
+              f"acc {metrics['accuracy']:.2f} ", f"len {metrics['length']:.0f} ",
+              f"cut {metrics['truncated']:.2f} ",
+              f"same {format_number(metrics, 'frac_reward_zero_std', '.2f')} ",
+              f"ent {format_number(metrics, 'entropy', '.2f')} ", f"kl {format_number(metrics, 'kl', '.4f')} ",
+              f"grad {format_number(metrics, 'grad_norm', '.2f')} ",
+              f"clip {format_number(metrics, 'clip_share', '.3f')} ",
+              f"dlogp {format_number(metrics, 'sampling_logp_difference', '.0e')} ",
+              f"tok/s {metrics['sampled_tokens'] / metrics['time_sample']:.0f}",
+              f"{metrics['trained_tokens'] / metrics['time_train']:.0f}"]
+    return " ".join(fields) + held_out_line(metrics)
+
+
+def held_out_line(metrics: dict) -> str:
+    """The held-out accuracy, where a step has measured it."""
+    if "heldout_greedy" not in metrics:
+        return ""
+    greedy, sampled = metrics["heldout_greedy"], metrics["heldout_t1"]
+    return f"\n  held-out {greedy:.1f} % greedy, {sampled:.1f} % at temperature 1"
+
+
+def find_warnings(metrics: dict) -> list[str]:
+    """Names of a collapse that the metrics show (empty: none)."""
+    found = []
+    if metrics["entropy"] is not None and metrics["entropy"] < 0.01:
+        found.append("entropy is near zero: every sample is the same")
+    if metrics["truncated"] > 0.5:
+        found.append("most turns are cut off")
+    if metrics["repeated"] > 0.5:
+        found.append("turns repeat themselves")
+    if metrics["length"] < 2:
+        found.append("turns are empty")
+    if metrics["grad_norm"] is not None and not math.isfinite(metrics["grad_norm"]):
+        found.append("the gradient is not finite: the step was skipped")
+    return found
+
+
+def describe_episode(episode) -> str:
+    """An episode for people."""
+    row = episode.row
+    lines = ["", f"  problem    {make_harmless(row['problem'])}   (answer {make_harmless(row['answer'])})"]
+    rewards = {}
+    for turn in episode.turns:
+        lines.append(f"  {turn.agent:10} {make_harmless(turn.text.strip()) or '(nothing)'}")
+        rewards[turn.agent] = f"{turn.agent} {turn.reward:+.2f}"
+    return "\n".join([*lines, f"  rewards    {', '.join(rewards.values())}", ""])
+
+
+def describe_turn(turn, tokenizer, logprobs: str | None = None) -> str:
+    """A turn for a terminal. logprobs "number": behind each token; "shade": under it, the brighter the less likely."""
+    mean = sum(turn.logprobs) / max(1, len(turn.logprobs))
+    head = f"--- {turn.agent}: {len(turn.tokens)} tokens"
+    if not turn.stopped:
+        head += ", cut off"
+    head += f", log-prob {mean:.2f} a token\n"
+    if logprobs is None:
+        return head + (make_harmless(turn.text.strip()) or "(nothing)")
+    for token, logprob in zip(turn.tokens, turn.logprobs):
+        text = "<end>"
+        if tokenizer.token_bytes(token):
+            text = make_harmless(tokenizer.decode([token]))
+        if logprobs == "number":
+            head += f"{text}({logprob:.2f})"
+        else:
+            head += f"\x1b[38;5;255;48;5;{232 + min(12, round(-4 * logprob))}m{text}\x1b[0m"
+    return head
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The closing table. lines: the dictionaries of metrics.jsonl
+
+def compute_gains(lines: list[dict]) -> dict[str, float]:
+    """Points of held-out accuracy at temperature 1 that came in the phases of each agent -> {agent: points}."""
+    learner = {}
+    for line in lines:
+        if "learner" in line:
+            learner[line["step"]] = line["learner"]
+    measured = [line for line in lines if "heldout_t1" in line]
+    gains = {}
+    for before, after in zip(measured, measured[1:]):
+        names = {learner[step] for step in range(before["step"] + 1, after["step"] + 1)}
+        name = "several"                 # evaluations too rare to tell them apart
+        if len(names) == 1:
+            name = names.pop()
+        gains[name] = gains.get(name, 0.0) + after["heldout_t1"] - before["heldout_t1"]
+    return gains
+
+
+def count_spent_tokens(lines: list[dict]) -> int:
+    """All tokens that the agents of a run sampled in training, the difficulty filter's included."""
+    return sum(line.get("sampled_tokens", 0) + line.get("filter_tokens", 0) for line in lines)
+
+
+def before_and_after(lines: list[dict]) -> str:
+    """What a run has changed."""
+    measured = [line for line in lines if "heldout_greedy" in line]
+    first, last = measured[0], measured[-1]
+    rows = ["                          before          after      gained"]
+    for name, label in (("heldout_greedy", "greedy"), ("heldout_t1", "temperature 1")):
+        was, now = first[name], last[name]
+        rows.append(f"  {label:16} {was:8.1f} +- {first[name + '_se']:3.1f} {now:8.1f} +- {last[name + '_se']:3.1f} "
+                    f"{now - was:+9.1f}")
+    for name, points in compute_gains(lines).items():
+        rows.append(f"  gained in the phases of {name}: {points:+.1f} points (temperature 1)")
+    if "heldout_greedy_leaks" in last:
+        rows.append(f"  plans with the gold answer: {last['heldout_greedy_leaks']:.1f} % (greedy)")
+    episodes = sum(line.get("episodes", 0) for line in lines)
+    rows.append(f"  {episodes:,} episodes, {count_spent_tokens(lines):,} sampled tokens")
+    return "\n".join(rows)
