@@ -51,7 +51,7 @@ def resolve(name: str, download=True) -> pathlib.Path:
         nearest = difflib.get_close_matches(name.lower(), NAMES, 1, cutoff=0)[0]
         raise UserError(f"no directory and no known model {name!r}; the nearest is {nearest!r} (known: "
                         f"{', '.join(NAMES)}; OWNER/NAME is looked for on the Hugging Face hub)")
-    cache = pathlib.Path(read_variable("HF_HUB_CACHE", hf_home() / "hub")).expanduser()
+    cache = pathlib.Path(os.path.expanduser(read_variable("HF_HUB_CACHE", hf_home() / "hub")))
     folder = cache / ("models--" + hub_name.replace("/", "--"))
     snapshot = find_snapshot(folder)
     if snapshot is None and download:
@@ -68,7 +68,7 @@ def read_variable(name, default):
 
 def hf_home():
     cache = read_variable("XDG_CACHE_HOME", "~/.cache")
-    return pathlib.Path(read_variable("HF_HOME", f"{cache}/huggingface")).expanduser()
+    return pathlib.Path(os.path.expanduser(read_variable("HF_HOME", f"{cache}/huggingface")))
 
 
 def find_snapshot(folder):
@@ -104,10 +104,10 @@ def fetch_model(name, folder):
     for file in ("chat_template.jinja", "generation_config.json", "tokenizer_config.json"):
         if file in files:
             wanted.append(file)
-    if INDEX in files and SINGLE not in files:
-        wanted.append(INDEX)
-    else:
-        wanted.append(SINGLE)
+    weights = SINGLE
+    if SINGLE not in files and INDEX in files:
+        weights = INDEX
+    wanted.append(weights)
     for file in wanted:
         if file not in files:
             raise UserError(f"{page}: lacks {file} (pickled weights, .bin, are refused: they may run code)")
@@ -158,40 +158,34 @@ def download(url: str, path: pathlib.Path, size: int, digest: str, page: str, to
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "a+b") as file, tqdm(total=size, initial=file.tell(), unit="B", unit_scale=True,
                                              desc=path.name, disable=size < 2 ** 20) as bar:
-            while file.tell() < size:
-                start = file.tell()
-                receive(url, file, size, page, token, bar)
+            while (start := file.tell()) < size:
+                with open_url(url, page, token, start) as reply:
+                    receive(reply, file, size, bar)
                 if file.tell() <= start:                        # not one byte further
                     raise UserError(f"{page}: the connection broke at {file.tell():,} of {size:,} bytes of "
                                     f"{path.name}; run the same command again: it goes on from there")
             os.fsync(file.fileno())
             file.seek(0)
-            found = hash_file(file, size, digest)
-        if found != digest:
+            if len(digest) == 40:                                       # what git calls a blob
+                check = hashlib.sha1(b"blob %d\0" % size)
+            else:
+                check = hashlib.sha256()
+            while block := file.read(2 ** 20):
+                check.update(block)
+        if check.hexdigest() != digest:
             part.unlink()
             raise UserError(f"{page}: {path.name} arrived damaged (wrong hash), is deleted; run this again")
         os.replace(part, path)
 
 
-def receive(url, file, size, page, token, bar):
+def receive(reply, file, size, bar):
     """Append to `file` what one connection brings, at most up to `size` bytes."""
-    start = file.tell()
-    with open_url(url, page, token, start) as reply:
-        if start and reply.status != 206:           # this server cannot resume
-            file.seek(0)
-            file.truncate()
-            bar.reset()
-        while block := read_some(reply, min(2 ** 20, size - file.tell())):
-            file.write(block)
-            bar.update(len(block))
-
-
-def hash_file(file, size, digest):
-    """The hash of an open file, of the kind that `digest` is: of a git blob if it has 40 digits, or a sha256."""
-    check = hashlib.sha1(b"blob %d\0" % size) if len(digest) == 40 else hashlib.sha256()
-    while block := file.read(2 ** 20):
-        check.update(block)
-    return check.hexdigest()
+    if file.tell() and reply.status != 206:         # this server cannot resume
+        file.seek(0)
+        file.truncate()
+        bar.reset()
+    while block := read_some(reply, min(2 ** 20, size - file.tell())):
+        bar.update(file.write(block))
 
 
 def read_some(reply, limit: int) -> bytes:

@@ -109,25 +109,22 @@ def read_file(path):
 
 def check_entry(name, entry):
     """(begin, end, name, dtype, shape) of a tensor's entry in the header; ValueError if it cannot be one."""
-    problem = f"tensor {name!r}: {str(entry)[:99]} lacks a dtype among {', '.join(DTYPES)}, " \
-              "a shape or two data_offsets, or has impossible ones"
     try:
         dtype = DTYPES[entry["dtype"]]
         shape = list(entry["shape"])
         begin, end = entry["data_offsets"]
+        if len(shape) > 16:
+            raise ValueError
+        for number in [begin, end, *shape]:
+            if type(number) is not int or number < 0:
+                raise ValueError
+        elements = math.prod(number or 1 for number in shape)   # [0, 2**62, 2**62] is empty, yet overflows
+        if elements >= 2 ** 48:
+            raise ValueError
+        return begin, end, name, dtype, shape
     except (KeyError, TypeError, ValueError):
-        raise ValueError(problem) from None
-    if len(shape) > 16:
-        raise ValueError(problem)
-    elements = 1                        # an axis of 0 counts as 1: [0, 2**62, 2**62] is empty, yet overflows
-    for number in [begin, end, *shape]:
-        if type(number) is not int or number < 0:
-            raise ValueError(problem)
-    for length in shape:
-        elements *= max(length, 1)
-    if elements >= 2 ** 48:
-        raise ValueError(problem)
-    return begin, end, name, dtype, shape
+        raise ValueError(f"tensor {name!r}: {str(entry)[:99]} lacks a dtype among {', '.join(DTYPES)}, "
+                         "a shape or two data_offsets, or has impossible ones") from None
 
 
 def refuse_duplicates(pairs):
