@@ -543,7 +543,7 @@ def test_full_disk(hub, tmp_path, monkeypatch):
                 raise OSError(errno.ENOSPC, "No space left on device")
             return super().write(block)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "open", lambda path, mode: Full(path, mode), raising=False)
+        patch.setattr(places, "open", lambda path, mode: Full(path, mode), raising=False)
         assert SINGLE in refused("disk is full; free some space and run the same command again")
     assert not list(tmp_path.rglob("refs/main")) and not (snapshot(tmp_path) / SINGLE).exists()
     same(read_tensors(resolve("Owner/Name")), TENSORS)
@@ -556,7 +556,7 @@ def test_names(hub, tmp_path, monkeypatch):
     assert resolve(str(tmp_path)) == tmp_path
     assert resolve(tmp_path) == tmp_path
     assert not hub.requests
-    monkeypatch.setattr(checkpoint, "TINY", tmp_path)
+    monkeypatch.setattr(places, "TINY", tmp_path)
     refused("python -m data.tiny.make_tiny", "tiny")
     (tmp_path / "config.json").write_text("{}")
     assert resolve("tiny") == tmp_path

@@ -12,15 +12,19 @@ from data import UserError
 def naming(path, verb="read", malformed=(ValueError, RecursionError)):
     """Around what is done with a file: errors of the disk become a UserError that names the file.
 
+        with naming("a.json"):      -> UserError: a.json: cannot be read (No such file or directory)
+            open("a.json")
+
     verb: what it then cannot be (read, written); malformed: errors that mean that its content makes no sense
     (no JSON, no UTF-8, nested without end, what read_file raises).
     """
     try:
         yield
     except OSError as error:
-        why = f"cannot be {verb} ({error.strerror or error})"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             why = "the disk is full; free some space and run the same command again"
+        else:
+            why = f"cannot be {verb} ({error.strerror or error})"
         raise UserError(f"{path}: {why}") from error
     except malformed as error:
         advice = "if it was downloaded or copied: delete it and fetch it again"
@@ -35,6 +39,8 @@ def atomic_write(path, content):
     """
     path = pathlib.Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if isinstance(content, str):
+        content = content.encode(errors="replace")
     with naming(path, "written", malformed=()):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -42,7 +48,7 @@ def atomic_write(path, content):
                 if callable(content):
                     content(file)
                 else:
-                    file.write(content.encode(errors="replace") if isinstance(content, str) else content)
+                    file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
@@ -50,13 +56,13 @@ def atomic_write(path, content):
             beside.unlink(missing_ok=True)              # there if it was not renamed
 
 
-def read_json(path):
+def read_json(path) -> dict:
     """The JSON object in the file `path`, as a dict. UserError when it is missing, malformed or no object."""
     with naming(path):
         return json_object(pathlib.Path(path).read_text(encoding="utf-8"))
 
 
-def json_object(text, hook=dict):
+def json_object(text, hook=dict) -> dict:
     """The JSON object in `text`; ValueError if there is none. hook makes a dict of its (key, value) pairs."""
     found = json.loads(text, object_pairs_hook=hook)
     if not isinstance(found, dict):
@@ -64,14 +70,21 @@ def json_object(text, hook=dict):
     return found
 
 
-def forget_after(path, step):
-    """Drop the lines of a log that were written after the checkpoint: those steps will run again."""
-    if path.exists():
-        lines = path.read_bytes().split(b"\n")[:-1]      # bytes: sampled text may hold other line ends
-        atomic_write(path, b"".join(line + b"\n" for line in lines if json.loads(line)["step"] <= step))
-
-
-def append(path, lines):
+def append(path, lines: str):
     """Add text to a log and close it: what was reported is on disk before the next step starts."""
     with open(path, "a", encoding="utf-8", errors="replace") as file:
         file.write(lines + "\n")
+
+
+def forget_after(path: pathlib.Path, step: int):
+    """Drop the lines of a log that were written after the checkpoint of `step`: those steps will run again.
+
+    So does what stands behind the last line end, the half of a line at which a run was stopped.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().split(b"\n")[:-1]:     # bytes: sampled text may hold other line ends
+        if json.loads(line)["step"] <= step:
+            kept.append(line + b"\n")
+    atomic_write(path, b"".join(kept))

@@ -29,30 +29,43 @@ DTYPES = {"U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16, "I32"
           "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 
 
-def read_tensors(path):
-    """All tensors of a checkpoint, {name: tensor}, in the types they are stored in.
+def read_tensors(path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, in the types they are stored in.
 
     path: a directory (model.safetensors, or the shards that model.safetensors.index.json names) or one file.
     The tensors are mapped privately: writing into one changes this process's copy of a page, never the file.
     UserError, naming the file and the tensor, for whatever is wrong with them.
     """
     path = pathlib.Path(path)
-    if not path.is_dir() or (path / SINGLE).exists():
-        return read_file(path / SINGLE if path.is_dir() else path)
-    if not (path / INDEX).exists():
-        pickles = sorted(other.name for other in path.iterdir() if other.suffix in (".bin", ".pt", ".pth"))
-        raise UserError(f"{path}: neither {SINGLE} nor {INDEX}" + (
-            f"; {pickles[0]} is a pickle, which may run code when loaded: convert it" if pickles else ""))
-    weight_map = read_index(path / INDEX)
-    found = {shard: read_file(path / shard) for shard in sorted(set(weight_map.values()))}
-    held = {(name, shard) for shard, tensors in found.items() for name in tensors}
-    for name, shard in sorted(held ^ weight_map.items()):
-        what = "holds" if (name, shard) in held else "lacks"
-        raise UserError(f"{path / shard}: {what} tensor {name!r}, {INDEX} says otherwise")
-    return {name: found[shard][name] for name, shard in weight_map.items()}
+    if not path.is_dir():
+        return read_file(path)
+    if (path / SINGLE).exists():
+        return read_file(path / SINGLE)
+    if (path / INDEX).exists():
+        return read_shards(path)
+    for other in sorted(path.iterdir()):
+        if other.suffix in (".bin", ".pt", ".pth"):
+            raise UserError(f"{path}: {other.name} is a pickle, which may run code when loaded: convert it "
+                            f"to {SINGLE}")
+    raise UserError(f"{path}: neither {SINGLE} nor {INDEX}")
 
 
-def read_index(path):
+def read_shards(directory):
+    """{name: tensor} of a checkpoint in several files; each must hold what the index says, no more, no less."""
+    weight_map = read_index(directory / INDEX)
+    found = {}
+    for shard in sorted(set(weight_map.values())):
+        for name, tensor in read_file(directory / shard).items():
+            if weight_map.get(name) != shard:
+                raise UserError(f"{directory / shard}: holds tensor {name!r}, {INDEX} says otherwise")
+            found[name] = tensor
+    for name, shard in weight_map.items():
+        if name not in found:
+            raise UserError(f"{directory / shard}: lacks tensor {name!r}, {INDEX} says otherwise")
+    return found
+
+
+def read_index(path) -> dict[str, str]:
     """{tensor: file name of its shard} from an index. A shard lies beside its index, nowhere else."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -70,77 +83,97 @@ def read_file(path):
         start = 8 + int.from_bytes(file.read(8), "little")                  # where the data begins
         if start > min(size, LIMIT):
             raise ValueError(f"truncated or no safetensors: {start - 8} bytes of header in a file of {size}")
-        header = json_object(file.read(start - 8), no_duplicates)
+        header = json_object(file.read(start - 8), refuse_duplicates)
         header.pop("__metadata__", None)
         content = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+
+        tensors = {}
         last = 0                        # where the tensor before ends: there are neither overlaps nor gaps
-        for begin, end, name, dtype, shape in sorted(place(name, entry) for name, entry in header.items()):
+        entries = [check_entry(name, entry) for name, entry in header.items()]
+        for begin, end, name, dtype, shape in sorted(entries):
             length = math.prod(shape) * dtype.itemsize
             if (begin, end) != (last, last + length):
                 raise ValueError(f"tensor {name!r} begins at {begin} and has {end - begin} bytes for shape "
                                  f"{shape} in {dtype}; it should begin at {last} and have {length}")
             if start + end > size:
                 raise ValueError(f"tensor {name!r} ends at byte {start + end}, the file at {size}: truncated")
-            raw, last = content[start + begin:start + end], end
+            raw = content[start + begin:start + end]
             if (start + begin) % dtype.itemsize:        # no padding: torch cannot view odd addresses
                 raw = raw.clone()
-            header[name] = raw.view(dtype).reshape(shape)
+            tensors[name] = raw.view(dtype).reshape(shape)
+            last = end
         if start + last != size:
             raise ValueError(f"{size - start - last} bytes behind the last tensor")
-        return header
+        return tensors
 
 
-def place(name, entry):
+def check_entry(name, entry):
     """(begin, end, name, dtype, shape) of a tensor's entry in the header; ValueError if it cannot be one."""
     try:
-        dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        if all(type(n) is int and n >= 0 for n in [*shape, begin, end]) and len(shape) <= 16 \
-                and math.prod(n or 1 for n in shape) < 2 ** 48:     # [0, 2**62, 2**62] is empty yet overflows
-            return begin, end, name, dtype, shape
+        dtype = DTYPES[entry["dtype"]]
+        shape = list(entry["shape"])
+        begin, end = entry["data_offsets"]
+        if len(shape) > 16:
+            raise ValueError
+        for number in [begin, end, *shape]:
+            if type(number) is not int or number < 0:
+                raise ValueError
+        elements = math.prod(number or 1 for number in shape)   # [0, 2**62, 2**62] is empty, yet overflows
+        if elements >= 2 ** 48:
+            raise ValueError
+        return begin, end, name, dtype, shape
     except (KeyError, TypeError, ValueError):
-        pass
-    raise ValueError(f"tensor {name!r}: {str(entry)[:99]} lacks a dtype among {', '.join(DTYPES)}, "
-                     "a shape or two data_offsets, or has impossible ones")
+        raise ValueError(f"tensor {name!r}: {str(entry)[:99]} lacks a dtype among {', '.join(DTYPES)}, "
+                         "a shape or two data_offsets, or has impossible ones") from None
 
 
-def no_duplicates(pairs):
+def refuse_duplicates(pairs):
     """json keeps the last of two equal keys; a tensor that stands there twice is a mistake or a trick."""
-    if len(dict(pairs)) != len(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
         raise ValueError("a key stands twice")
-    return dict(pairs)
+    return found
 
 
-def compare(directory, tensors, wanted):
+def compare(directory, tensors: dict, wanted: dict):
     """UserError if a file's tensors are not those that are wanted (name -> something with a shape)."""
-    for what, names in (("is missing", wanted.keys() - tensors.keys()),
-                        ("is unexpected", tensors.keys() - wanted.keys())):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise UserError(f"{directory}: tensor {min(names)!r} {what}{more}")
+    refuse_names(directory, "is missing", wanted.keys() - tensors.keys())
+    refuse_names(directory, "is unexpected", tensors.keys() - wanted.keys())
     for name, weight in wanted.items():
         if tensors[name].shape != weight.shape:
             raise UserError(f"{directory}: tensor {name} has shape {tuple(tensors[name].shape)}, "
                             f"config.json asks for {tuple(weight.shape)}")
 
 
-def write_tensors(tensors, path):
-    """Write {name: tensor} as one safetensors file, byte for byte what the safetensors library writes.
+def refuse_names(directory, what, names):
+    """UserError that says what is wrong with the tensors of these names, if there are any."""
+    if len(names) > 1:
+        what += f" (and {len(names) - 1} more)"
+    if names:
+        raise UserError(f"{directory}: tensor {min(names)!r} {what}")
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path):
+    """Write one safetensors file, byte for byte what the safetensors library writes.
 
     Tied tensors are written twice: leave one out.
     Written beside and renamed: `path` may be the file that `tensors` are mapped from. UserError: a full disk.
     """
-    types = {dtype: name for name, dtype in DTYPES.items()}
-    # wide types first: then each tensor begins at a multiple of its own width
-    tensors = dict(sorted(tensors.items(), key=lambda item: (-list(types).index(item[1].dtype), item[0])))
-    header, end = {"__metadata__": {"format": "pt"}}, 0     # transformers insists on the format
-    for name, tensor in tensors.items():
+    # Wide types first: then each tensor begins at a multiple of its own width.
+    names, types = list(DTYPES), list(DTYPES.values())
+    ranked = [(-types.index(tensor.dtype), name) for name, tensor in tensors.items()]
+    header = {"__metadata__": {"format": "pt"}}             # transformers insists on the format
+    end = 0
+    for rank, name in sorted(ranked):
+        tensor = tensors[name]
         begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": types[tensor.dtype], "shape": tensor.shape, "data_offsets": [begin, end]}
+        header[name] = {"dtype": names[-rank], "shape": tensor.shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
 
     def write(file):
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():                     # as bytes: numpy has no bfloat16
-            file.write(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for _, name in sorted(ranked):                      # as bytes: numpy has no bfloat16
+            file.write(tensors[name].detach().cpu().reshape(-1).view(torch.uint8).numpy())
     atomic_write(path, write)

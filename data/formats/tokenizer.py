@@ -2,8 +2,8 @@
 
 tokenizer.json describes a pipeline: normalise, cut into pieces by a regular expression, write the bytes of
 a piece in a printable alphabet, merge neighbours by a list of merges. tiktoken is fast at it but knows no
-list of merges: it joins any two neighbours that together are a token, lowest rank first. `_ranks` makes
-that the same.
+list of merges: it joins any two neighbours that together are a token, lowest rank first. `rank_tokens`
+makes that the same.
 
 The ids are those of the `tokenizers` library (no special tokens added or parsed). Known differences: digits
 that Unicode 17 added, and runs of over LONGEST_RUN characters of one kind, which are cut: tiktoken may
@@ -21,20 +21,29 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment        # comes with tor
 
 from data import UserError
 
-FILES = "tokenizer.json tokenizer_config.json generation_config.json config.json chat_template.jinja".split()
+FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json", "chat_template.jinja")
 LONGEST_RUN = 4000
-NEVER = 1 << 60
+NEVER = 1 << 60             # the rank of a pair that is not merged
 
 # GPT-2's alphabet for bytes: printable bytes are written as themselves, the others as characters from 256 on.
-LETTER = {b: chr(b) for b in [*range(33, 127), *range(161, 173), *range(174, 256)]}
-LETTER |= {b: chr(256 + i) for i, b in enumerate(sorted(set(range(256)) - LETTER.keys()))}
-RAW = {ord(letter): chr(b) for b, letter in LETTER.items()}
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+LETTER = {}
+for byte in PRINTABLE:
+    LETTER[byte] = chr(byte)
+for byte in range(256):
+    if byte not in LETTER:
+        LETTER[byte] = chr(256 + len(LETTER) - len(PRINTABLE))
+RAW = {ord(letter): byte for byte, letter in LETTER.items()}
 
 # Combining marks younger than the Unicode tables with which `tokenizers` normalises: to it they are no marks.
-YOUNG = re.compile("([" + re.sub("([0-9a-f]+)[ \n]?", lambda code: chr(int(code[1], 16)), """7fd 898-89f
-8ca-8d3 9fe c3c d3b-d3c eba 1715 1abf-1ace 1df6-1dfa a82c 10d24-10d27 10eab-10eac 10f46-10f50 10f82-10f85
-11070 1133b 1145e 11839-1183a 1193d-1193e 11943 119e0 11a34 11a47 11a99 11d42 11d44-11d45 11d97 16ff0-16ff1
-1e130-1e136 1e2ae 1e2ec-1e2ef""") + "])")
+YOUNG = re.compile(
+    r"(["
+    r"\u07fd\u0898-\u089f\u08ca-\u08d3\u09fe\u0c3c\u0d3b-\u0d3c\u0eba\u1715\u1abf-\u1ace\u1df6-\u1dfa"
+    r"\ua82c\U00010d24-\U00010d27\U00010eab-\U00010eac\U00010f46-\U00010f50\U00010f82-\U00010f85"
+    r"\U00011070\U0001133b\U0001145e\U00011839-\U0001183a\U0001193d-\U0001193e\U00011943\U000119e0"
+    r"\U00011a34\U00011a47\U00011a99\U00011d42\U00011d44-\U00011d45\U00011d97\U00016ff0-\U00016ff1"
+    r"\U0001e130-\U0001e136\U0001e2ae\U0001e2ec-\U0001e2ef"
+    r"])")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -45,6 +54,7 @@ YOUNG = re.compile("([" + re.sub("([0-9a-f]+)[ \n]?", lambda code: chr(int(code[
 # write something else and are refused; quotes, blanks, names of variables and branches for tools do not
 # matter. The template is a stranger's: it runs in Jinja's sandbox, as in transformers, and only here.
 
+SPECIAL = r"(<\|\w+\|>)"                                       # what a format writes so is one token
 CHATML = "<|im_start|>{role}\n{content}<|im_end|>\n"
 LLAMA = "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>"
 DATED = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n{content}"
@@ -53,7 +63,7 @@ DATED = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n{cont
 class Format(NamedTuple):
     """How a family writes a conversation: a turn for each message, then the assistant's header."""
     name: str
-    turn: str = CHATML              # <|...|> is one token
+    turn: str = CHATML
     first: str = CHATML             # the turn that opens the conversation
     system: str | None = None       # the system message of a conversation that brings none
     trim: bool = False              # blanks around the content are left out
@@ -66,29 +76,45 @@ class Format(NamedTuple):
         return self.turn.split("{content}")[0].format(role="assistant") + self.think
 
     def turns(self, messages):
-        """(role, content, turn or first) for every message that is written, defaults included."""
-        said = [(message["role"], message["content"]) for message in messages]
-        if said[0][0] != "system" and self.system is not None:
-            said.insert(0, ("system", self.system))
-        last_user = max((i for i, (role, _) in enumerate(said) if role == "user"), default=len(said))
-        for i, (role, content) in enumerate(said):
-            if role == "assistant" and self.forget and isinstance(content, str):
-                # Qwen 3 shows thoughts after the last question only.
-                # There the last turn always has a block for them.
-                thought, think, content = content.rpartition("</think>")
-                content = content.lstrip("\n") if think else content
-                thought = thought.split("</think>")[0].split("<think>")[-1].strip("\n")
-                if i > last_user and (thought or i == len(said) - 1):
-                    content = f"<think>\n{thought}\n</think>\n\n" + content.lstrip("\n")
-            yield role, content, self.turn if i else self.first
+        """[(role, content, turn or first)] of every message that is written, defaults included."""
+        said = []
+        if self.system is not None and messages[0]["role"] != "system":
+            said.append(("system", self.system, self.first))
+        for message in messages:
+            form = self.turn if said else self.first
+            said.append((message["role"], message["content"], form))
+        if self.forget:
+            hide_thoughts(said)
+        return said
 
-    def fill(self, role, content, turn):
+    def fill(self, role, content, form):
         """The text of one turn, or of a part of it."""
-        return turn.format(role=role, content=content.strip() if self.trim else content)
+        if self.trim:
+            content = content.strip()
+        return form.format(role=role, content=content)
 
     def text(self, messages):
         """A conversation as text, up to where the assistant starts to speak."""
-        return "".join(self.fill(*turn) for turn in self.turns(messages)) + self.head
+        text = ""
+        for role, content, form in self.turns(messages):
+            text += self.fill(role, content, form)
+        return text + self.head
+
+
+def hide_thoughts(said):
+    """Qwen 3 shows thoughts after the last question only; there the last turn always has a block for them."""
+    roles = [role for role, _, _ in said]
+    for i, (role, content, form) in enumerate(said):
+        if role != "assistant" or not isinstance(content, str):
+            continue
+        thought = ""
+        if "</think>" in content:
+            thought = content.split("</think>")[0].split("<think>")[-1].strip("\n")
+            content = content.split("</think>")[-1].lstrip("\n")
+        is_last = i == len(said) - 1
+        if "user" in roles and "user" not in roles[i:] and (thought or is_last):
+            content = f"<think>\n{thought}\n</think>\n\n" + content.lstrip("\n")
+        said[i] = role, content, form
 
 
 FORMATS = (
@@ -102,58 +128,77 @@ FORMATS = (
     Format("Llama 3.1", LLAMA, "<|begin_of_text|>" + LLAMA.replace("{content}", DATED), trim=True, system=""))
 
 # Blanks around everything, thoughts, no user at all, an assistant at the end: formats differ in odd places.
-S, U, A, T = (("system", "\nRule %d. "), ("user", " \nWhat is %d? \n"), ("assistant", "\n\nIt is %d. \n"),
-              ("assistant", "\n<think>\nhm\n</think>\n\n It is %d.\n"))
-PROBES = [[{"role": role, "content": text % i} for i, (role, text) in enumerate(talk)] for talk in
-          ([U], [S], [A], [S, U], [U, A], [U, T], [U, A, U, T, U], [S, U, T, A], [U, S, U])]
+MESSAGES = {"S": ("system", "\nRule %d. "), "U": ("user", " \nWhat is %d? \n"),
+            "A": ("assistant", "\n\nIt is %d. \n"), "T": ("assistant", "\n<think>\nhm\n</think>\n\n It is %d.\n")}
+PROBES = []
+for talk in ("U", "S", "A", "SU", "UA", "UT", "UAUTU", "SUTA", "USU"):
+    probe = []
+    for i, letter in enumerate(talk):
+        role, text = MESSAGES[letter]
+        probe.append({"role": role, "content": text % i})
+    PROBES.append(probe)
 
 
-def _recognise(template, bos):
+def recognize_format(template, bos):
     """The Format of a chat template, None if there is none."""
+    texts = []
     try:        # without the function strftime_now, Llama's templates write the date above
         program = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
-        texts = [program.render(messages=talk, bos_token=bos, tools=None, add_generation_prompt=True,
-                                enable_thinking=False) for talk in PROBES]
+        for messages in PROBES:
+            texts.append(program.render(messages=messages, bos_token=bos, tools=None, add_generation_prompt=True,
+                                        enable_thinking=False))
     except Exception:       # whatever goes wrong in it: it is none of ours
         return None
-    return next((form for form in FORMATS if [form.text(talk) for talk in PROBES] == texts), None)
+    for form in FORMATS:
+        if [form.text(messages) for messages in PROBES] == texts:
+            return form
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Pieces and merges
 
-def _pattern(steps):
+def cut_pattern(steps):
     """The one regular expression that cuts text as the file's pre-tokenisers do one after the other."""
     words = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|%s| ?[^\s\p{L}\p{N}]+%s|\s+(?!\S)|\s+"        # GPT-2's
-    kinds = [(s["type"], s.get("use_regex", True), bool(s.get("add_prefix_space"))) for s in steps]
+    first = steps[0]
+    kinds = [(step["type"], step.get("use_regex", True), bool(step.get("add_prefix_space"))) for step in steps]
     if kinds == [("ByteLevel", True, False)]:
         return words % (r" ?\p{N}+", "")
     if kinds == [("Digits", True, False), ("ByteLevel", True, False)]:
         # Blanks before a digit are a piece of their own, whole: for ByteLevel the text ends there.
-        return words % (r"\p{N}" if steps[0]["individual_digits"] else r"\p{N}+", r"|\s+(?=\p{N})")
+        digits = r"\p{N}+"
+        if first["individual_digits"]:
+            digits = r"\p{N}"
+        return words % (digits, r"|\s+(?=\p{N})")
     if kinds == [("Split", True, False), ("ByteLevel", False, False)]:
-        pattern = steps[0]["pattern"].get("Regex") or regex.escape(steps[0]["pattern"]["String"])
-        how = steps[0]["behavior"], steps[0]["invert"]
-        if how == ("Removed", True):
+        pattern = first["pattern"].get("Regex")
+        if not pattern:
+            pattern = regex.escape(first["pattern"]["String"])
+        if first["behavior"] == "Removed" and first["invert"]:
             return pattern
-        if how == ("Isolated", False):
+        if first["behavior"] == "Isolated" and not first["invert"]:
             return rf"{pattern}|(?:(?!{pattern})[\s\S])+"       # what lies between the matches is a piece
     raise UserError(f"the pre-tokeniser {json.dumps(steps)[:200]} is not supported")
 
 
-def _merge(letters, order):
-    """Merge as `tokenizers` does, the earliest merge of the list first: (parts, number of the last merge)."""
+def merge_letters(letters, order):
+    """Merge as `tokenizers` does, the earliest merge of the list first: (parts, number of the last merge).
+
+    merge_letters("the", {("t", "h"): 0, ("h", "e"): 1}) -> (["th", "e"], 0)
+    """
     parts, last = list(letters), NEVER
-    ranks = [order.get(pair, NEVER) for pair in zip(parts, parts[1:])]
-    while ranks and (best := min(ranks)) < NEVER:
-        i, last = ranks.index(best), best
+    while True:
+        ranks = [order.get(pair, NEVER) for pair in zip(parts, parts[1:])]
+        best = min(ranks, default=NEVER)
+        if best == NEVER:
+            return parts, last
+        last = best
+        i = ranks.index(best)
         parts[i:i + 2] = [parts[i] + parts[i + 1]]
-        near = slice(max(i - 1, 0), i + 2)              # only pairs with the new part have another rank now
-        ranks[near] = [order.get(pair, NEVER) for pair in zip(parts[near], parts[near][1:])]
-    return parts, last
 
 
-def _ranks(words, order, whole):
+def rank_tokens(words, order, whole):
     """The tokens that tiktoken may know, in order of rank, and whether it then does exactly as the list says.
 
     A token belongs if merging its own letters by the list gives it back; its rank is the last merge on that
@@ -163,12 +208,29 @@ def _ranks(words, order, whole):
     not give then come last, which is exact unless two neighbours that the list leaves apart would spell
     one.
     """
-    merged = {word: _merge(word, order) for word in words}
-    lost = {word: parts for word, (parts, _) in merged.items() if len(parts) > 1}
-    ranked = sorted((last, word) for word, (_, last) in merged.items() if word not in lost and len(word) > 1)
-    tokens = [LETTER[b] for b in range(256)] + [word for _, word in ranked]
-    spelt = any(a + b in lost for parts in lost.values() for a, b in zip(parts, parts[1:]))
-    return (tokens + list(lost), not spelt) if whole else (tokens, True)
+    made, lost = [], {}
+    for word in words:
+        parts, last = merge_letters(word, order)
+        if len(parts) > 1:
+            lost[word] = parts
+        elif len(word) > 1:
+            made.append((last, word))
+    tokens = list(LETTER.values())
+    for _, word in sorted(made):
+        tokens.append(word)
+    if not whole:
+        return tokens, True
+    exact = True
+    for parts in lost.values():
+        for a, b in zip(parts, parts[1:]):
+            if a + b in lost:
+                exact = False
+    return tokens + list(lost), exact
+
+
+def raw_bytes(word):
+    """The bytes that a word in GPT-2's alphabet stands for: "Ġa" -> b" a"."""
+    return word.translate(RAW).encode("latin-1")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -178,111 +240,163 @@ class Tokenizer:
 
     vocab_size  the highest id + 1 (the model's embedding may have more rows: those ids decode to nothing)
     stop_ids    every id that ends a turn: generation_config, config and tokenizer_config together
+    special     {name: id} of what text can't hold; added: of the other added tokens, whose names are text
     """
 
     @classmethod
-    def load(cls, directory):
+    def load(cls, directory) -> "Tokenizer":
         """Read a Hugging Face directory; a UserError if it is missing, malformed or unsupported."""
         try:
             return cls(pathlib.Path(directory))
         except UserError as error:
             raise UserError(f"{directory}: {error}") from None
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
-                regex.error) as why:
+        except Exception as why:        # a stranger's files: anything may be missing or of another type
             raise UserError(f"{directory}: cannot read the tokenizer ({type(why).__name__}: {why})") from why
 
     def __init__(self, directory):
-        self.files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
+        self.files = {}
+        for name in FILES:
+            if (directory / name).is_file():
+                self.files[name] = (directory / name).read_bytes()
         if "tokenizer.json" not in self.files:
             raise UserError("there is no tokenizer.json")
-        file, config, generation, model = (json.loads(self.files.get(name, "{}")) for name in FILES[:4])
+        file = self._parse("tokenizer.json")
+        self._named = dict(file["model"]["vocab"])
         added = file.get("added_tokens") or []
-        self._named = file["model"]["vocab"] | {token["content"]: token["id"] for token in added}
+        for token in added:
+            self._named[token["content"]] = token["id"]
+        self._read_stop_ids()
+        self._read_template()
+        self._sort_added(added)
+        self._read_words(file["model"])
+        self._read_pipeline(file)
 
-        # End tokens and the chat format
-        bos, eos = (token["content"] if isinstance(token, dict) else token      # an AddedToken, or a string
-                    for token in (config.get("bos_token"), config.get("eos_token")))
-        ends = [self.special_id(eos)] if eos else []
-        for value in (generation.get("eos_token_id"), model.get("eos_token_id")):
-            ends += value if isinstance(value, list) else [] if value is None else [value]
-        if not all(type(end) is int for end in ends):
-            raise UserError(f"an eos_token_id is not a token id: {ends}")
-        self.stop_ids = set(ends)
+    def _parse(self, name):
+        """The content of one of the files, an empty dict if it is absent."""
+        return json.loads(self.files.get(name, "{}"))
+
+    def _read_stop_ids(self):
+        """The end tokens that three files name: one by its name, two by their ids."""
+        self.stop_ids = set()
+        eos = token_name(self._parse("tokenizer_config.json").get("eos_token"))
+        if eos:
+            self.stop_ids.add(self.special_id(eos))
+        for name in ("generation_config.json", "config.json"):
+            ends = self._parse(name).get("eos_token_id")
+            if isinstance(ends, int):
+                ends = [ends]
+            for end in ends or []:
+                if type(end) is not int:
+                    raise UserError(f"an eos_token_id in {name} is not a token id: {end!r}")
+                self.stop_ids.add(end)
+
+    def _read_template(self):
+        """The chat template -> self._format, or None and what the problem is."""
+        config = self._parse("tokenizer_config.json")
         template = config.get("chat_template")
         if isinstance(template, list):                              # several templates, each with a name
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
         if "chat_template.jinja" in self.files:                     # where transformers 5 keeps it
             template = self.files["chat_template.jinja"].decode()
-        self._format = _recognise(template, bos) if template else None
-        self._problem = ("its chat template is none of Llama 3 to 3.2, Qwen 2 to 3, SmolLM2 and plain ChatML"
-                         if template else "it has no chat template (take an Instruct checkpoint)")
+        if template:
+            self._format = recognize_format(template, token_name(config.get("bos_token")))
+            self._problem = "its chat template is none of Llama 3 to 3.2, Qwen 2 to 3, SmolLM2 and plain ChatML"
+        else:
+            self._format = None
+            self._problem = "it has no chat template (take an Instruct checkpoint)"
 
-        # What ends or frames a turn is special, whatever the file says: text must not be able to hold it.
-        frame = re.findall(r"<\|\w+\|>", self._format.first) if self._format else ()
-        self.special = {token["content"]: token["id"] for token in added
-                        if token["special"] or token["id"] in self.stop_ids or token["content"] in frame}
-        plain = [token for token in added if token["content"] not in self.special]
-        self.added = {token["content"]: token["id"] for token in plain}
-        if any(token.get(key) for token in plain for key in ("lstrip", "rstrip", "single_word")):
-            raise UserError("an added token that takes its neighbours along is not supported")
-        self._read_model(file["model"], file.get("normalizer"), file.get("pre_tokenizer") or {"type": None})
+    def _sort_added(self, added):
+        """What ends or frames a turn is special, whatever the file says: text must not be able to hold it."""
+        self.special, self.added, frame = {}, {}, []
+        if self._format:
+            frame = re.findall(SPECIAL, self._format.first)
+        for token in added:
+            name, id = token["content"], token["id"]
+            if token["special"] or id in self.stop_ids or name in frame:
+                self.special[name] = id
+            elif token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
+                raise UserError("an added token that takes its neighbours along is not supported")
+            else:
+                self.added[name] = id
+        # Special names are found in a text as well, so that the longest wins as in `tokenizers`; they remain text.
+        names = sorted(self.added | self.special, key=len, reverse=True)
+        self._names = re.compile("|".join([re.escape(name) for name in names]))
 
-    def _read_model(self, model, normalizer, steps):
-        """Vocabulary and merges -> the tiktoken Encoding, and the bytes of every id."""
-        if model.get("type") != "BPE" or any(model.get(key) for key in
-                                             ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
+    def _read_words(self, model):
+        """Vocabulary -> self._words, and merges -> self._order, each pair's place in the list."""
+        if model.get("type") != "BPE":
             raise UserError(f"tokenizer.json is no byte-level BPE (model type {model.get('type')})")
-        if normalizer not in (None, {"type": "NFC"}):
-            raise UserError(f"the normaliser {json.dumps(normalizer)[:200]} is not supported")
-        self._nfc, self._whole = normalizer is not None, bool(model.get("ignore_merges"))
-        pattern = _pattern(steps["pretokenizers"] if steps["type"] == "Sequence" else [steps])
-
+        if model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+            raise UserError("tokenizer.json: a BPE with dropout, prefix or suffix is not supported")
         letters = set(LETTER.values())
-        self._words = {word: id for word, id in model["vocab"].items()
-                       if word not in self.special and letters.issuperset(word)}
-        self._missing = {b for b in range(256) if LETTER[b] not in self._words}
+        self._words = {}
+        for word, id in model["vocab"].items():
+            if word not in self.special and letters.issuperset(word):
+                self._words[word] = id
+        self._missing = {byte for byte, letter in LETTER.items() if letter not in self._words}
         if self._missing and model.get("byte_fallback"):
             raise UserError("tokens that stand for single bytes (byte_fallback) are not supported")
-        pairs = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
-        self._order = {(a, b): i for i, (a, b) in enumerate(pairs) if a + b not in self.special}
-        for a, b in self._order:
+        self._order = {}
+        for i, merge in enumerate(model["merges"]):
+            if isinstance(merge, str):
+                merge = merge.split(" ")
+            a, b = merge
+            if a + b in self.special:
+                continue
             if not {a, b, a + b} <= self._words.keys():
                 raise UserError(f"tokenizer.json merges {a!r} and {b!r}, which its vocabulary does not hold")
-        tokens, self._exact = _ranks(self._words, self._order, self._whole)
-        self._ids = [self._words.get(token) for token in tokens]                # rank -> id
-        self._pieces = regex.compile(pattern)
-        ranks = {token.translate(RAW).encode("latin-1"): rank for rank, token in enumerate(tokens)}
-        self._encoding = tiktoken.Encoding("file", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+            self._order[a, b] = i
 
-        self._bytes = {id: word.encode() for word, id in self._named.items()}
-        self._bytes.update((id, word.translate(RAW).encode("latin-1")) for word, id in self._words.items())
-        self._bytes.update((id, b"") for id in self.special.values())
+    def _read_pipeline(self, file):
+        """Normaliser, pre-tokenisers and ranks -> the tiktoken Encoding, and the bytes of every id."""
+        normalizer = file.get("normalizer")
+        if normalizer not in (None, {"type": "NFC"}):
+            raise UserError(f"the normaliser {json.dumps(normalizer)[:200]} is not supported")
+        self._nfc = normalizer is not None
+        self._whole = bool(file["model"].get("ignore_merges"))
+        steps = file.get("pre_tokenizer") or {"type": None}
+        pattern = cut_pattern(steps["pretokenizers"] if steps["type"] == "Sequence" else [steps])
+        tokens, self._exact = rank_tokens(self._words, self._order, self._whole)
+        self._ids = [self._words.get(token) for token in tokens]                # rank -> id
+        ranks = {raw_bytes(token): rank for rank, token in enumerate(tokens)}
+        self._encoding = tiktoken.Encoding("file", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        self._pieces = regex.compile(pattern)
+        self._bytes = {}                                                        # what an id stands for
+        for word, id in self._named.items():
+            self._bytes[id] = word.encode()
+        for word, id in self._words.items():
+            self._bytes[id] = raw_bytes(word)
+        for id in self.special.values():
+            self._bytes[id] = b""
         self.vocab_size = max(self._bytes) + 1
-        # Special tokens are found as well, so that the longest name wins as in `tokenizers`, but remain text.
-        names = sorted(self.added | self.special, key=len, reverse=True)
-        self._names = re.compile("|".join(map(re.escape, names)))
 
     # Text ---------------------------------------------------------------------------------------------------
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """Ids of ordinary text: never a special token, whatever it holds. Lone surrogates become U+FFFD.
 
         An added token that is not special (Qwen 3's <think>) is ordinary: its name in a text is its id.
         """
-        text, ids, start = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), [], 0
-        for name in self._names.finditer(text) if self.added else ():
-            if name[0] in self.added:
-                ids += self._encode_plain(text[start:name.start()]) + [self.added[name[0]]]
-                start = name.end()
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        ids, start = [], 0
+        if self.added:
+            for match in self._names.finditer(text):
+                if match[0] in self.added:
+                    ids += self._encode_plain(text[start:match.start()])
+                    ids.append(self.added[match[0]])
+                    start = match.end()
         return ids + self._encode_plain(text[start:])
 
     def _encode_plain(self, text):
         """Ids of text without added tokens, cut where blanks, letters and digits or other signs run on."""
         if self._nfc and not text.isascii():
-            text = "".join(unicodedata.normalize("NFC", part) for part in YOUNG.split(text))
-        runs = (run.span() for run in re.finditer(r"\s+|[^\W_]+|(?:[^\w\s]|_)+", text))
-        cuts = [0, *(cut for a, b in runs for cut in range(a + LONGEST_RUN, b, LONGEST_RUN)), len(text)]
-        return [id for a, b in zip(cuts, cuts[1:]) for id in self._encode_chunk(text[a:b])]
+            text = "".join([unicodedata.normalize("NFC", part) for part in YOUNG.split(text)])
+        ids, start = [], 0
+        for run in re.finditer(r"\s+|[^\W_]+|(?:[^\w\s]|_)+", text):
+            for cut in range(run.start() + LONGEST_RUN, run.end(), LONGEST_RUN):
+                ids += self._encode_chunk(text[start:cut])
+                start = cut
+        return ids + self._encode_chunk(text[start:])
 
     def _encode_chunk(self, text):
         if self._exact and self._missing.isdisjoint(text.encode()):
@@ -290,21 +404,25 @@ class Tokenizer:
         # A byte that is no token (SmolLM2 lacks 21): tiktoken panics, `tokenizers` drops it before it merges.
         ids = []
         for piece in self._pieces.finditer(text):
-            word = "".join(LETTER[b] for b in piece.group().encode())
-            known = [letter for letter in word if letter in self._words]
-            whole = self._whole and word in self._words
-            ids += [self._words[part] for part in ([word] if whole else _merge(known, self._order)[0])]
+            word = "".join([LETTER[byte] for byte in piece.group().encode()])
+            if self._whole and word in self._words:
+                parts = [word]
+            else:
+                known = [letter for letter in word if letter in self._words]
+                parts, _ = merge_letters(known, self._order)
+            for part in parts:
+                ids.append(self._words[part])
         return ids
 
-    def decode(self, ids):
+    def decode(self, ids) -> str:
         """Text of ids: special and unknown ids are dropped, bytes that are no UTF-8 become U+FFFD."""
-        return b"".join(self.token_bytes(id) for id in ids).decode("utf-8", "replace")
+        return b"".join([self.token_bytes(id) for id in ids]).decode("utf-8", "replace")
 
-    def token_bytes(self, id):
+    def token_bytes(self, id: int) -> bytes:
         """The bytes that one id stands for, b"" if it is special or unknown."""
         return self._bytes.get(int(id), b"")
 
-    def special_id(self, name):
+    def special_id(self, name: str) -> int:
         """The id of the token with that name; UserError if there is none."""
         if name not in self._named:
             raise UserError(f"there is no token {name!r} in the vocabulary")
@@ -317,50 +435,68 @@ class Tokenizer:
     #     ids += turn("user", text) + assistant     the next message, and the assistant's header again
 
     @property
-    def format(self):
+    def format(self) -> Format:
         """The checkpoint's chat Format; UserError if its template is not known."""
         if self._format is None:
             raise UserError(f"cannot write conversations for this checkpoint: {self._problem}")
         return self._format
 
-    def chat(self, messages):
+    def chat(self, messages: list[dict]) -> list[int]:
         """[{"role", "content"}] -> the chat template's ids, up to where the assistant starts to speak.
 
         Content is ordinary text (or ids, taken as they are); special tokens come from the format alone.
         """
         if not messages:
             raise UserError("a conversation needs at least one message")
-        return [id for turn in self.format.turns(messages) for id in self.turn(*turn)] + self.assistant
+        ids = []
+        for role, content, form in self.format.turns(messages):
+            ids += self.turn(role, content, form)
+        return ids + self.assistant
 
-    def turn(self, role, content, form=None):
+    def turn(self, role: str, content, form: str | None = None) -> list[int]:
         """One more message as ids, with its end token and what follows; content: text or sampled ids.
 
         form: how the turn is written; left out: as one that does not open the conversation.
         """
         if role not in ("system", "user", "assistant"):
             raise UserError(f"unknown role {role!r} in a conversation: take system, user or assistant")
-        form = form or self.format.turn
+        if form is None:
+            form = self.format.turn
         if isinstance(content, str):
             return self._render(form, role, content)
         return self._render(form.split("{content}")[0], role) + list(content) + self.after(content)
 
     @property
-    def assistant(self):
+    def assistant(self) -> list[int]:
         """The ids behind which the assistant speaks."""
         return self._render(self.format.head)
 
-    def after(self, sampled):
+    def after(self, sampled: list[int]) -> list[int]:
         """The forced ids behind a sampled turn: the end token unless it is there, and what follows."""
         ids = self._render(self.format.turn.split("{content}")[1])
-        return ids[1:] if len(sampled) and sampled[-1] == ids[0] else ids
+        if len(sampled) and sampled[-1] == ids[0]:
+            del ids[0]
+        return ids
 
     def _render(self, form, role="", content=""):
         """Ids of a format: <|...|> is a special token, text between two of them is encoded in one piece."""
-        parts = re.split(r"(<\|\w+\|>)", form)
-        return [id for i, part in enumerate(parts) for id in
-                ([self.special_id(part)] if i % 2 else self.encode(self.format.fill(role, content, part)))]
+        ids = []
+        for part in re.split(SPECIAL, form):
+            if part.startswith("<|"):
+                ids.append(self.special_id(part))
+            else:
+                ids += self.encode(self.format.fill(role, content, part))
+        return ids
 
     def save(self, directory):
         """Write the files that were read, byte for byte (config.json is the model's to write)."""
-        for name in self.files.keys() - {"config.json"}:
-            (pathlib.Path(directory) / name).write_bytes(self.files[name])
+        for name, content in self.files.items():
+            if name != "config.json":
+                (pathlib.Path(directory) / name).write_bytes(content)
+
+
+def token_name(token):
+    """The name of a token in tokenizer_config.json, which holds a string, an AddedToken or nothing."""
+    if isinstance(token, dict):
+        return token["content"]
+    return token
