@@ -7,10 +7,11 @@ an agent wrote. The text of a problem is all that is needed: Python's parser rea
 import ast
 import json
 import math
-import random
+import operator
 import re
 
 SYMBOLS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
+COMPUTE = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LETTERS = "abcdefgh"                       # names of the steps of a plan
 EMPTY = "Solve it."                        # the plan that leaves the solver alone
 # A step of a plan: perhaps a name, then two operands, each a number or the name of an earlier step
@@ -20,7 +21,7 @@ STEP = re.compile(r"(?:([a-h])=)?([a-h]|\d+)([-+*])([a-h]|\d+)")
 # ------------------------------------------------------------------------------------------------------------
 # Problems
 
-def draw_expression(rng: random.Random, level: int) -> tuple[str, int]:
+def draw_expression(rng, level: int):
     """(text, value) of an expression with level + 1 operations on the digits 1 to 9.
 
     Drawn again until every intermediate value lies in 0..99, in the right order as well as from left to right;
@@ -36,7 +37,7 @@ def draw_expression(rng: random.Random, level: int) -> tuple[str, int]:
             return text, answer
 
 
-def grow(rng: random.Random, operations: int) -> tuple[str, int, float]:
+def grow(rng, operations):
     """A random expression -> (text, how strongly its outermost operation binds, value).
 
     The value is nan if it, or any on the way to it, is not in 0..99: what is computed from nan is nan.
@@ -53,7 +54,7 @@ def grow(rng: random.Random, operations: int) -> tuple[str, int, float]:
         left = f"({left})"
     if right_strength <= strength:               # 9-(3-1): among equals the left one would be first
         right = f"({right})"
-    value = compute(x, symbol, y)
+    value = COMPUTE[symbol](x, y)
     if not 0 <= value <= 99:
         value = math.nan
     return left + symbol + right, strength, value
@@ -65,17 +66,12 @@ def grow(rng: random.Random, operations: int) -> tuple[str, int, float]:
 def right_plan(problem: str) -> str:
     """The steps in an order that works: "3+4*(2+5)" -> "a=2+5; b=4*a; 3+b", with letters for earlier steps."""
     steps = []
-    add_steps(parse(problem), steps)
+    add_steps(ast.parse(problem, mode="eval").body, steps)
     return join_steps(steps)
 
 
-def parse(problem: str) -> ast.expr:
-    """Python's tree of the expression."""
-    return ast.parse(problem, mode="eval").body
-
-
-def add_steps(node: ast.expr, steps: list[str]) -> str:
-    """Append what has to be computed for `node` to steps -> how later steps call its value."""
+def add_steps(node, steps):
+    """Append what has to be computed for `node` of Python's tree to steps -> how later steps call its value."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     left = add_steps(node.left, steps)
@@ -95,7 +91,7 @@ def wrong_plan(problem: str) -> str:
     return join_steps(steps)
 
 
-def join_steps(steps: list[str]) -> str:
+def join_steps(steps):
     """["2+5", "4*a", "3+b"] -> "a=2+5; b=4*a; 3+b": the last step needs no name."""
     named = []
     for letter, step in zip(LETTERS, steps[:-1]):
@@ -105,10 +101,11 @@ def join_steps(steps: list[str]) -> str:
 
 def rewrite(problem: str) -> str:
     """The same expression with every bracket written out: "3+4*(2+5)" -> "3+(4*(2+5))"."""
-    return bracket(parse(problem))[1:-1]
+    tree = ast.parse(problem, mode="eval").body
+    return bracket(tree)[1:-1]
 
 
-def bracket(node: ast.expr) -> str:
+def bracket(node):
     """The text of `node` with brackets around each operation."""
     if isinstance(node, ast.Constant):
         return str(node.value)
@@ -118,7 +115,7 @@ def bracket(node: ast.expr) -> str:
 # ------------------------------------------------------------------------------------------------------------
 # Following a plan
 
-def trace(plan: str, known: dict[str, int] | None = None) -> list[tuple[str, str, int]]:
+def trace(plan: str, known: dict | None = None) -> list[tuple]:
     """Each step of a plan as (its name or "", the step with numbers put in for letters, value).
 
     "a=2+5; a*3" -> [("a", "2+5", 7), ("", "7*3", 21)]
@@ -134,14 +131,14 @@ def trace(plan: str, known: dict[str, int] | None = None) -> list[tuple[str, str
         name, left, symbol, right = match.groups(default="")
         x = look_up(left, known)
         y = look_up(right, known)
-        value = compute(x, symbol, y)
+        value = COMPUTE[symbol](x, y)
         found.append((name, f"{x}{symbol}{y}", value))
         if name:
             known[name] = value
     return found
 
 
-def look_up(operand: str, known: dict[str, int]) -> int:
+def look_up(operand, known):
     """The value of a number or of an earlier step's name; ValueError if no step has that name."""
     if operand.isdigit():
         return int(operand)
@@ -150,27 +147,16 @@ def look_up(operand: str, known: dict[str, int]) -> int:
     return known[operand]
 
 
-def compute(x: int, symbol: str, y: int) -> int:
-    if symbol == "+":
-        return x + y
-    if symbol == "-":
-        return x - y
-    return x * y
-
-
 def values(plan: str) -> list[int]:
     """The value of every step: "a=2+5; b=4*a; 3+b" -> [7, 28, 31]."""
     return [value for _, _, value in trace(plan)]
 
 
-def working(plan: str, known: dict[str, int] | None = None) -> str:
+def working(plan: str, known: dict | None = None) -> str:
     """The answer, without its box, that does what the plan says: "a=2+5; a*3" -> "a=2+5=7; 7*3=21."."""
     lines = []
     for name, step, value in trace(plan, known):
-        line = f"{step}={value}"
-        if name:
-            line = f"{name}={line}"
-        lines.append(line)
+        lines.append(f"{name}={step}={value}".lstrip("="))           # a step without a name has no = before it
     return "; ".join(lines) + "."
 
 

@@ -13,9 +13,8 @@ from data.problems.arithmetic import draw_expression
 from data.problems.words import draw_story
 
 KINDS = ("arithmetic", "words")
-SPLITS = ("train", "heldout")
 LEVELS = (1, 2, 3)                               # arithmetic: level + 1 operations; words: level steps
-TRIES = 5_000                                    # draws before we say that there is no further problem
+TRIES = 5_000                                    # draws before we say that there is no other problem
 
 
 def generate(n: int, seed=0, split="train", level: int | None = None, kind="arithmetic") -> list[dict]:
@@ -24,33 +23,29 @@ def generate(n: int, seed=0, split="train", level: int | None = None, kind="arit
     The same arguments give the same rows on every machine. Held-out rows are all different; training rows are
     independent draws. ValueError for an unknown split, level or kind, or too few held-out problems.
     """
-    if split not in SPLITS or kind not in KINDS or level not in (None, *LEVELS):
+    if split not in ("train", "heldout") or kind not in KINDS or level not in (None, *LEVELS):
         raise ValueError(f"generate: no split {split!r}, level {level!r} or kind {kind!r}")
     rng = random.Random(f"{kind} {split} {seed}")
     rows = []
     seen = set()                                 # held-out problems so far
+    tries = 0                                    # since the last row
     while len(rows) < n:
-        row_level = level
-        if level is None:
-            row_level = LEVELS[len(rows) % len(LEVELS)]
-        problem, answer = draw_of_split(rng, kind, split, row_level, seen)
+        row_level = level or LEVELS[len(rows) % len(LEVELS)]
+        if kind == "arithmetic":
+            problem, answer = draw_expression(rng, row_level)
+        else:
+            problem, answer = draw_story(rng, row_level)
+        if held_out(problem) != (split == "heldout") or problem in seen:
+            tries += 1
+            if tries == TRIES:
+                raise ValueError(f"generate: there are no {n} different held-out problems at level {row_level}")
+            continue
+        tries = 0
         if split == "heldout":
             seen.add(problem)
-        identity = f"{kind}-{checksum(problem):08x}"
-        rows.append({"id": identity, "problem": problem, "answer": str(answer), "level": row_level})
+        rows.append({"id": f"{kind}-{checksum(problem):08x}", "problem": problem, "answer": str(answer),
+                     "level": row_level})
     return rows
-
-
-def draw_of_split(rng: random.Random, kind: str, split: str, level: int, seen: set[str]) -> tuple[str, int]:
-    """Draw problems until one belongs to the split and is not in `seen` -> (problem, answer)."""
-    for _ in range(TRIES):
-        if kind == "arithmetic":
-            problem, answer = draw_expression(rng, level)
-        else:
-            problem, answer = draw_story(rng, level)
-        if held_out(problem) == (split == "heldout") and problem not in seen:
-            return problem, answer
-    raise ValueError(f"generate: there are no {len(seen) + 1} different held-out problems at level {level}")
 
 
 def held_out(problem: str) -> bool:
@@ -58,6 +53,6 @@ def held_out(problem: str) -> bool:
     return checksum(problem) % 4 == 0
 
 
-def checksum(problem: str) -> int:
+def checksum(problem):
     """The same on every machine; Python's own `hash` changes from run to run."""
     return zlib.crc32(problem.encode())

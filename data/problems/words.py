@@ -5,17 +5,16 @@ each of which the template says the lowest and the highest (one that does not oc
 compute, with * before + and -.
 """
 import pathlib
-import random
 
 from data.formats.files import read_json
 from data.problems.arithmetic import right_plan, values
 
 NAMES = "Anna Ben David Emma Felix Grace Henry Jack Kate Leo Maria Noah Olivia Paul Rosa Sam".split()
 THINGS = "apples books pencils marbles stickers coins cards cookies shells balloons flowers stamps".split()
-TEMPLATES = read_json(pathlib.Path(__file__).parent / "words.json")["templates"]
+TEMPLATES = read_json(pathlib.Path(__file__).with_name("words.json"))["templates"]
 
 
-def draw_story(rng: random.Random, level: int) -> tuple[str, int]:
+def draw_story(rng, level: int):
     """(text, answer) of a word problem that takes `level` steps."""
     fitting = [template for template in TEMPLATES if template["steps"] == level]
     template = rng.choice(fitting)
@@ -27,5 +26,4 @@ def draw_story(rng: random.Random, level: int) -> tuple[str, int]:
     thing, other_thing = rng.sample(THINGS, 2)
     text = template["text"].format(A=person, B=other_person, s=thing, t=other_thing, **numbers)
     formula = template["answer"].format(**numbers)
-    answer = values(right_plan(formula))[-1]
-    return text, answer
+    return text, values(right_plan(formula))[-1]
