@@ -13,7 +13,9 @@ import eval as evaluation
 import rema
 from data import UserError
 from data.problems import benchmarks
-from data.problems.benchmarks import BENCHMARKS, boxed, fingerprint, load, published, read_jsonl
+from data.problems.benchmarks import BENCHMARKS, boxed, fingerprint, load, published
+from data.problems.choosing import load_data, split_data
+from data.problems.reading import read_conversations, read_jsonl
 
 shared_rows = functools.cache(load)         # (name, directory): several tests read the same large files
 MATHS = [name for name in BENCHMARKS if not name.startswith(("rewardbench", "judgebench"))]

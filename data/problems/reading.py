@@ -1,0 +1,104 @@
+"""JSON lines: problems, judge tasks and conversations, one object a line.
+
+    {"problem": "What is 1+1?", "answer": "2"}
+    {"question": "...", "response_a": "...", "response_b": "...", "answer": "A"}
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+
+A judge task (which of two responses is better?) becomes a row like any other: `problem` holds the question and
+both responses, `answer` is "A" or "B", `judge` is True.
+"""
+import json
+import pathlib
+
+from data import UserError
+from data.formats.files import json_object, naming
+
+JUDGE = ("question", "response_a", "response_b")
+
+
+def read_jsonl(path, required=("problem", "answer")) -> list[dict]:
+    """The rows of a file (UTF-8, blank lines allowed), each as `check` leaves it.
+
+    A row without an id gets FILE-LINE. UserError, with file and line: no JSON object, or not a row as above.
+    """
+    path = pathlib.Path(path)
+    with naming(path, "read"):
+        lines = path.read_bytes().splitlines()           # of bytes: those of a text also end at U+2028
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json_object(line.decode("utf-8-sig"))
+            rows.append(check(row, required, f"{path.stem}-{number}"))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: malformed JSON ({error})") from None
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+    if not rows:
+        raise UserError(f"{path}: empty; one JSON object a line is needed")
+    return rows
+
+
+def check(row: dict, required, default_id: str) -> dict:
+    """The row with an id, text as its problem and answer (27.0 is "27"), and `judge` if it is a judge task.
+
+    ValueError says what is wrong with it.
+    """
+    if "problem" not in row and all(isinstance(row.get(field), str) for field in JUDGE):
+        if row.get("answer") not in ("A", "B"):
+            raise ValueError(f"the answer to a judge task is 'A' or 'B', not {row.get('answer')!r}")
+        row["problem"] = judge_text(row)
+        row["judge"] = True
+    for field in required:
+        if field not in row:
+            raise ValueError(f"no {field!r} (only {list(row)})")
+    if type(row.get("answer")) in (int, float):          # a bool is no number here
+        row["answer"] = number_text(row["answer"])
+    for field in ("problem", "answer"):
+        if field in row and not (isinstance(row[field], str) and row[field].strip()):
+            raise ValueError(f"{field!r} is {row[field]!r}, not text")
+    if row.get("id") is None:
+        row["id"] = default_id
+    return {**row, "id": str(row["id"])}
+
+
+def number_text(number) -> str:
+    """27.0 -> "27", 0.5 -> "0.5"."""
+    if number // 1 == number:
+        number = int(number)
+    return str(number)
+
+
+def judge_text(row: dict) -> str:
+    """What a judge is asked; the verdict is [A] or [B]."""
+    return (f"Question:\n{row['question']}\n\n"
+            f"[Response A]\n{row['response_a']}\n[End of response A]\n\n"
+            f"[Response B]\n{row['response_b']}\n[End of response B]\n\n"
+            "Which response is better, [A] or [B]?")
+
+
+def read_conversations(path) -> list:
+    """The message lists of a file for --sft. UserError: one is malformed, or there is nothing to learn."""
+    conversations = []
+    for number, row in enumerate(read_jsonl(path, ("messages",)), 1):
+        messages = row["messages"]
+        if not is_conversation(messages):
+            raise UserError(f"{path}, conversation {number}: messages must be a list of role (system, user, "
+                            "assistant) and content (text); the assistant speaks in it, but not first")
+        conversations.append(messages)
+    return conversations
+
+
+def is_conversation(messages):
+    """A list of {"role", "content"} in which the assistant speaks, but not first."""
+    if not isinstance(messages, list):
+        return False
+    roles = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            return False
+        if message.get("role") not in ("system", "user", "assistant"):
+            return False
+        roles.append(message["role"])
+    return "assistant" in roles[1:] and roles[0] != "assistant"
