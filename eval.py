@@ -6,69 +6,43 @@
 
 Prints a table; writes a JSON-lines file with every response and verdict, and config.json beside it.
 """
-import argparse
-import json
 import math
-import pathlib
+from argparse import Namespace
+from pathlib import Path
 
 from tqdm import tqdm
 
 import rema
-from data import UserError
-from data.formats.files import atomic_write
-from data.problems.benchmarks import load_data, split_data
+from data.formats.files import write_json
+from data.problems.choosing import choose_held_out
 from data.views import statistics, terminal
-from data.views.program import Parser, check_bounds, claim_directory, pick_dtype, refuse_used, run_program
+from data.views.program import Parser, claim_directory, count, refuse_used, run_program
 from rema import Episode
-from rollout import VARIANTS as SPEAKING_VARIANTS
 from rollout import Agent, add_speaking_flags, choose_roles, complete_speaking, load_agents, play
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Flags and their defaults. Where extensions step in: functions that add flags, check them, and show
-# more at the end; and what their flags are when nobody asks for them.
+# Flags and their defaults. Where extensions step in: functions that add flags, check them, and show more at the end.
 
 FLAGS, CHECKS, AFTER = [], [], []
-VARIANTS = dict(SPEAKING_VARIANTS, plans=1, answers=1)
 
 
-def add_flags(parser: Parser) -> None:
+def parse(argv: list[str] | None) -> Namespace:
+    parser = Parser(__doc__)
+    parser.set_defaults(plans=1, answers=1)          # unless an extension's flag says so
     add_speaking_flags(parser)
     flag = parser.add_argument
     flag("--data", help="arithmetic, words, a benchmark's name or a JSON-lines file with problem and answer "
          "(as trained, else arithmetic for tiny, words for others)")
     flag("--data-dir", help="a directory that holds NAME.jsonl, instead of a download")
-    flag("--limit", type=int, help="only the first N problems (all; of generated ones 1,000)")
-    flag("--batch", type=int, default=256, help="rows decoded at a time: less memory, slower (256)")
+    flag("--limit", type=count, help="only the first N problems (all; of generated ones 1,000)")
+    flag("--batch", type=count, default=256, help="rows decoded at a time: less memory, slower (256)")
     flag("--out", help="directory for episodes.jsonl (out/eval-MODEL-PROCESS-DATA)")
-
-
-def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[dict]]:
-    """-> the settings, and the rows to evaluate: of a run what it held out, unless --data says."""
-    parser = Parser(__doc__)
-    parser.set_defaults(**VARIANTS)
-    for add in [add_flags, *FLAGS]:
-        add(parser)
+    for add_flags in FLAGS:
+        add_flags(parser)
     args = parser.parse_args(argv)
-    trained = complete_speaking(args)
-    check_bounds(args, {"limit": 1, "batch": 1, "plans": 1, "answers": 1})
     refuse_used(args.out, "is not empty: name another --out, or leave it away")
-    for check in CHECKS:
-        check(args)
-    if args.temperature is None:
-        args.temperature = 0.0
-    if trained and not args.data:
-        if "eval_data" not in trained:
-            raise UserError(f"{args.model}: its config.json is not one of train.py, so say --data")
-        args.data = trained["eval_data"] or trained["data"]
-        _, rows = split_data(trained["data"], trained["eval_data"], trained["eval_questions"],
-                             args.data_dir or trained["data_dir"])
-        return args, rows[:args.limit]
-    if args.data is None:
-        args.data = "words"
-        if args.model == "tiny":
-            args.data = "arithmetic"
-    return args, load_data(args.data, "heldout", args.limit, args.data_dir)
+    return args
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -115,9 +89,6 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
         table[figure] = compute_percent(shares)
     for name, counts in statistics.count_agents_tokens(groups).items():
         table[f"tokens of {name}"] = compute_mean(counts)
-    for part, chosen in statistics.split_groups(groups).items():
-        shares = statistics.measure_problems(chosen)["accuracy"]
-        table[f"accuracy, {part}"] = compute_percent(shares)
     if len(groups[0]) > 1:
         table.update(rate_samples(groups))
     return table
@@ -140,31 +111,27 @@ def measure_held_out(agents: list[Agent], rows: list[dict], **how) -> dict[str, 
 # The program
 
 def program(argv: list[str] | None) -> None:
-    args, rows = parse(argv)
-    agents = load_agents(args.model, choose_roles(args, rows), args.device, pick_dtype(args.device),
-                         args.plan_format)
+    args = parse(argv)
+    trained = complete_speaking(args)
+    for check in CHECKS:
+        check(args)
+    rows = choose_held_out(args, trained)
+    agents = load_agents(args.model, choose_roles(args, rows), args)
     samples = [1] * len(agents)
     if args.plans * args.answers > 1:
         samples = choose_numbers_of_samples(args, len(agents))
-    name = f"{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"
-    out = pathlib.Path(args.out or claim_directory(f"out/eval-{name}"))
-    total = len(rows) * sum(math.prod(samples[:i + 1]) for i in range(len(samples)))
-    with tqdm(desc="evaluate", unit="turn", total=total) as bar:
-        episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+    name = f"{Path(args.model).name}-{args.process}-{Path(args.data).stem}"
+    out = Path(args.out or claim_directory(f"out/eval-{name}"))
+    with tqdm(desc="evaluate", unit="turn", total=len(rows) * statistics.count_turns(samples, args.turns)) as bar:
+        episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature or 0.0,
                             samples=samples, key=(args.seed, "eval"), top_p=args.top_p, batch=args.batch,
                             turns=args.turns, bar=bar)
-    if not any(episode.turns[0].tokens for episode in episodes):
-        raise UserError(f"no problem fits the context of {agents[0].model.config.context} tokens")
-    atomic_write(out / "config.json", json.dumps({**vars(args), "out": str(out)}, indent=1))
-    records = [json.dumps(statistics.record(episode), ensure_ascii=False) for episode in episodes]
-    atomic_write(out / "episodes.jsonl", "\n".join(records) + "\n")
-    print(f"{args.model}, {args.process}, {args.data}, {len(rows)} problems, temperature {args.temperature:g}, "
+    statistics.refuse_silence(episodes, agents[0].model.config.context)
+    write_json(out / "config.json", [vars(args)])
+    write_json(out / "episodes.jsonl", [statistics.record(episode) for episode in episodes])
+    print(f"{args.model}, {args.process}, {args.data}, {len(rows)} problems, temperature {args.temperature or 0:g}, "
           f"{math.prod(samples)} samples each")
-    for figure, (mean, error) in summarise(episodes).items():
-        unit = "%"
-        if figure.startswith("tokens"):
-            unit = " "
-        print(f"  {terminal.make_harmless(figure):44} {mean:6.1f} {unit} +- {error:.1f}")
+    terminal.print_table(summarise(episodes))
     for look in AFTER:
         look(args, agents, rows, episodes, out)
     print(f"every response and verdict: {out / 'episodes.jsonl'}")
@@ -178,6 +145,8 @@ def main(argv: list[str] | None = None) -> None:
 
 import collections  # noqa: E402
 
+from data import UserError  # noqa: E402
+
 import rewards  # noqa: E402
 from data.problems import benchmarks  # noqa: E402
 from data.views import page  # noqa: E402
@@ -189,18 +158,18 @@ from rollout import add_variant_flags, make_generator, speak  # noqa: E402
 
 def add_samples_flags(parser: Parser) -> None:
     flag = parser.add_argument
-    flag("--plans", type=int, default=1, help="plans a problem: avg@n, pass@k and votes (1)")
-    flag("--answers", type=int, default=1, help="answers a plan, or conversations a problem (1)")
+    flag("--plans", type=count, default=1, help="plans a problem: avg@n, pass@k and votes (1)")
+    flag("--answers", type=count, default=1, help="answers a plan, or conversations a problem (1)")
 
 
-def check_samples(args: argparse.Namespace) -> None:
+def check_samples(args: Namespace) -> None:
     if args.turns > 1 and args.plans > 1:
         raise UserError("--plans is for one turn: --answers gives more conversations")
     if args.temperature is None and args.plans * args.answers > 1:
         args.temperature = 1.0                       # greedy samples would all be the same
 
 
-def choose_numbers_of_samples(args: argparse.Namespace, agents: int) -> list[int]:
+def choose_numbers_of_samples(args: Namespace, agents: int) -> list[int]:
     """Turns that each agent draws: the first one plans, the last one answers."""
     if agents == 1:
         return [args.plans * args.answers]
@@ -267,7 +236,7 @@ def add_diagnose_flag(parser: Parser) -> None:
                         help="also answer under swapped and empty plans: do they matter?")
 
 
-def check_diagnose(args: argparse.Namespace) -> None:
+def check_diagnose(args: Namespace) -> None:
     if args.diagnose and (args.process != "rema" or args.turns > 1):
         raise UserError("--diagnose is about plans: --process rema in one turn")
 
@@ -311,8 +280,8 @@ def describe_diagnosis(outcomes: dict[str, list[bool]]) -> str:
     return "\n".join(lines)
 
 
-def print_diagnosis(args: argparse.Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
-                    out: pathlib.Path) -> None:
+def print_diagnosis(args: Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
+                    out: Path) -> None:
     if not args.diagnose:
         return
     outcomes = diagnose(agents, rows, max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch)
@@ -329,8 +298,8 @@ def add_page_flags(parser: Parser) -> None:
     flag("--shade", action="store_true", help="episodes.html shows each token's log-prob as a shade")
 
 
-def print_actions(args: argparse.Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
-                  out: pathlib.Path) -> None:
+def print_actions(args: Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
+                  out: Path) -> None:
     for name, value in statistics.describe_actions(episodes).items():
         text = "     -"
         if value is not None:
@@ -338,14 +307,14 @@ def print_actions(args: argparse.Namespace, agents: list[Agent], rows: list[dict
         print(f"  {name:44} {text}")
 
 
-def print_paper(args: argparse.Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
-                out: pathlib.Path) -> None:
+def print_paper(args: Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
+                out: Path) -> None:
     for name, value in benchmarks.PAPER.get((args.base, args.data), {}).items():
         print(f"  the paper's {name:32} {value:7.2f} %")
 
 
-def write_page(args: argparse.Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
-               out: pathlib.Path) -> None:
+def write_page(args: Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
+               out: Path) -> None:
     tokenizer = None
     if args.shade:
         tokenizer = agents[0].tokenizer

@@ -9,49 +9,42 @@ C head width, N tokens of all rows.
 """
 import json
 import math
-import pathlib
+from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from data import UserError
 from data.formats.config import Config
 from data.formats.files import atomic_write, read_json
 from data.formats.hub import resolve
-from data.formats.safetensors import compare, read_tensors, write_tensors
+from data.formats.safetensors import compare, read_tensors, read_weights, write_tensors
 from data.formats.tokenizer import Tokenizer
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Positions: pairs of channels turn by an angle that grows with the position
 
-def compute_rope_frequencies(config: Config) -> torch.Tensor:
-    """Angle per position of each pair of channels -> (C / 2,), float32: theta^(-2i / C).
-
-    With llama3 scaling (Llama 3.1's config, rope_type "llama3") slow rotations are `factor` times slower, fast
-    ones are kept, and between the two wavelengths the two are blended.
-    """
+def compute_rope_frequencies(config: Config) -> Tensor:
+    """Angle per position of each pair of channels -> (C / 2,), float32: theta^(-2i / C)."""
     even = torch.arange(0, config.head_width, 2, dtype=torch.int64).float()
     frequency = 1.0 / config.rope_theta ** (even / config.head_width)
-    if config.rope_scaling is None:
-        return frequency
-    scaling = config.rope_scaling
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)     # in the old context
-    keep = ((turns - low) / (high - low)).clamp(0, 1)        # 0: slow, stretch it; 1: fast, leave it
-    return (1 - keep) * frequency / scaling["factor"] + keep * frequency
+    if config.rope_scaling:
+        frequency = stretch_frequencies(frequency, config.rope_scaling)
+    return frequency
 
 
-def compute_rotation(positions: torch.Tensor, frequency: torch.Tensor, dtype: torch.dtype):
+def compute_rotation(positions: Tensor, frequency: Tensor, dtype: torch.dtype):
     """positions (B, T) -> cos, sin (B, 1, T, C), once for all layers. sin of the first half has its sign turned."""
     angle = positions[:, None, :, None].float() * frequency                    # (B, 1, T, C / 2)
     cos, sin = angle.cos(), angle.sin()
     return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn channel i with channel i + C / 2 by the position's angle: Hugging Face's half-split order."""
     swapped = x.roll(x.shape[-1] // 2, -1)
     return x * cos + swapped * sin
@@ -168,14 +161,18 @@ class Transformer(nn.Module):
         self.checkpointing = False           # recompute the blocks in the backward pass, to save memory
         self.adapter = None                  # of a model with LoRA: its adapter_config.json
 
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
     def forward(self, tokens, cache=None):
         return self.lm_head(self.hidden(tokens, cache))
 
-    def step(self, token: torch.Tensor, cache: "Cache") -> torch.Tensor:
+    def step(self, token: Tensor, cache: "Cache") -> Tensor:
         """Decoding: one token of each row (B,) -> logits of the next one (B, V)."""
         return self(token[:, None], cache)[:, 0]
 
-    def hidden(self, tokens: torch.Tensor, cache: "Cache | None" = None, real: torch.Tensor | None = None):
+    def hidden(self, tokens: Tensor, cache: "Cache | None" = None, real: Tensor | None = None):
         """tokens (B, T) -> the normed output of the last block (B, T, D); the head turns it into logits.
 
         Without a cache, rows are plain causal sequences: padding goes right, where nothing looks at it. With one,
@@ -211,84 +208,68 @@ class Cache:
     into buffers with room for what will be drawn.
     """
 
-    def __init__(self, real: torch.Tensor | None = None, past: dict | None = None):
+    def __init__(self, real: Tensor | None = None, past: dict | None = None, filled: int = 0, capacity: int = 0):
         self.real = real                 # (B, S) bool, or with buffers (B, capacity)
-        self.past = past or {}           # layer -> keys, values (B, K, S, C), before this call
-        self.kv = {}                     # the same, after it
-        self.filled = 0                  # slots in use
-        self.capacity = 0                # slots of the buffers; 0: there are none
-        if real is not None:
-            self.filled = real.shape[1]
+        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) that a call goes on from
+        self.kv = {}                     # the same, with what the last call added; or the buffers
+        self.filled = filled             # slots in use
+        self.capacity = capacity         # slots of the buffers; 0: there are none
 
-    def begin(self, tokens: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def begin(self, tokens: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
         """Called before the first layer -> positions (B, T) of the new tokens, mask (B, 1, T, S)."""
-        B, T = tokens.shape
         if real is None:
-            real = torch.ones(B, T, dtype=torch.bool, device=tokens.device)
-        first, self.filled = self.filled, self.filled + T
+            real = torch.ones_like(tokens, dtype=torch.bool)
+        first = self.filled
+        self.filled = first + tokens.shape[1]
         if self.capacity:
             self.real[:, first:self.filled] = real
-            real = self.real[:, :self.filled]
-        elif self.real is not None:
-            real = torch.cat((self.real, real), 1)                             # (B, S)
-            self.real = real
+        elif first:
+            self.real = torch.cat((self.real, real), 1)
         else:
             self.real = real
-        positions = (real.cumsum(1)[:, first:] - 1).clamp(min=0)
-        if T == 1:
-            return positions, real[:, None, None]
+        seen = self.real[:, :self.filled]                                      # (B, S)
+        positions = (seen.cumsum(1)[:, first:] - 1).clamp(min=0)
+        if tokens.shape[1] == 1:
+            return positions, seen[:, None, None]
         # A token sees the real ones up to itself; padding sees itself, since softmax needs something.
         slots = torch.arange(self.filled, device=tokens.device)
         own = slots[first:, None]                                              # (T, 1)
-        mask = (slots <= own) & real[:, None] | (slots == own)                 # (B, T, S)
+        mask = (slots <= own) & seen[:, None] | (slots == own)                 # (B, T, S)
         return positions, mask[:, None]
 
-    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put a layer's new keys and values (B, K, T, C) behind the old ones -> all of them (B, K, S, C)."""
+    def append(self, layer: int, k: Tensor, v: Tensor) -> Tensor:
+        """Put a layer's new keys and values (B, K, T, C) behind the old ones -> all of them (2, B, K, S, C)."""
+        new = torch.stack((k, v))
         if self.capacity:
-            keys, values = self.kv[layer]
             first = self.filled - k.shape[2]
-            keys[:, :, first:self.filled] = k
-            values[:, :, first:self.filled] = v
-            return keys[:, :, :self.filled], values[:, :, :self.filled]
+            self.kv[layer][:, :, :, first:self.filled] = new
+            return self.kv[layer][:, :, :, :self.filled]
         if layer in self.past:
-            past_keys, past_values = self.past[layer]
-            k = torch.cat((past_keys, k), 2)
-            v = torch.cat((past_values, v), 2)
-        self.kv[layer] = k, v
-        return k, v
+            new = torch.cat((self.past[layer], new), 3)
+        self.kv[layer] = new
+        return new
 
-    def select(self, rows: torch.Tensor) -> "Cache":
-        """A cache whose row b holds what row rows[b] of this one does. With gradients: for training."""
-        past = {}
-        for layer, (keys, values) in self.kv.items():
-            past[layer] = keys[rows], values[rows]
-        return Cache(self.real[rows], past)
+    def select(self, rows: Tensor) -> "Cache":
+        """A cache whose row b goes on from row rows[b] of this one. With gradients: for training."""
+        past = {layer: kv[:, rows] for layer, kv in self.kv.items()}
+        return Cache(self.real[rows], past, self.filled)
 
     def repeat(self, samples: int, room: int) -> "Cache":
         """Each row `samples` times, in buffers with room for so many more tokens: for sampling."""
-        rows = len(self.real) * samples
-        cache = Cache()
-        cache.filled = self.filled
-        cache.capacity = self.filled + room
-        cache.real = self.real.new_zeros(rows, cache.capacity)
-        cache.real[:, :self.filled] = self.real.repeat_interleave(samples, 0)
-        for layer, (keys, values) in self.kv.items():
-            shape = rows, keys.shape[1], cache.capacity, keys.shape[3]
-            cache.kv[layer] = keys.new_zeros(shape), values.new_zeros(shape)
-            cache.kv[layer][0][:, :, :self.filled] = keys.repeat_interleave(samples, 0)
-            cache.kv[layer][1][:, :, :self.filled] = values.repeat_interleave(samples, 0)
+        real = self.real.repeat_interleave(samples, 0)
+        cache = Cache(F.pad(real, (0, room)), filled=self.filled, capacity=self.filled + room)
+        for layer, kv in self.kv.items():
+            cache.kv[layer] = F.pad(kv.repeat_interleave(samples, 1), (0, 0, 0, room))
         return cache
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def keep(self, rows: Tensor) -> None:
         """Only these rows (n,) go on. They move to the front of the buffers, whose addresses stay as they are."""
         n = len(rows)
         self.real[:n] = self.real[rows]
         self.real = self.real[:n]
-        for layer, (keys, values) in self.kv.items():
-            keys[:n, :, :self.filled] = keys[rows, :, :self.filled]
-            values[:n, :, :self.filled] = values[rows, :, :self.filled]
-            self.kv[layer] = keys[:n], values[:n]
+        for layer, kv in self.kv.items():
+            kv[:, :n, :, :self.filled] = kv[:, rows, :, :self.filled]
+            self.kv[layer] = kv[:, :n]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -304,8 +285,8 @@ def compute_chunk_logprobs(hidden, weight, targets, temperature):
     return logits.gather(1, targets[:, None])[:, 0] - logz, entropy
 
 
-def compute_logprobs(model: Transformer, hidden: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0,
-                     chunk: int = 1024) -> tuple[torch.Tensor, torch.Tensor]:
+def compute_logprobs(model: Transformer, hidden: Tensor, targets: Tensor, temperature: float = 1.0,
+                     chunk: int = 1024) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, in nats -> (N,), (N,).
 
     hidden (N, D) from model.hidden, targets (N,). The head runs over `chunk` positions at a time, and again in
@@ -324,6 +305,13 @@ def compute_logprobs(model: Transformer, hidden: torch.Tensor, targets: torch.Te
 # ------------------------------------------------------------------------------------------------------------
 # Load and save
 
+def to_file_name(name: str) -> str:
+    """Our name of a weight -> the checkpoint's."""
+    if name.startswith("lm_head"):
+        return name
+    return "model." + name
+
+
 def assemble(config: Config, weights: dict[str, nn.Parameter]) -> Transformer:
     """A Transformer around given tensors (name -> tensor): nothing is copied."""
     with torch.device("meta"):           # shapes alone
@@ -336,13 +324,6 @@ def assemble(config: Config, weights: dict[str, nn.Parameter]) -> Transformer:
     return model
 
 
-def to_file_name(name: str) -> str:
-    """Our name of a weight -> the checkpoint's."""
-    if name.startswith("lm_head"):
-        return name
-    return "model." + name
-
-
 def load(name_or_dir: str, device: str = "cpu", dtype: torch.dtype = torch.float32,
          bases: dict | None = None) -> tuple[Transformer, Tokenizer]:
     """The model and tokenizer of a Hugging Face directory, or of a name that data/formats/hub.py resolves.
@@ -353,37 +334,20 @@ def load(name_or_dir: str, device: str = "cpu", dtype: torch.dtype = torch.float
     if (directory / "adapter_config.json").exists():
         return load_adapters(directory, device, dtype, bases)
     config = Config.from_hf(read_json(directory / "config.json"))
-    tensors = read_weights(directory, config)
+    wanted = {}
     with torch.device("meta"):
-        wanted = Transformer(config).named_parameters()
-    compare(directory, tensors, {to_file_name(name): weight for name, weight in wanted})
+        for name, weight in Transformer(config).named_parameters():
+            wanted[to_file_name(name)] = weight
     weights = {}
-    for name, tensor in tensors.items():
+    for name, tensor in read_weights(directory, wanted, config.tied).items():
         weight = tensor.to(device=device, dtype=dtype, copy=True)              # the file stays as it is
-        if device == "cpu" and weight.dim() == 2 and "embed" not in name:
-            weight = weight.t().contiguous().t()     # transposed in memory: few rows times it are 20 % faster
         weights[name.removeprefix("model.")] = nn.Parameter(weight)
     return assemble(config, weights), Tokenizer.load(directory)
 
 
-def read_weights(directory: pathlib.Path, config: Config) -> dict[str, torch.Tensor]:
-    """A checkpoint's tensors, without what is no weight of ours. UserError: two heads that differ."""
-    tensors = {}
-    for name, tensor in read_tensors(directory).items():
-        if not name.endswith("rotary_emb.inv_freq"):         # a constant of old files
-            tensors[name] = tensor
-    if config.tied and "lm_head.weight" in tensors:          # the embedding once more: it must be the same
-        head = tensors.pop("lm_head.weight")
-        if not torch.equal(head, tensors.get("model.embed_tokens.weight", head)):
-            raise UserError(f"{directory}: tie_word_embeddings is true but lm_head.weight differs "
-                            "from the embedding")
-    return tensors
-
-
-def save(model: Transformer, tokenizer: Tokenizer, directory: str | pathlib.Path,
-         dtype: torch.dtype | None = None) -> None:
+def save(model: Transformer, tokenizer: Tokenizer, directory: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a Hugging Face directory that transformers 4, 5 and load read: config, weights, tokenizer."""
-    directory = pathlib.Path(directory)
+    directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(directory)
     if model.adapter:
@@ -391,13 +355,23 @@ def save(model: Transformer, tokenizer: Tokenizer, directory: str | pathlib.Path
     tensors = {}
     for name, weight in model.named_parameters():
         tensors[to_file_name(name)] = weight.detach().to("cpu", dtype or weight.dtype)
-    kind = str(tensors["model.norm.weight"].dtype).removeprefix("torch.")
-    config = {**model.config.to_hf(kind), "eos_token_id": sorted(tokenizer.stop_ids)}
     write_tensors(tensors, directory / "model.safetensors")
+    config = model.config.to_hf(str(tensors["model.norm.weight"].dtype), tokenizer.stop_ids)
     atomic_write(directory / "config.json", json.dumps(config, indent=1))
 
 
 # --- extensions ---------------------------------------------------------------------------------------------
+
+# ------------------------------------------------------------------------------------------------------------
+# Llama 3.1's rotary positions
+
+def stretch_frequencies(frequency: Tensor, scaling: dict) -> Tensor:
+    """Slow rotations are `factor` times slower, fast ones are kept, between the two wavelengths they are blended."""
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)     # in the old context
+    keep = ((turns - low) / (high - low)).clamp(0, 1)        # 0: slow, stretch it; 1: fast, leave it
+    return (1 - keep) * frequency / scaling["factor"] + keep * frequency
+
 
 # ------------------------------------------------------------------------------------------------------------
 # New weights, for a model that is trained from nothing (data/tiny/make_tiny.py)
@@ -419,17 +393,16 @@ def init_weights(model: Transformer, generator: torch.Generator) -> None:
 
 def reserve(cache: Cache, room: int) -> None:
     """Make room for so many more tokens in the buffers of a cache."""
-    new = cache.filled + room
-    if new <= cache.capacity:
+    more = cache.filled + room - cache.capacity
+    if more <= 0:
         return
-    cache.real = F.pad(cache.real, (0, new - cache.real.shape[1]))
-    for layer, (keys, values) in cache.kv.items():
-        more = (0, 0, 0, new - keys.shape[2])
-        cache.kv[layer] = F.pad(keys, more), F.pad(values, more)
-    cache.capacity = new
+    cache.capacity += more
+    cache.real = F.pad(cache.real, (0, more))
+    for layer, kv in cache.kv.items():
+        cache.kv[layer] = F.pad(kv, (0, 0, 0, more))
 
 
-def hide(cache: Cache, first: int, lengths: torch.Tensor) -> None:
+def hide(cache: Cache, first: int, lengths: Tensor) -> None:
     """From slot `first` on only the first lengths[b] tokens of row b count: it forgets what it drew behind them."""
     places = torch.arange(cache.filled - first, device=lengths.device)
     cache.real[:, first:cache.filled] &= places < lengths[:, None]
@@ -497,7 +470,7 @@ def name_adapters(model: Transformer) -> dict[str, nn.Parameter]:
     return found
 
 
-def load_adapters(directory: pathlib.Path, device: str, dtype: torch.dtype,
+def load_adapters(directory: Path, device: str, dtype: torch.dtype,
                   bases: dict | None) -> tuple[Transformer, Tokenizer]:
     """Adapters in PEFT's format, on their base.
 
@@ -519,7 +492,7 @@ def load_adapters(directory: pathlib.Path, device: str, dtype: torch.dtype,
     return model, tokenizer
 
 
-def save_adapters(model: Transformer, directory: pathlib.Path) -> None:
+def save_adapters(model: Transformer, directory: Path) -> None:
     """The adapters alone, in PEFT's format."""
     tensors = {}
     for name, weight in name_adapters(model).items():

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 import rewards
 
@@ -239,15 +240,6 @@ def drop_dead_groups(turns: list[Turn]) -> list[Turn]:
     return [turn for turn in turns if turn.group in alive]
 
 
-def share_of_dead_groups(turns: list[Turn]) -> float:
-    """Share of the groups whose rewards are all the same. Near 1: nothing can be learned from these samples."""
-    found = {}
-    for turn in turns:
-        found.setdefault(turn.group, set()).add(turn.reward)
-    dead = [group for group, different in found.items() if len(different) == 1]
-    return len(dead) / max(1, len(found))
-
-
 # ------------------------------------------------------------------------------------------------------------
 # The loss
 
@@ -261,9 +253,9 @@ def assign_weights(turns: list[Turn]) -> None:
         turn.weights = [1 / total] * turn.count_learned()
 
 
-def policy_loss(new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, weights: torch.Tensor,
-                clip: float = 0.2, kl: float = 0.0, ref: torch.Tensor | None = None,
-                turns: torch.Tensor | None = None, dual_clip: float = 0.0) -> tuple[torch.Tensor, dict]:
+def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
+                clip: float = 0.2, kl: float = 0.0, ref: Tensor | None = None,
+                turns: Tensor | None = None, dual_clip: float = 0.0) -> tuple[Tensor, dict]:
     """The clipped objective with its sign turned, eq. 2 -> (loss, statistics). All tensors (N,), an entry a token.
 
         r = exp(new - old)                                                  the ratio, 1 on fresh samples
@@ -311,21 +303,21 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
     return [(first + phase) % agents]
 
 
-def choose_samples(learning: list[int], group: list[int], followers: int = 1) -> list[int]:
+def choose_samples(learning: list[int], agents: int, group: list[int], followers: int = 1) -> list[int]:
     """How many turns each agent draws for each thing that it is shown -> one number an agent.
 
-    Who learns draws its group. Who spoke before it draws one, so that a group shares everything that was said
-    before; who speaks after it draws `followers`, more of them make the learner's reward less noisy.
-    While the high-level agent learns these are G plans and 1 answer to each (k1 = G, k2 = 1); while the
-    low-level agent learns, 1 plan and G answers.
+    Who learns draws its group (one size for all, or one for each agent). Who spoke before it draws one, so that a
+    group shares everything that was said before; who speaks after it draws `followers`: more of them make the
+    learner's reward less noisy. While the high-level agent learns these are G plans and 1 answer to each (k1 = G,
+    k2 = 1); while the low-level agent learns, 1 plan and G answers.
 
-    >>> choose_samples([0], [8, 8]), choose_samples([1], [8, 8])
-    ([8, 1], [1, 8])
+    >>> choose_samples([0], 2, [8]), choose_samples([1], 2, [8]), choose_samples([0, 1], 2, [4, 2])
+    ([8, 1], [1, 8], [4, 2])
     """
     samples = []
-    for position, size in enumerate(group):
+    for position in range(agents):
         if position in learning:
-            samples.append(size)
+            samples.append(group[min(position, len(group) - 1)])
         elif position < min(learning):
             samples.append(1)
         else:
@@ -539,7 +531,7 @@ def assign_other_weights(rows: list[Turn], normalise: str, max_new_tokens: int) 
             row.weights.append(weight)
 
 
-def average_over_turns(log_ratio: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+def average_over_turns(log_ratio: Tensor, turns: Tensor) -> Tensor:
     """One log-ratio for all tokens of a turn, their mean (eq. 13). turns (N,): the turn of each token, from 0.
 
     The ratio is then the geometric mean of the tokens' ratios: the paper writes the arithmetic mean, its code
@@ -551,7 +543,7 @@ def average_over_turns(log_ratio: torch.Tensor, turns: torch.Tensor) -> torch.Te
     return (sums / counts)[turns]
 
 
-def bound_loss(gain: torch.Tensor, advantages: torch.Tensor, dual_clip: float) -> torch.Tensor:
+def bound_loss(gain: Tensor, advantages: Tensor, dual_clip: float) -> Tensor:
     """Where A < 0 the loss of a token is at most dual_clip |A|, however far its ratio has gone."""
     bounded = torch.maximum(gain, dual_clip * advantages)
     return torch.where(advantages < 0, bounded, gain)

@@ -9,87 +9,45 @@ train.py trains on. Text is only for rewards, logs and people.
 
 Shapes: B rows, P prompts, T tokens, V vocabulary, D width.
 """
-import argparse
 import hashlib
-import pathlib
+from argparse import Namespace
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Generator, Tensor
 
 import rema
 from data import UserError
 from data.formats.files import read_json
+from data.formats.runs import complete_from_run, find_agents
 from data.formats.tokenizer import Tokenizer
-from data.views import terminal
-from data.views.program import (Parser, check_bounds, pick_device, pick_dtype, pick_threads, run_program)
+from data.views.program import Parser, add_machine_flags, amount, check_sampling, count, pick_machine, rate
 from model import Cache, Transformer, compute_logprobs, load
 from rema import Episode, Role, Turn
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Flags and their defaults. FLAGS: functions that add flags; extensions add theirs. VARIANTS: what they are when
-# nobody asks for them.
-
-FLAGS = []
-VARIANTS = dict(turns=1, plan_format="text", example=False, logprobs=None)
-
-
-def add_flags(parser: Parser) -> None:
-    flag = parser.add_argument
-    flag("question", help="what is asked")
-    flag("--answer", help="the gold answer: then a verdict is given")
-    add_speaking_flags(parser)
-
+# Flags that rollout.py and eval.py share
 
 def add_speaking_flags(parser: Parser) -> None:
-    """What rollout.py and eval.py share."""
+    parser.set_defaults(turns=1, plan_format="text", example=False)            # unless an extension's flag says so
     flag = parser.add_argument
     flag("--model", default="tiny", help="a name (tiny, llama-1b ...), a hub name, a directory or a run (tiny)")
     flag("--process", choices=sorted(rema.PROCESSES), help="who speaks (as trained, else rema)")
-    flag("--max-new-tokens", type=int, help="for each turn (as trained, else 64 for tiny, 512 for others)")
-    flag("--temperature", type=float, help="0 takes the likeliest token each time (0)")
-    flag("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this mass (1.0: from all)")
-    flag("--seed", type=int, default=0, help="of all draws (0)")
-    flag("--device", help="cpu, cuda or mps (cuda where there is one)")
-    flag("--threads", type=int, help="of the CPU (1 for tiny: a second one mostly waits; else all)")
+    flag("--max-new-tokens", type=count, help="for each turn (as trained, else 64 for tiny, 512 for others)")
+    flag("--temperature", type=amount, help="0 takes the likeliest token each time (0)")
+    flag("--top-p", type=rate, default=1.0, help="draw from the likeliest tokens of this mass (1.0: from all)")
+    add_machine_flags(parser)
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(__doc__)
-    parser.set_defaults(**VARIANTS)
-    for add in [add_flags, *FLAGS]:
-        add(parser)
-    args = parser.parse_args(argv)
-    if not args.question.strip():
-        raise UserError("the question is empty")
-    complete_speaking(args)
-    if args.temperature is None:
-        args.temperature = 0.0
-    return args
-
-
-def complete_speaking(args: argparse.Namespace) -> dict:
-    """Fill in what no flag said, from the run that --model names if it is one -> that run's settings, or {}."""
-    trained = {}
-    directory = pathlib.Path(args.model)
-    for place in (directory.parent, directory):              # RUN/best belongs to RUN
-        if (place / "metrics.jsonl").exists():
-            trained = read_json(place / "config.json")
-    for name in ("process", "turns", "plan_format", "example", "max_new_tokens"):
-        if name in trained and getattr(args, name) in (None, VARIANTS.get(name)):
-            setattr(args, name, trained[name])
-    args.base = trained.get("model", args.model)             # what the run started from
-    if args.process is None:
-        args.process = "rema"
-    if args.max_new_tokens is None:
-        args.max_new_tokens = 64 if args.base == "tiny" else 512
-    check_bounds(args, {"max_new_tokens": 1, "temperature": 0, "turns": 1, "threads": 1})
-    if not 0 < args.top_p <= 1:
-        raise UserError(f"--top-p {args.top_p} must be in (0, 1]")
-    args.device = pick_device(args.device)
-    args.threads = pick_threads(args.threads, args.base)
+def complete_speaking(args: Namespace) -> dict:
+    """Fill in what no flag said, as trained if --model is a run -> the settings of that run, or {}."""
+    usual = dict(process="rema", turns=1, plan_format="text", example=False, max_new_tokens=None)
+    trained = complete_from_run(args, usual)
+    pick_machine(args, args.base)
     return trained
 
 
@@ -97,55 +55,43 @@ def complete_speaking(args: argparse.Namespace) -> dict:
 # Random numbers: a generator for everything that is drawn, which follows from what it is drawn for. So nothing
 # depends on the order of work, on what else is in the batch, or on the process that does it.
 
-def make_generator(*key) -> torch.Generator:
+def make_generator(*key) -> Generator:
     """A generator for a key such as (seed, step, question)."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     seed = int.from_bytes(digest[:8], "little") >> 1
-    return torch.Generator().manual_seed(seed)
+    return Generator().manual_seed(seed)
 
 
 # ------------------------------------------------------------------------------------------------------------
 # One token
 
-def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float,
-         top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
     """logits (B, V), uniform (B,) in [0, 1) -> tokens (B,), log-probs (B,) under the distribution drawn from.
 
     Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
     greedy and reports log-probs at temperature 1.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if temperature not in (0, 1):
+    if temperature > 0:
         logits = logits / temperature
-    best, greedy = logits.max(-1, keepdim=True)                                # (B, 1)
-    probs = (logits - best).exp()                    # times a constant, which `total` takes care of
+    probs = logits.softmax(-1)                                                 # (B, V)
     if top_p < 1:
         probs = keep_nucleus(probs, top_p)
-    total = probs.sum(-1, keepdim=True)                                        # (B, 1)
     if temperature == 0:
-        tokens = greedy
+        tokens = logits.argmax(-1, keepdim=True)                               # (B, 1)
     else:
-        cdf = probs.cumsum(-1)                                                 # (B, V)
-        highest = torch.nextafter(cdf[:, -1:], torch.zeros_like(best))         # below the end: rounding
-        point = uniform.to(cdf)[:, None] * cdf[:, -1:]
-        tokens = torch.searchsorted(cdf, torch.minimum(point, highest), right=True)
-    logprobs = (logits - best).gather(-1, tokens) - total.log()
-    return tokens[:, 0], logprobs[:, 0]
-
-
-def keep_nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Set to 0 what lies outside the likeliest tokens whose mass reaches top_p."""
-    ordered = probs.sort(-1, descending=True).values
-    mass_before = ordered.cumsum(-1) - ordered
-    kept = mass_before < top_p * ordered.sum(-1, keepdim=True)
-    least = ordered.gather(-1, kept.sum(-1, keepdim=True) - 1)                 # probability of the last one kept
-    return probs.masked_fill(probs < least, 0)
+        cdf = probs.cumsum(-1)
+        end = cdf[:, -1:]                            # 1, but for rounding, which must not draw beyond it
+        point = uniform.to(cdf)[:, None] * end
+        point = torch.minimum(point, torch.nextafter(end, torch.zeros_like(end)))
+        tokens = torch.searchsorted(cdf, point, right=True)
+    return tokens[:, 0], probs.gather(-1, tokens)[:, 0].log()
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Completions
 
-def pad_left(sequences: list[list[int]], device) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_left(sequences: list[list[int]], device) -> tuple[Tensor, Tensor]:
     """Lists of ids -> tokens (B, T) filled up on the left, real (B, T) bool: which of them are no padding."""
     longest = max(len(sequence) for sequence in sequences)
     tokens, real = [], []
@@ -156,9 +102,9 @@ def pad_left(sequences: list[list[int]], device) -> tuple[torch.Tensor, torch.Te
     return torch.tensor(tokens, device=device), torch.tensor(real, device=device)
 
 
-def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor]:
+def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
     """Run P prompts -> their Cache and the last hidden state of each (P, D). Sampling and training share this."""
-    tokens, real = pad_left(prompts, model.embed_tokens.weight.device)
+    tokens, real = pad_left(prompts, model.device)
     cache = Cache()
     hidden = model.hidden(tokens, cache, real)
     return cache, hidden[:, -1]
@@ -172,20 +118,17 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
 
     Each prompt is run once, whatever the number of its samples; each sample draws from the first token on. A row
     ends when it draws an id of stop_ids, after max_new_tokens, or at the end of the model's context.
-    generator: a torch.Generator, or a list of one a prompt. batch: so many rows at a time (memory), but
+    generator: a Generator, or a list of one a prompt. batch: so many rows at a time (memory), but
     never fewer than one prompt's samples. bar: advanced by each row. UserError: a prompt that is empty or
     leaves no room.
     """
     context = model.config.context
-    if samples < 1 or max_new_tokens < 1:
-        raise UserError(f"samples {samples} and max_new_tokens {max_new_tokens} must be at least 1")
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise UserError(f"temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
+    check_sampling(samples, max_new_tokens, temperature, top_p)
     for prompt in prompts:
         if not 0 < len(prompt) < context:
             raise UserError(f"a prompt of {len(prompt)} tokens has no room in the model's context of {context}")
     if not isinstance(generator, list):
-        generator = [generator or torch.Generator().manual_seed(0)] * len(prompts)
+        generator = [generator or Generator().manual_seed(0)] * len(prompts)
     # All random numbers are drawn ahead, per prompt, so that they depend on nothing that happens on the way.
     uniforms = [torch.rand(samples, max_new_tokens, generator=one) for one in generator]
 
@@ -211,7 +154,7 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
     return turns
 
 
-def decode(model: Transformer, cache: Cache, logits: torch.Tensor, room: list[int], uniform: torch.Tensor,
+def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], uniform: Tensor,
            temperature: float, top_p: float, stop_ids, drop_done: bool = True) -> list[Turn]:
     """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
 
@@ -225,7 +168,7 @@ def decode(model: Transformer, cache: Cache, logits: torch.Tensor, room: list[in
     stops = torch.tensor(sorted(stop_ids), device=device)
     tokens = torch.zeros(B, most, dtype=torch.int64, device=device)
     logprobs = torch.zeros(B, most, device=device, dtype=torch.promote_types(logits.dtype, torch.float32))
-    count = torch.tensor(room, device=device)        # tokens of each row, its end token included
+    length = torch.tensor(room, device=device)       # tokens of each row, its end token included
     stopped = torch.zeros(B, dtype=torch.bool, device=device)
     live = torch.arange(B, device=device)            # rows that are still in the batch
     look_every = 1
@@ -235,13 +178,13 @@ def decode(model: Transformer, cache: Cache, logits: torch.Tensor, room: list[in
         token, logprob = draw(logits, uniform[live, t], temperature, top_p)
         tokens[live, t] = token
         logprobs[live, t] = logprob
-        ends_here = torch.isin(token, stops) & (t < count[live])
+        ends_here = torch.isin(token, stops) & (t < length[live])
         stopped[live] |= ends_here
-        count[live] = torch.where(ends_here, t + 1, count[live])
+        length[live] = torch.where(ends_here, t + 1, length[live])
         if t + 1 == most:
             break
         if (t + 1) % look_every == 0:
-            going = (count[live] > t + 1).nonzero()[:, 0]
+            going = (length[live] > t + 1).nonzero()[:, 0]
             if len(going) == 0:
                 break
             if drop_done and len(going) <= 0.9 * len(live):  # leaving copies the cache: not for a single row
@@ -250,23 +193,22 @@ def decode(model: Transformer, cache: Cache, logits: torch.Tensor, room: list[in
         logits = model.step(token, cache)                                      # (B, V)
 
     turns = []
-    tokens, logprobs, count, stopped = tokens.tolist(), logprobs.tolist(), count.tolist(), stopped.tolist()
-    for row in range(B):
-        n = count[row]
-        turns.append(Turn([], tokens[row][:n], logprobs[row][:n], stopped[row]))
+    rows = zip(tokens.tolist(), logprobs.tolist(), stopped.tolist(), length.tolist())
+    for row_tokens, row_logprobs, row_stopped, n in rows:
+        turns.append(Turn([], row_tokens[:n], row_logprobs[:n], row_stopped))
     return turns
 
 
 # ------------------------------------------------------------------------------------------------------------
 # The same tokens again, with gradients
 
-def run_turns(model: Transformer, turns: list[Turn]) -> tuple[torch.Tensor, torch.Tensor]:
+def run_turns(model: Transformer, turns: list[Turn]) -> tuple[Tensor, Tensor]:
     """Hidden states (N, D) that predict the learned tokens of all turns, and those tokens (N,), turn by turn.
 
     Each prompt is run once for all of its samples: the hidden state at its last token predicts their first
     token; their other tokens see the prompt through its keys and values, with gradients.
     """
-    device = model.embed_tokens.weight.device
+    device = model.device
     index = {}                                       # prompt -> its row
     for turn in turns:
         index.setdefault(tuple(turn.prompt), len(index))
@@ -290,7 +232,7 @@ def run_turns(model: Transformer, turns: list[Turn]) -> tuple[torch.Tensor, torc
 
 
 def batch_logprobs(model: Transformer, turns: list[Turn],
-                   temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+                   temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-prob of each learned token and entropy of its distribution, flat, turn by turn -> (N,), (N,)."""
     hidden, targets = run_turns(model, turns)
     return compute_logprobs(model, hidden, targets, temperature)
@@ -315,11 +257,11 @@ class Agent:
     def generate(self, prompts: list[list[int]], samples: int, **how) -> list[list[Turn]]:
         return generate(self.model, prompts, samples, stop_ids=self.tokenizer.stop_ids, **how)
 
-    def compute_logprobs(self, turns: list[Turn], temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def compute_logprobs(self, turns: list[Turn], temperature: float) -> tuple[Tensor, Tensor]:
         return batch_logprobs(self.model, turns, temperature)
 
 
-def speak(agent: Agent, conversations: list[list[dict]], samples: int, generators: list[torch.Generator],
+def speak(agent: Agent, conversations: list[list[dict]], samples: int, generators: list[Generator],
           **how) -> list[list[Turn]]:
     """`samples` turns of an agent for each message list. One that is too long for the context gets empty turns."""
     ids = [agent.tokenizer.chat(messages) for messages in conversations]
@@ -347,14 +289,14 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     takes besides (max_new_tokens, top_p, batch, bar).
     """
     episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]
-    for agent, count, temperature in zip(agents, samples, temperatures):
+    for agent, n, temperature in zip(agents, samples, temperatures):
         conversations, generators = [], []
         for episode in episodes:
             conversations.append(agent.role.prompt(episode.row, episode.said()))
             # copy: of a problem that stands in the batch twice
             row_key = episode.row["id"], episode.row.get("copy", 0), *episode.place[1:]
             generators.append(make_generator(*key, *row_key, agent.name))
-        groups = speak(agent, conversations, count, generators, temperature=temperature, **how)
+        groups = speak(agent, conversations, n, generators, temperature=temperature, **how)
         longer = []
         for episode, turns in zip(episodes, groups):
             for j, turn in enumerate(turns):
@@ -364,47 +306,32 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     return episodes
 
 
-def play(agents: list[Agent], rows: list[dict], samples: list[int], *, turns: int = 1, **how) -> list[Episode]:
+def play(agents: list[Agent], rows: list[dict], samples: list[int], turns: int = 1, **how) -> list[Episode]:
     """rollout, or what an extension puts in its place."""
     if dist.is_initialized():
-        return play_together(agents, rows, samples, turns=turns, **how)
+        return play_together(agents, rows, samples, turns, **how)
     if turns > 1:
-        return converse(agents, rows, samples[-1], turns=turns, **how)
+        return converse(agents, rows, samples[-1], turns, **how)
     return rollout(agents, rows, samples, **how)
 
 
-def find_agents(name: str, roles: list[Role]) -> list[str]:
-    """What to load for each role: the same model, or the agents in the directory of a run."""
-    directory = pathlib.Path(name)
-    held = []
-    for known in ("high", "low", "solo", *(role.name for role in roles)):
-        if (directory / known).is_dir() and known not in held:
-            held.append(known)
-    if not held:
-        if (directory / "metrics.jsonl").exists():
-            raise UserError(f"{directory} has no agents: published ones have none, killed ones {directory}/best")
-        return [name] * len(roles)
-    for role in roles:
-        if role.name not in held:
-            raise UserError(f"{directory} holds {', '.join(held)}: choose the --process it was trained with")
-    return [str(directory / role.name) for role in roles]
-
-
-def load_agents(name: str, roles: list[Role], device: str = "cpu", dtype: torch.dtype = torch.float32,
-                plan_format: str = "text") -> list[Agent]:
-    """Agents that speak, in order. They share a model if it comes from one place."""
-    loaded, bases = {}, {}
-    agents = []
-    for role, source in zip(roles, find_agents(name, roles)):
-        if source not in loaded:
-            loaded[source] = load(source, device, dtype, bases)
-        agents.append(Agent(role, *loaded[source]))
-    if plan_format == "json":
-        guide_first(agents)
+def load_agents(name: str, roles: list[Role], args: Namespace, share: bool = True) -> list[Agent]:
+    """Agents in speaking order. share: they may look at the same weights if these come from one place."""
+    loaded, bases, agents = {}, {}, []
+    for role, source in zip(roles, find_agents(name, [role.name for role in roles])):
+        if source not in loaded or not share:
+            loaded[source] = load(source, args.device, getattr(torch, args.dtype), bases)
+        agents.append(make_agent(role, *loaded[source], args))
     return agents
 
 
-def choose_roles(args: argparse.Namespace, rows: list[dict]) -> list[Role]:
+def make_agent(role: Role, model: Transformer, tokenizer: Tokenizer, args: Namespace) -> Agent:
+    if args.plan_format == "json" and role.name == "high":
+        return make_guided_agent(role, model, tokenizer)
+    return Agent(role, model, tokenizer)
+
+
+def choose_roles(args: Namespace, rows: list[dict]) -> list[Role]:
     """The roles of --process, as the extensions vary them."""
     roles = rema.PROCESSES[args.process]
     if args.turns > 1 or args.plan_format == "json" or args.example or "judge" in rows[0]:
@@ -412,34 +339,12 @@ def choose_roles(args: argparse.Namespace, rows: list[dict]) -> list[Role]:
     return roles
 
 
-# ------------------------------------------------------------------------------------------------------------
-# The program
-
-def program(argv: list[str] | None) -> None:
-    args = parse(argv)
-    row = {"id": "question", "problem": args.question, "answer": args.answer or ""}
-    roles = choose_roles(args, [row])
-    agents = load_agents(args.model, roles, args.device, pick_dtype(args.device), args.plan_format)
-    [episode] = play(agents, [row], [1] * len(agents), temperatures=[args.temperature] * len(agents),
-                     turns=args.turns, max_new_tokens=args.max_new_tokens, top_p=args.top_p, key=(args.seed,))
-    if not episode.turns[0].tokens:
-        raise UserError("the question leaves no room for an answer in this model's context")
-    for turn in episode.turns:
-        print(terminal.describe_turn(turn, agents[0].tokenizer, args.logprobs))
-    if args.answer:
-        rema.score([episode], roles)
-        verdict = "right" if episode.correct else "wrong"
-        print(f"{verdict}: {terminal.make_harmless(str(episode.answer))}, the answer is {args.answer}")
-
-
-def main(argv: list[str] | None = None) -> None:
-    run_program(program, argv, "rollout.py")
-
-
 # --- extensions ---------------------------------------------------------------------------------------------
 
 import math  # noqa: E402
 
+from data.views import terminal  # noqa: E402
+from data.views.program import run_program  # noqa: E402
 from data.extensions.guide import Guide  # noqa: E402
 from model import hide, reserve  # noqa: E402
 
@@ -449,19 +354,12 @@ from model import hide, reserve  # noqa: E402
 
 def add_variant_flags(parser: Parser) -> None:
     flag = parser.add_argument_group("extensions").add_argument
-    flag("--turns", type=int, default=1, help="more: a conversation of up to so many turns an agent (1)")
+    flag("--turns", type=count, default=1, help="more: a conversation of up to so many turns an agent (1)")
     flag("--plan-format", choices=("text", "json"), default="text", help="json: DECOMPOSE, REWRITE or EMPTY")
     flag("--example", action="store_true", help="worked examples first: small models need to see the format")
 
 
-def add_logprobs_flag(parser: Parser) -> None:
-    parser.add_argument("--logprobs", choices=("number", "shade"), help="of each token, behind or under it")
-
-
-FLAGS += [add_variant_flags, add_logprobs_flag]
-
-
-def vary_roles(roles: list[Role], args: argparse.Namespace, rows: list[dict]) -> list[Role]:
+def vary_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Role]:
     """UserError where a variant has no such roles."""
     if args.plan_format == "json":
         if args.process != "rema" or args.turns > 1:
@@ -473,11 +371,24 @@ def vary_roles(roles: list[Role], args: argparse.Namespace, rows: list[dict]) ->
         raise UserError("--turns is for agents that speak to each other: --process rema")
     judge = rows[0].get("judge")
     if args.example and not judge:                   # judge tasks have no worked examples
-        worked = read_json(pathlib.Path(__file__).parent / "data/problems/worked.json")["examples"]
+        worked = read_json(Path(__file__).parent / "data/problems/worked.json")["examples"]
         roles = rema.add_examples(roles, worked)
     if judge:
         roles = rema.make_judges(roles)
     return roles
+
+
+# ------------------------------------------------------------------------------------------------------------
+# top-p: for generation and evaluation. In training the new policy's nucleus would differ from the old one's.
+
+def keep_nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """Only the likeliest tokens whose mass reaches top_p, renormalised: (B, V) -> (B, V)."""
+    ordered = probs.sort(-1, descending=True).values
+    mass_before = ordered.cumsum(-1) - ordered
+    kept = (mass_before < top_p).sum(-1, keepdim=True)
+    least = ordered.gather(-1, kept - 1)                                       # probability of the last one kept
+    probs = probs.masked_fill(probs < least, 0)
+    return probs / probs.sum(-1, keepdim=True)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -561,18 +472,16 @@ class GuidedAgent(Agent):
         return logprobs.gather(1, targets[:, None])[:, 0], entropy
 
 
-def guide_first(agents: list[Agent]) -> None:
-    """The first agent writes guided plans."""
-    first = agents[0]
-    guide = Guide(first.tokenizer, first.model.config.vocab_size, first.model.embed_tokens.weight.device)
-    agents[0] = GuidedAgent(first.role, first.model, first.tokenizer, first.optimizer, guide)
+def make_guided_agent(role: Role, model: Transformer, tokenizer: Tokenizer) -> GuidedAgent:
+    guide = Guide(tokenizer, model.config.vocab_size, model.device)
+    return GuidedAgent(role, model, tokenizer, guide=guide)
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Conversations (eq. 6): each agent has a message list of its own, in which its turns are the assistant's and the
 # others' are the user's, and so a KV cache of its own, which is continued from turn to turn.
 
-def converse(agents: list[Agent], rows: list[dict], samples: int, *, turns: int, temperatures: list[float],
+def converse(agents: list[Agent], rows: list[dict], samples: int, turns: int, *, temperatures: list[float],
              key: tuple = (0,), batch: int = 256, bar=None, **how) -> list[rema.Conversation]:
     """Up to `turns` turns of each agent on each row's problem, `samples` conversations a row.
 
@@ -657,7 +566,7 @@ def count_seen(agent: Agent, episode: rema.Conversation) -> int:
     return seen
 
 
-def listen(agent: Agent, live: list, caches: dict, max_new_tokens: int) -> torch.Tensor:
+def listen(agent: Agent, live: list, caches: dict, max_new_tokens: int) -> Tensor:
     """Run what is new to an agent -> logits (B, V) of the next token. Its cache is made, or goes on."""
     model = agent.model
     if agent.name not in caches:
@@ -668,7 +577,7 @@ def listen(agent: Agent, live: list, caches: dict, max_new_tokens: int) -> torch
     for episode in live:
         own = [turn for turn in episode.turns if turn.agent == agent.name]
         new.append(own[-2].tokens[-1:] + own[-1].prompt)
-    tokens, real = pad_left(new, model.embed_tokens.weight.device)
+    tokens, real = pad_left(new, model.device)
     cache = caches[agent.name]
     reserve(cache, tokens.shape[1] + max_new_tokens)
     return model.lm_head(model.hidden(tokens, cache, real)[:, -1])
@@ -686,7 +595,7 @@ def go_on(live: list, caches: dict, going: list[bool]) -> list:
 # ------------------------------------------------------------------------------------------------------------
 # Several processes (torchrun)
 
-def play_together(agents: list[Agent], rows: list[dict], samples: list[int], *, turns: int, **how):
+def play_together(agents: list[Agent], rows: list[dict], samples: list[int], turns: int, **how):
     """Each process plays every world-th row and then has the episodes of all.
 
     Draws depend on the row, so these are the episodes that one process would have, in the same order.
@@ -694,7 +603,7 @@ def play_together(agents: list[Agent], rows: list[dict], samples: list[int], *, 
     rank, world = dist.get_rank(), dist.get_world_size()
     own = rows[rank::world]
     if turns > 1:
-        episodes = converse(agents, own, samples[-1], turns=turns, **how)
+        episodes = converse(agents, own, samples[-1], turns, **how)
     else:
         episodes = rollout(agents, own, samples, **how)
     parts = [None] * world
@@ -710,6 +619,51 @@ def play_together(agents: list[Agent], rows: list[dict], samples: list[int], *, 
             together.append(episode)
     together.sort(key=lambda episode: episode.place)
     return together
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The program: one episode, to look at
+
+def add_flags(parser: Parser) -> None:
+    flag = parser.add_argument
+    flag("question", help="what is asked")
+    flag("--answer", help="the gold answer: then a verdict is given")
+    flag("--logprobs", choices=("number", "shade"), help="of each token, behind or under it")
+    add_speaking_flags(parser)
+    add_variant_flags(parser)
+
+
+def parse(argv: list[str] | None) -> Namespace:
+    parser = Parser(__doc__)
+    add_flags(parser)
+    args = parser.parse_args(argv)
+    if not args.question.strip():
+        raise UserError("the question is empty")
+    complete_speaking(args)
+    if args.temperature is None:
+        args.temperature = 0.0
+    return args
+
+
+def program(argv: list[str] | None) -> None:
+    args = parse(argv)
+    row = {"id": "question", "problem": args.question, "answer": args.answer or ""}
+    roles = choose_roles(args, [row])
+    agents = load_agents(args.model, roles, args)
+    [episode] = play(agents, [row], [1] * len(agents), temperatures=[args.temperature] * len(agents),
+                     turns=args.turns, max_new_tokens=args.max_new_tokens, top_p=args.top_p, key=(args.seed,))
+    if not episode.turns[0].tokens:
+        raise UserError("the question leaves no room for an answer in this model's context")
+    for turn in episode.turns:
+        print(terminal.describe_turn(turn, agents[0].tokenizer, args.logprobs))
+    if args.answer:
+        rema.score([episode], roles)
+        verdict = "right" if episode.correct else "wrong"
+        print(f"{verdict}: {terminal.make_harmless(str(episode.answer))}, the answer is {args.answer}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_program(program, argv, "rollout.py")
 
 
 if __name__ == "__main__":

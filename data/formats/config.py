@@ -59,8 +59,9 @@ class Config:
         return cls(**known, family=family, head_width=head_width, rope_theta=theta, rope_scaling=scaling,
                    qkv_bias=family == "qwen2", qk_norm=family == "qwen3")
 
-    def to_hf(self, dtype: str) -> dict:
+    def to_hf(self, dtype: str, stop_ids: set[int]) -> dict:
         """The config.json that transformers 4 and 5 read (each knows one of the rope's two spellings)."""
+        dtype = dtype.removeprefix("torch.")
         rope, scaling = {"rope_type": "default"}, None
         if self.rope_scaling:
             rope = scaling = {"rope_type": "llama3", **self.rope_scaling}
@@ -70,6 +71,7 @@ class Config:
                "rope_parameters": {"rope_theta": self.rope_theta, **rope}}
         for ours, theirs in ENTRIES.items():
             raw[theirs] = getattr(self, ours)
+        raw["eos_token_id"] = sorted(stop_ids)
         return raw
 
 

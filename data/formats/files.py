@@ -70,12 +70,6 @@ def json_object(text, hook=dict) -> dict:
     return found
 
 
-def append(path, lines: str):
-    """Add text to a log and close it: what was reported is on disk before the next step starts."""
-    with open(path, "a", encoding="utf-8", errors="replace") as file:
-        file.write(lines + "\n")
-
-
 def forget_after(path: pathlib.Path, step: int):
     """Drop the lines of a log that were written after the checkpoint of `step`: those steps will run again.
 
@@ -88,3 +82,19 @@ def forget_after(path: pathlib.Path, step: int):
         if json.loads(line)["step"] <= step:
             kept.append(line + b"\n")
     atomic_write(path, b"".join(kept))
+
+
+def write_json(path, records: list[dict]) -> None:
+    """A file of JSON objects, one a line."""
+    atomic_write(path, to_lines(records))
+
+
+def append_json(path, records: list[dict]) -> None:
+    """Add JSON objects to a log, one a line: what was reported is on disk before the next step starts."""
+    with open(path, "a", encoding="utf-8", errors="replace") as file:
+        file.write(to_lines(records))
+
+
+def to_lines(records: list[dict]) -> str:
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    return "".join(lines)

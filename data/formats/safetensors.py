@@ -177,3 +177,22 @@ def write_tensors(tensors: dict[str, torch.Tensor], path):
         for _, name in sorted(ranked):                      # as bytes: numpy has no bfloat16
             file.write(tensors[name].detach().cpu().reshape(-1).view(torch.uint8).numpy())
     atomic_write(path, write)
+
+
+def read_weights(directory: pathlib.Path, wanted: dict, tied: bool) -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors, which must be those of `wanted` (name -> something with a shape).
+
+    UserError names what is missing, unexpected or misshapen. tied: the head is the embedding; some files carry
+    it twice, and then it must be the same.
+    """
+    tensors = {}
+    for name, tensor in read_tensors(directory).items():
+        if not name.endswith("rotary_emb.inv_freq"):         # a constant of old files
+            tensors[name] = tensor
+    if tied and "lm_head.weight" in tensors:
+        head = tensors.pop("lm_head.weight")
+        if not torch.equal(head, tensors.get("model.embed_tokens.weight", head)):
+            raise UserError(f"{directory}: tie_word_embeddings is true but lm_head.weight differs "
+                            "from the embedding")
+    compare(directory, tensors, wanted)
+    return tensors

@@ -1,5 +1,6 @@
 """What --data names: generated problems, a benchmark, or a file of one's own; and what is held out of it."""
 import random
+import sys
 
 from data import UserError
 from data.problems.benchmarks import load
@@ -44,3 +45,59 @@ def split_data(data: str, eval_data: str | None, eval_questions: int | None, dat
     if len(kinds) > 1:
         raise UserError("training and held-out problems must all be judge tasks, or none of them")
     return rows, held
+
+
+def choose_held_out(args, trained: dict) -> list[dict]:
+    """The rows that eval.py measures with: of a run what it held out, unless --data says. Fills in args.data."""
+    if args.data is None and trained:
+        if "eval_data" not in trained:
+            raise UserError(f"{args.model}: its config.json is not one of train.py, so say --data")
+        args.data = trained["eval_data"] or trained["data"]
+        data_dir = args.data_dir or trained["data_dir"]
+        _, rows = split_data(trained["data"], trained["eval_data"], trained["eval_questions"], data_dir)
+        return rows[:args.limit]
+    if args.data is None:
+        args.data = "words"
+        if args.model == "tiny":
+            args.data = "arithmetic"
+    return load_data(args.data, "heldout", args.limit, args.data_dir)
+
+
+def choose_questions(rows: list[dict], step: int, count: int, seed: int) -> list[dict]:
+    """The `count` problems of a step (from 1): the data, shuffled anew for each pass.
+
+    The place in it follows from the step alone. "copy" numbers a problem that stands there more than once.
+    """
+    chosen, copies = [], {}
+    first = (step - 1) * count
+    for place in range(first, first + count):
+        epoch, i = divmod(place, len(rows))
+        if place == first or i == 0:
+            order = list(range(len(rows)))
+            random.Random(f"order {seed} {epoch}").shuffle(order)
+        row = rows[order[i]]
+        copies[row["id"]] = copies.get(row["id"], -1) + 1
+        chosen.append({**row, "copy": copies[row["id"]]})
+    return chosen
+
+
+def leave_out_long(rows: list[dict], agents: list, args) -> list[dict]:
+    """Rows whose prompts leave room in the context for all that the agents may say.
+
+    How many are left out is said. UserError: fewer than a step takes are left.
+    """
+    context = agents[0].model.config.context
+    nothing = {agent.name: "" for agent in agents}
+    fitting, longest = [], 0
+    for row in rows:
+        length = max(len(agent.tokenizer.chat(agent.role.prompt(row, nothing))) for agent in agents)
+        longest = max(longest, length)
+        if length + len(agents) * args.max_new_tokens <= context:
+            fitting.append(row)
+    if len(fitting) < len(rows):
+        print(f"with --max-new-tokens {args.max_new_tokens}, {len(rows) - len(fitting)} of {len(rows)} training "
+              f"problems do not fit the context of {context} and are left out", file=sys.stderr)
+    if len(fitting) < args.questions:
+        raise UserError(f"{len(fitting)} training problems fit the context of {context} (the longest prompt has "
+                        f"{longest} tokens), fewer than --questions {args.questions}")
+    return fitting

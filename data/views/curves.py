@@ -4,7 +4,7 @@ import pathlib
 
 import matplotlib
 
-from data.problems.benchmarks import read_jsonl
+from data.problems.reading import read_jsonl
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -73,3 +73,9 @@ def shade(axes, steps):
         places = [line["step"] for line in phase]
         for axis in axes:
             axis.axvspan(places[0] - 0.5, places[-1] + 0.5, alpha=0.12, linewidth=0, color=COLOURS[learner])
+
+
+def draw_run(directory: str | pathlib.Path, args) -> None:
+    """curves.png of a run. args: its settings."""
+    title = f"{args.model}, {args.process}, seed {args.seed}"
+    draw_curves(read_metrics(directory), pathlib.Path(directory) / "curves.png", title)

@@ -39,11 +39,12 @@ def section(episode, tokenizer=None):
     row, said = episode.row, episode.answer or "(none)"
     name, problem, gold, given = [html.escape(str(value)) for value in (
         row.get("id", "problem"), row["problem"], row["answer"], said)]
-    parts = [f"<h2>{name}, plan {episode.plan + 1}, answer {episode.sample + 1}</h2>\n<pre>{problem}</pre>\n"]
+    numbers = " ".join(str(number + 1) for number in episode.place[1:])
+    parts = [f"<h2>{name}, sample {numbers}</h2>\n<pre>{problem}</pre>\n"]
     for turn in episode.turns:
         text = shaded(turn, tokenizer) if tokenizer else html.escape(turn.text.strip())
-        parts.append(f"{LABELS[turn.role]}{'' if turn.stopped else ' (cut off)'}\n"
-                     f'<pre class="{turn.role}">{text or "(nothing)"}</pre>\n')
+        parts.append(f"{LABELS.get(turn.agent, turn.agent)}{'' if turn.stopped else ' (cut off)'}\n"
+                     f'<pre class="{turn.agent}">{text or "(nothing)"}</pre>\n')
     verdict = "right" if episode.correct else "wrong"
     return "".join(parts) + (f'<p><b class="{verdict}">{verdict}</b>: boxed answer <code>{given}</code>, '
                              f"gold answer <code>{gold}</code></p>\n")

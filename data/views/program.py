@@ -100,16 +100,56 @@ def pick_threads(asked: int | None, model: str) -> int:
     return asked
 
 
-def check_bounds(args: argparse.Namespace, least: dict[str, float]) -> None:
-    """UserError: a number below its least value, infinite, or none at all."""
-    for name, bound in least.items():
-        value = getattr(args, name, None)
-        if value is None:
-            continue
-        for number in value if isinstance(value, list) else [value]:
-            if not bound <= number <= 1e12:              # nan is neither
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} must be at least {bound:g} and finite, not {number}")
+def add_machine_flags(parser: Parser) -> None:
+    flag = parser.add_argument_group("machine").add_argument
+    flag("--seed", type=int, default=0, help="of all draws (0)")
+    flag("--device", help="cpu, cuda or mps (cuda where there is one)")
+    flag("--dtype", choices=("float32", "bfloat16"), help="for compute (float32; bfloat16 on cards that have it)")
+    flag("--threads", type=count, help="of the CPU (1 for tiny: a second one mostly waits; else all)")
+
+
+def pick_machine(args: argparse.Namespace, model: str) -> None:
+    """Fill in --device, --threads and --dtype."""
+    args.device = pick_device(args.device)
+    args.threads = pick_threads(args.threads, model)
+    if args.dtype is None:
+        args.dtype = str(pick_dtype(args.device)).removeprefix("torch.")
+
+
+def check_sampling(samples: int, max_new_tokens: int, temperature: float, top_p: float) -> None:
+    """UserError: nothing can be sampled like that."""
+    if samples < 1 or max_new_tokens < 1:
+        raise UserError(f"samples {samples} and max_new_tokens {max_new_tokens} must be at least 1")
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
+        raise UserError(f"temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
+
+
+def read_number(text: str, kind: type, least: float) -> float:
+    """What a flag says. ValueError, from which argparse makes an error, of a number that is too small or none."""
+    number = kind(text)
+    if not least <= number <= 1e12:      # nan is neither
+        raise argparse.ArgumentTypeError(f"must be at least {least:g} and finite, not {text}")
+    return number
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    return read_number(text, int, 1)
+
+
+def count_or_none(text: str) -> int:
+    """A whole number from 0 on."""
+    return read_number(text, int, 0)
+
+
+def amount(text: str) -> float:
+    """A number from 0 on."""
+    return read_number(text, float, 0)
+
+
+def rate(text: str) -> float:
+    """A number above 0."""
+    return read_number(text, float, 1e-12)
 
 
 def claim_directory(path: str) -> str:
@@ -130,8 +170,3 @@ def refuse_used(out: str | None, why: str) -> None:
     path = pathlib.Path(out)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{out} {why}")
-
-
-def is_positive(number: float) -> bool:
-    """Above 0 and finite."""
-    return 0 < number < math.inf

@@ -2,6 +2,7 @@
 
 Episodes and turns are those of rema.py; nothing of it is needed here.
 """
+from data import UserError
 from data.extensions.guide import describe_actions
 from rewards import leaks, unparsed
 
@@ -59,8 +60,16 @@ def share_repeated(tokens: list[int]) -> float:
     return 1 - len(set(grams)) / len(grams)
 
 
-def describe_step(episodes: list, names: list[str], learning: list[int], dead_shares: list[float],
-                  updates: list[dict]) -> dict:
+def share_dead_groups(turns: list) -> float:
+    """Share of the groups whose rewards are all the same. Near 1: nothing can be learned from these samples."""
+    found = {}
+    for turn in turns:
+        found.setdefault(turn.group, set()).add(turn.reward)
+    dead = [group for group, different in found.items() if len(different) == 1]
+    return len(dead) / max(1, len(found))
+
+
+def describe_step(episodes: list, names: list[str], learning: list[int], updates: list[dict]) -> dict:
     """A line of metrics.jsonl. names: of the agents; learning: places of those that learn; updates: of train.update."""
     learners = [names[position] for position in learning]
     turns = list_turns(episodes)
@@ -76,7 +85,10 @@ def describe_step(episodes: list, names: list[str], learning: list[int], dead_sh
     metrics["episodes"] = len(episodes)
     metrics["sampled_tokens"] = count_tokens(episodes)
     metrics.update(describe_actions(episodes))
-    metrics["frac_reward_zero_std"] = mean(dead_shares)
+    dead = []
+    for position in learning:
+        dead.append(share_dead_groups([episode.spoken_by(position) for episode in episodes]))
+    metrics["frac_reward_zero_std"] = mean(dead)
     for name in ("entropy", "kl", "grad_norm", "clip_share", "sampling_logp_difference"):
         metrics[name] = mean([update[name] for update in updates])       # of several learners the mean
     metrics["trained_tokens"] = sum(update["trained_tokens"] for update in updates)
@@ -106,6 +118,9 @@ def measure_problems(groups: list[list]) -> dict[str, list[float]]:
             figures["plans with the gold answer"].append(mean([is_leaking(episode) for episode in group]))
     if not figures["plans with the gold answer"]:
         del figures["plans with the gold answer"]
+    for part, chosen in split_groups(groups).items():
+        shares = [mean([episode.correct for episode in group]) for group in chosen]
+        figures[f"accuracy, {part}"] = shares
     return figures
 
 
@@ -134,6 +149,23 @@ def split_groups(groups: list[list]) -> dict[str, list[list]]:
             for value in sorted(found):
                 parts[f"{key} {value}"] = found[value]
     return parts
+
+
+def count_turns(samples: list[int], turns: int) -> int:
+    """What the bar of an evaluation counts to for each problem: turns of all agents, or conversations."""
+    if turns > 1:
+        return samples[-1]
+    total, drawn = 0, 1
+    for n in samples:
+        drawn = drawn * n
+        total += drawn
+    return total
+
+
+def refuse_silence(episodes: list, context: int) -> None:
+    """UserError if no agent could say anything."""
+    if not any(episode.turns[0].tokens for episode in episodes):
+        raise UserError(f"no problem fits the model's context of {context} tokens")
 
 
 def describe_held_out(episodes: list) -> dict[str, float]:

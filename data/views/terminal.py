@@ -42,7 +42,10 @@ def log_line(step: int, metrics: dict) -> str:
               f"dlogp {format_number(metrics, 'sampling_logp_difference', '.0e')} ",
               f"tok/s {metrics['sampled_tokens'] / metrics['time_sample']:.0f}",
               f"{metrics['trained_tokens'] / metrics['time_train']:.0f}"]
-    return " ".join(fields) + held_out_line(metrics)
+    line = " ".join(fields) + held_out_line(metrics)
+    for warning in find_warnings(metrics):
+        line += f"\n  warning: {warning}"
+    return line
 
 
 def held_out_line(metrics: dict) -> str:
@@ -141,3 +144,18 @@ def before_and_after(lines: list[dict]) -> str:
     episodes = sum(line.get("episodes", 0) for line in lines)
     rows.append(f"  {episodes:,} episodes, {count_spent_tokens(lines):,} sampled tokens")
     return "\n".join(rows)
+
+
+def print_table(table: dict[str, tuple[float, float]]) -> None:
+    """Figures with their standard errors, in percent, lengths in tokens."""
+    for figure, (mean, error) in table.items():
+        unit = "%"
+        if figure.startswith("tokens"):
+            unit = " "
+        print(f"  {make_harmless(figure):44} {mean:6.1f} {unit} +- {error:.1f}")
+
+
+def print_closing(args, held_rows: list[dict], lines: list[dict]) -> None:
+    """What a run has changed, for stdout."""
+    print(f"\n{args.model}, {args.process}, {len(held_rows)} held-out problems of {args.eval_data or args.data}, "
+          f"percent\n{before_and_after(lines)}")

@@ -1,0 +1,128 @@
+"""The directory of a run: its settings, its agents, and the state that --resume goes on from."""
+import argparse
+import json
+import pathlib
+
+import torch
+
+from data import UserError
+from data.formats.files import read_json
+from data.formats.safetensors import read_tensors, write_tensors
+
+
+def save_state(path: pathlib.Path, agents: list, note: dict) -> None:
+    """All that --resume needs, bit for bit: draws follow from (seed, step, question), so generators have no state.
+
+    agents: each with a name and a train.Optimizer. note: what else is to be kept, as JSON.
+    """
+    tensors, updates = {}, {}
+    for agent in agents:
+        optimizer = agent.optimizer
+        updates[agent.name] = optimizer.updates
+        for i, master in enumerate(optimizer.masters):
+            tensors[f"{agent.name}.weight.{i}"] = master.detach()
+        for i, moments in optimizer.adamw.state_dict()["state"].items():
+            for name, value in moments.items():
+                tensors[f"{agent.name}.{name}.{i}"] = value
+    text = json.dumps({**note, "updates": updates}).encode()
+    tensors["note"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    write_tensors(tensors, path)
+
+
+def load_state(path: pathlib.Path, agents: list) -> dict:
+    """Put weights and moments back into the agents -> the note."""
+    tensors = read_tensors(path)
+    note = json.loads(bytes(tensors["note"].tolist()))
+    for agent in agents:
+        optimizer, name = agent.optimizer, agent.name
+        optimizer.updates = note["updates"][name]
+        moments = {}
+        for i in range(len(optimizer.masters)):
+            if f"{name}.step.{i}" in tensors:
+                moments[i] = {key: tensors[f"{name}.{key}.{i}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+        optimizer.adamw.load_state_dict({**optimizer.adamw.state_dict(), "state": moments})
+        with torch.no_grad():
+            for i, (weight, master) in enumerate(zip(optimizer.weights, optimizer.masters)):
+                master.copy_(tensors[f"{name}.weight.{i}"])
+                weight.copy_(master)
+    return note
+
+
+def find_settings(model: str) -> dict:
+    """The settings of the run that a directory is, or belongs to (RUN/best); {} if it is none."""
+    directory = pathlib.Path(model)
+    for place in (directory, directory.parent):
+        if (place / "metrics.jsonl").exists():
+            return read_json(place / "config.json")
+    return {}
+
+
+def find_agents(model: str, names: list[str]) -> list[str]:
+    """What to load for each agent: the same model, or the agents in the directory of a run."""
+    directory = pathlib.Path(model)
+    held = []
+    for name in dict.fromkeys(["high", "low", "solo", *names]):
+        if (directory / name / "tokenizer.json").exists():
+            held.append(name)
+    if not held and (directory / "metrics.jsonl").exists():
+        raise UserError(f"{directory} has no agents: published runs have none, killed ones {directory}/best")
+    if not held:
+        return [model] * len(names)
+    if not set(names) <= set(held):
+        raise UserError(f"{directory} holds {', '.join(held)}: choose the --process it was trained with")
+    return [str(directory / name) for name in names]
+
+
+def complete_from_run(args: argparse.Namespace, usual: dict) -> dict:
+    """Fill in what no flag said, from the run that --model names if it is one -> that run's settings, or {}.
+
+    usual: what the settings are without a flag and without a run.
+    """
+    trained = find_settings(args.model)
+    args.base = trained.get("model", args.model)             # what the run started from
+    for name, value in usual.items():
+        if getattr(args, name) in (None, value):
+            setattr(args, name, trained.get(name, value))
+    if args.max_new_tokens is None:
+        args.max_new_tokens = 512
+        if args.base == "tiny":
+            args.max_new_tokens = 64
+    return trained
+
+
+def go_on(args: argparse.Namespace, default) -> argparse.Namespace:
+    """The settings of the run that --resume names; beside it only --steps may be said.
+
+    default(name): what a setting is without its flag. UserError: the run can't go on.
+    """
+    run = pathlib.Path(args.resume)
+    for name, value in vars(args).items():
+        if name not in ("resume", "steps") and value != default(name):
+            flag = name.replace("_", "-")
+            raise UserError(f"--resume takes its settings from the run: beside it only --steps, not --{flag}")
+    saved = read_json(run / "config.json")
+    if not {"steps", "switch_every", "seed"} <= saved.keys():
+        raise UserError(f"{run} holds no run of train.py: its config.json has other entries")
+    if not vars(args).keys() <= saved.keys():
+        raise UserError(f"{run} was made by another version of train.py, which alone can go on with it "
+                        "(eval.py --model reads it)")
+    done = count_steps(run / "metrics.jsonl")
+    if not (run / "state.safetensors").exists() and done >= min(saved["save_every"], saved["steps"]):
+        raise UserError(f"{run} has no state.safetensors, as published runs: it can't go on")
+    steps = args.steps or saved["steps"]
+    if steps < done:
+        raise UserError(f"--steps {steps}: this run has done {done} already")
+    return argparse.Namespace(**{**saved, "resume": args.resume, "out": args.resume, "steps": steps})
+
+
+def count_steps(log: pathlib.Path) -> int:
+    """Steps in a run's log, 0 if it has none."""
+    lines = []
+    if log.exists():
+        lines = log.read_bytes().split(b"\n")[:-1]           # the last may be half a line
+    if not lines:
+        return 0
+    try:
+        return json.loads(lines[-1])["step"]
+    except (ValueError, LookupError, TypeError):
+        raise UserError(f"{log}: malformed; it is no log of train.py, or it was damaged") from None
