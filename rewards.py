@@ -1,70 +1,165 @@
-"""Is the boxed answer right? And the rewards of appendix C.2 that follow from it."""
+r"""What an answer, a plan and a verdict earn: the rewards of appendix C.2.
+
+    >>> compute_reward(r"The sum is \boxed{0.5}.", r"\frac{1}{2}")
+    1.0
+
+The mathematics, whether 0.5 is \frac12, is in data/answers.
+"""
 import re
 
-from data.answers.comparing import equivalent, parse, plain, unparsed  # noqa: F401
+from data.answers.comparing import count_answers, equivalent, parse, unparsed  # noqa: F401
 
 MAX_RESPONSE = 10_000       # characters at the end of a response in which a box is looked for
 
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)     # a box opens; another \x, such as \{; a brace
 
-BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+
+def find_boxes(text: str) -> list[tuple[int, str]]:
+    r"""Where each closed \boxed{...} stands and what it holds, in the order in which they close."""
+    boxes = []
+    opened = []
+    for token in BOX.finditer(text):
+        if token[0] == "}" and opened:
+            opening = opened.pop()
+            if opening[0] != "{":
+                content = text[opening.end():token.start()]
+                boxes.append((opening.start(), content.strip()))
+        elif token[0].endswith("{") and token[0] != "\\{":
+            opened.append(token)
+    return boxes
 
 
-def extract(response, lenient=False):
-    """What the last closed box holds; None without a box, or if boxes of its line hold different answers.
-
-    lenient: where there is no box, what follows the last "####" or "answer is".
-    """
-    text, boxes, stack = response[-MAX_RESPONSE:], [], []
-    for token in BRACE.finditer(text):
-        if token[0] == "{" or len(token[0]) > 2:                    # another \x, such as \{, opens nothing
-            stack.append(token)
-        elif token[0] == "}" and stack and len((opening := stack.pop())[0]) > 1:
-            boxes.append((opening.start(), opening.end(), token.start()))
+def extract(response: str, lenient: bool = False) -> str | None:
+    """What the last closed box holds; None without a box. lenient: or what follows "the answer is"."""
+    text = response[-MAX_RESPONSE:]
+    boxes = find_boxes(text)
     if boxes:
-        line = text.rfind("\n", 0, boxes[-1][0])
-        *others, answer = (text[first:last].strip() for start, first, last in boxes[-4:] if start > line)
-        return answer if all(equivalent(answer, other) for other in others) else None
-    said = re.findall(r"(?:####|answer\s*(?:is|:|=))[ :*$]*([^\n$]*)", text, re.IGNORECASE) if lenient else []
-    return re.split(r"\.\s", said[-1])[0].rstrip(" .*") or None if said else None
+        return boxes[-1][1]
+    if lenient:
+        return find_stated_answer(text)
+    return None
 
 
-def is_correct(response, answer, lenient=False):
-    """Is the boxed answer (lenient: or what follows "answer is") equivalent to the gold answer?"""
-    return (given := extract(response, lenient)) is not None and equivalent(answer, given)
+def join_boxes(response: str) -> tuple[int, str]:
+    """How many boxes the last line with a box has, and what they hold: "The roots are \\boxed{-2} and \\boxed{7}"."""
+    text = response[-MAX_RESPONSE:]
+    boxes = find_boxes(text)
+    if not boxes:
+        return 0, ""
+    line_start = text.rfind("\n", 0, boxes[-1][0])
+    answers = [content for start, content in boxes if start > line_start]
+    return len(answers), ", ".join(answers)
 
 
-def compute_reward(response, answer):
-    """+1.0 correct, -0.5 wrong but boxed, -1.0 wrong and not boxed (appendix C.2, low-level agent)."""
-    return 1.0 if is_correct(response, answer) else -1.0 if extract(response) is None else -0.5
+def is_correct(response: str, answer: str, lenient: bool = False) -> bool:
+    """Is the boxed answer the gold answer? Where that is a list, it may be spread over as many boxes of one line."""
+    given = extract(response, lenient)
+    if given is None:
+        return False
+    if equivalent(answer, given):
+        return True
+    boxes, joined = join_boxes(response)
+    return boxes > 1 and boxes == count_answers(answer) and equivalent(answer, joined)
 
 
-def verdict(response):
-    """A judge's last verdict, "A" for [A] or "B" for [B]; None if there is none or its line holds both."""
-    for line in reversed(response.split("\n")):
-        if found := set(re.findall(r"\[([AB])\]", line)):
-            return min(found) if len(found) == 1 else None
+def compute_reward(response: str, answer: str) -> float:
+    """+1.0 for a correct answer, -0.5 for a wrong one in a box, -1.0 without a box (C.2, low-level agent)."""
+    if is_correct(response, answer):
+        return 1.0
+    if extract(response) is None:
+        return -1.0
+    return -0.5
 
 
-def has_box(plan):
-    """Does a plan state an answer in a box, closed or not? An empty \\boxed{} only asks for one."""
+def has_box(plan: str) -> bool:
+    r"""Does a plan state an answer in a box, closed or not? An empty \boxed{} only asks for one."""
     return re.search(r"\\(?:boxed|fbox)\s*(?:\{\s*[^\s}]|\d)", plan) is not None
 
 
-def plan_reward(plan_text, correct, leak=1.0):
+def plan_reward(plan_text: str, correct: list[bool], leak: float = 1.0) -> float:
     """Mean correctness of the answers under a plan, minus `leak` if it states one (C.2, high-level agent)."""
-    return sum(correct) / max(len(correct), 1) - leak * has_box(plan_text)
+    reward = sum(correct) / max(len(correct), 1)
+    if has_box(plan_text):
+        reward -= leak
+    return reward
 
 
-def consistency_reward(plan_text, responses, leak=1.0):
+# --- extensions -------------------------------------------------------------------------------------------------
+# Rewards and measures that the core does not use: a reader may stop here.
+
+def consistency_reward(plan_text: str, responses: list[str], leak: float = 1.0) -> float:
     """Share of the most frequent answer, whatever the truth; 0 if most give none; the same penalty (C.2)."""
-    given = [answer for answer in map(extract, responses) if answer is not None]
-    largest = max((sum(equivalent(a, b) for b in given) for a in given), default=0)
-    return largest / max(len(responses), 1) * (2 * len(given) >= len(responses)) - leak * has_box(plan_text)
+    given = []
+    for response in responses:
+        answer = extract(response)
+        if answer is not None:
+            given.append(answer)
+    reward = 0.0
+    if given and 2 * len(given) >= len(responses):
+        largest = max(sum(equivalent(a, b) for b in given) for a in given)
+        reward = largest / len(responses)
+    if has_box(plan_text):
+        reward -= leak
+    return reward
 
 
-def leaks(plan, answer):
+TAG = re.compile(r"\[([A-Z])\]")            # also inside [[A]]
+LAST_WORD = re.compile(r"\b(?:verdict|decision|winner|choice|choose|pick|prefer|conclusion|answer)\b[^\[\]\n]*\[+([A-Z])\]", re.I)
+
+
+def verdict(response: str) -> str | None:
+    """A judge's last verdict: "A" for [A] or [[A]], "B" for [B].
+
+    None if the last line with a tag names both, unless one of them follows "verdict" or the like; or if it says [C].
+    """
+    for line in reversed(response.split("\n")):
+        named = TAG.findall(line)
+        last_words = LAST_WORD.findall(line)
+        if last_words:
+            named = last_words[-1:]
+        if named:
+            if len(set(named)) == 1 and named[0] in "AB":
+                return named[0]
+            return None
+    return None
+
+
+STATED = re.compile(r"(?:####|\banswer\b[^.:=#\n]{0,60}?(?:\bis\b|:|=))([^\n]*)", re.I)
+OPENING = re.compile(r"(?:[\s:*$,]|\\\(|\b(?:therefore|thus|hence|so|then|simply|just|now|clearly)\b)*", re.I)
+# Where an answer ends and prose begins. A comma ends it only before a word: "72, in total", but "5, 6 and 7".
+PROSE = re.compile(r"\$|\*\*|\\\)|[.!?;]\s|\s(?:because|since|so|as|which|in total)\b|(?<=\d),\s(?!and\b|or\b)(?=[a-z]{2})", re.I)
+COUNT = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)\s([a-z]+s)\b")
+
+
+def find_stated_answer(text: str) -> str | None:
+    """What follows the last "####" or "answer is", without the prose behind it.
+
+    >>> find_stated_answer("The answer is therefore 72, in total."), find_stated_answer("**Answer:** 5 apples")
+    ('72', '5')
+    """
+    stated = STATED.findall(text)
+    if not stated:
+        return None
+    answer = stated[-1]
+    answer = answer[OPENING.match(answer).end():]
+    answer = PROSE.split(answer)[0].rstrip(" .,*")
+    counted = COUNT.match(answer)
+    if counted and parse(counted[0])[0] == "unit" and counted[2] not in ("is", "was", "has", "times", "less"):
+        answer = counted[1]                             # outside of a box, people say what they have counted
+    return answer or None
+
+
+def leaks(plan: str, answer: str) -> bool:
     """Does a plan's text hold the gold answer as a whole number or word, not as a part of a longer one?"""
-    decoration = r"(?<=\d),(?=\d{3}(?!\d))|[{}$\\]|\b[dt](?=frac)"
-    text, gold = (re.sub(decoration, "", re.sub(r"\\(?:boxed|fbox|text)(?![a-z])", " ", one)).strip()
-                  for one in (plan, answer))
-    return bool(gold) and re.search(rf"(?<![\w.\-]){re.escape(gold)}(?!\w|[.,]\d)", text) is not None
+    text = strip_decoration(plan)
+    gold = strip_decoration(answer)
+    if not gold:
+        return False
+    return re.search(rf"(?<![\w.\-]){re.escape(gold)}(?!\w|[.,]\d)", text) is not None
+
+
+def strip_decoration(text: str) -> str:
+    r"""1,234 becomes 1234, \dfrac{1}{2} frac12, \text{east} east."""
+    text = re.sub(r"\\(?:boxed|fbox|text)(?![a-z])", " ", text)
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))|[{}$\\]|\b[dt](?=frac)", "", text)
+    return text.strip()

@@ -1,375 +1,812 @@
-"""Mathematics as text: are two answers the same?"""
-import cmath, functools, math, operator, re, unicodedata, zlib
+r"""Do two answers say the same?
+
+    >>> equivalent(r"\frac12", "0.5"), equivalent("(-1)^n", "-1"), equivalent("x > 2", r"(2, \infty)")
+    (True, False, True)
+
+Both are read (reading.py) and their trees compared: lists and sets entry by entry, intervals and inequalities as sets
+of real numbers, everything else by its value. Numbers are compared exactly as long as they are rational, else as floats;
+expressions in variables by their values at a few points of both signs and both parities. The first answer is the
+reference: where it is a rounded decimal, what rounds to it is right. Work is bounded by counting: there is no timer
+and no child process, nothing is executed, and no input raises.
+"""
+import cmath
+import itertools
+import math
+import zlib
+from collections.abc import Iterator
 from fractions import Fraction
 
-MAX_RESPONSE = 10_000       # characters at the end of a response in which a box is looked for
-MAX_TEXT = 1_200            # characters of an answer that is parsed; the longest gold answer has about 400
-MAX_DEPTH = 30              # nested brackets; -----1 nests without them, up to Python's own recursion limit
-MAX_BITS = 20_000           # of a power: 2^2008 passes, 9^9^9^9 does not; 2500! has 25,000
+from data.answers.reading import (ANGULAR, EMPTY, FAILURES, REALS, Tree, Unsure, is_known_unit, normalise, parse, read_tree,
+                                  split_label, strip_text, unparsed)
+
 MAX_WORK = 5_000            # steps of one comparison, about two microseconds each
+MAX_BITS = 20_000           # of a power: 2^2008 passes, 9^9^9^9 does not
+MIN_POINTS = 3              # at which two expressions have to be defined; x!!!! is x at 1 and 2, and too large elsewhere
+MAX_FACTORIAL = 2_500       # 2500! has 25,000 bits
 
-# Raised where something can't be parsed, has no value or costs too much: by require, 1 / 0, int("9", 8), ...
-UNSURE = (ArithmeticError, LookupError, TypeError, ValueError)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Normalisation: many spellings become one
-
-SPELLINGS = str.maketrans("−–—‐‑×·∙⋅÷∕⁄′’。", "-----****///''.", "€£\u200b\u200c\u200d\u200e\u200f\ufeff") | {
-    ord(s[0]): f"\\{s[1:]} " for s in "≤le ⩽le ≥ge ⩾ge ≠ne πpi √sqrt ∞infty ∈in ∪cup ≈approx θtheta".split()}
-# Rewritten before NFKC makes x² x2 and 1½ 11/2
-RAISED = {"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+": r"^{\g<0>}", "[₀-₉]+": r"_{\g<0>}", "[¼-¾⅐-⅞]": r" \g<0>", "±": r"\\pm "}
-REWRITES = [(key, re.compile(pattern, re.DOTALL), new) for key, pattern, new in [
-    ("\\\\", r"\\\\(?=[A-Za-z])(?!.*\\end)", r"\\"),                                # \\pi, escaped twice
-    ("\\", r"\\(?:begin|end)\{(?:align|equation|gather)\w*\*?\}|(?<!\\)\\[()\[\]]|,\\!\s*(?=\d{3})|\\!\s*|"
-           r"\\(?:(?:left|right)\s*\.|(?:left|right|[bB]igg?[lr]?|displaystyle|boxed|fbox)(?![A-Za-z]))", ""),
-    ("\\", r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|\\phantom\s*(?:\{[^{}]*\}|.)", " "),
-    ("", r"\\?\$|\{(?=,\})|(?<=\{,)\}|(?<=,)\}(?=\d{3})|(?<=^[A-Z])\)$", ""),          # $5, 5{,}000, A)
-    ("", r"\^\s*\{?\s*(?:\\circ|\\degree|°)\s*\}?|\\degree|\bdegrees?\b", "°"),
-    ("\\b", r"\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}",
-     lambda m: "((" + m[1].replace("\\\\", "),(").replace("&", ",") + "))"),        # a tuple of rows
-    ("_", r"(?<!log)_\s*\{?((?<=\{)[^{}]*|\w)\}?", lambda m: "_" + re.sub(r"\W", "", m[1]) + " "),   # x_{10}
-    ("\\", r"\\(?:text\w*|mbox|hbox|emph|math(?:rm|bf|it|sf)|operatorname)\s*\{\s*([^{}]*?)\s*\}",
-     lambda m: m[1] if m[1] in "eid" else re.sub(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?", r' "\g<0>" ', m[1])),
-    ("", r'[\s,]{0,3}(?:"?\b(?:and|or)\b"?|;)', " , "),
-    (" ", r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,]*\d)", lambda m: m[0].replace(" ", "")),     # 7 425 000
-    ("/", r"(\d+)\s+(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),                                 # 1 1/2
-    ("\\{", r"^\s*\\\{\s*\w\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid(?![a-z])|:)(.*)\\\}\s*$", r"\1"),
-    ("", r"^\s*(?:\\approx|\\sim|=|:|,)", ""),
-    ("\\pm", ".+", lambda m: ",".join(m[0].replace("\\pm", p).replace("\\mp", q) for p, q in ("+-", "-+")))]]
+Number = int | Fraction | float | complex
 
 
-def normalise(text):
-    """ASCII and LaTeX without decoration; words of text stand in double quotes."""
-    if not text.isascii():
-        for pattern, new in RAISED.items(): text = re.sub(pattern, new, text)
-        text = unicodedata.normalize("NFKC", text[:MAX_TEXT]).translate(SPELLINGS) + text[MAX_TEXT:]
-    if len(text) > MAX_TEXT: return ""
-    text = re.sub(r'[\0-\x1f"~]', " ", text).rstrip(" .,:;\\$")
-    for key, pattern, new in REWRITES:
-        text = pattern.sub(new, text) if key in text else text
-    if "," in text and (", " in text or not re.search(r"[(\[]|\\\{", text)):              # not (1,234)
-        text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)", lambda m: m[0].replace(",", ""), text)
-    return text
+class OutOfWork(Exception):
+    """A comparison costs too much: then the two are not equal."""
 
 
-def plain(text):
-    """What is compared if nothing can be parsed; words ignore case."""
-    text = re.sub(r'(?<!\d)\s|\s(?!\d)|"', "", normalise(text))
-    return text.lower() if text.isalpha() and (len(text) > 2 or text.lower() == "no") else text
+class Budget:
+    """What one comparison may cost."""
+
+    def __init__(self, steps: int):
+        self.steps = steps
+
+    def spend(self, cost: int = 1) -> None:
+        self.steps -= cost
+        if self.steps < 0:
+            raise OutOfWork
 
 
 # ------------------------------------------------------------------------------------------------------------
-# The value of a tree: a Fraction where it is rational, else float or complex
+# The value of a tree: int or Fraction where it is rational, else float or complex
 
-work = [0]                  # what is left of MAX_WORK
+class Point:
+    """Values for the variables of two trees, and whether complex numbers may occur on the way."""
 
-
-def require(truth, cost=0):
-    work[0] -= cost
-    if not truth or work[0] < 0: raise ValueError
-
-
-def exact(x):
-    return isinstance(x, Fraction)
+    def __init__(self, values: dict[str, Number], real: bool, budget: Budget):
+        self.values = values
+        self.real = real
+        self.budget = budget
 
 
-def add(a, b):
-    total, (small, large) = a + b, sorted((abs(a), abs(b)))
-    if exact(total): return total
-    require(small == 0 or small > 1e-9 * large)                         # or it is lost: 10^20 + sqrt 2
-    return 0.0 if abs(total) < 1e-13 * large else total
+def is_exact(x: Number) -> bool:
+    return isinstance(x, (int, Fraction))
 
 
-def power(base, exponent):
-    if exact(base) and exact(exponent):
-        p, q = exponent.numerator, exponent.denominator
-        size = max(map(abs, base.as_integer_ratio())).bit_length()
-        require(abs(p) * size <= MAX_BITS or size == 1)
-        if base < 0 and q % 2: return (-1) ** (p % 2) * power(-base, exponent)          # also (-8)^(1/3)
-        if q < 65 and base >= 0:
-            root = Fraction(*[n if q == 1 else round(n ** (1 / q)) for n in base.as_integer_ratio()])
-            if root ** q == base: return root ** p
+def require(truth: bool, reason: str) -> None:
+    if not truth:
+        raise Unsure(reason)
+
+
+def evaluate(tree: Tree, point: Point, scaled: bool = False) -> Number:
+    """The value at a point. scaled: 50 % is 1/2 and 180° is pi; else they are 50 and 180. Inside sin it is always so."""
+    kind = tree[0]
+    if kind == "num" or kind == "const":
+        return tree[1]
+    if kind == "sym":
+        return point.values[tree[1]]
+    if kind == "unit" or (kind in ("%", "°") and not scaled):
+        return evaluate(tree[1], point, scaled)
+    point.budget.spend()
+    values = []
+    for part in tree[1:]:
+        if isinstance(part, tuple):
+            values.append(evaluate(part, point, scaled or kind in ANGULAR))
+    if kind == "call":
+        return call_unknown(tree[1], values)
+    return simplify(calculate(kind, values, point.budget), point)
+
+
+def simplify(value: Number, point: Point) -> Number:
+    """A complex number that is real up to rounding becomes real; where all have to be real, another has no value."""
+    if is_exact(value):
+        bits = value.numerator.bit_length() + value.denominator.bit_length()
+        point.budget.spend(bits // 64)                                  # long numbers cost more
+        return value
+    if isinstance(value, complex) and abs(value.imag) <= max(1e-12 * abs(value.real), 1e-14):
+        value = value.real
+    require(not (point.real and isinstance(value, complex)), "not real")
+    require(abs(value) < 1e300, "too large, or not a number")
+    return value
+
+
+def calculate(kind: str, values: list[Number], budget: Budget) -> Number:
+    """An operation or a function of one or more values."""
+    a = values[0]
+    b = values[-1]
+    if kind == "+":
+        return add(a, b)
+    if kind == "-":
+        return add(a, -b)
+    if kind == "neg":
+        return -a
+    if kind == "*":
+        return a * b
+    if kind == "/":
+        return divide(a, b)
+    if kind == "^":
+        return raise_power(a, b)
+    if kind == "root":
+        return raise_power(b, divide(1, a))
+    if kind == "!":
+        return factorial(a, budget)
+    if kind == "binom":
+        return divide(factorial(a, budget), factorial(b, budget) * factorial(a - b, budget))
+    if kind == "%":
+        return divide(a, 100)
+    if kind == "°":
+        return a * math.pi / 180
+    if kind == "||":
+        return abs(a)
+    if kind == "⌊⌋":
+        return math.floor(snap(a))
+    if kind == "⌈⌉":
+        return math.ceil(snap(a))
+    if kind == "\\bmod":
+        return a % b
+    if kind == "max":
+        return max(values)
+    if kind == "min":
+        return min(values)
+    if kind == "gcd":
+        return math.gcd(*[whole(value) for value in values])
+    if kind == "lcm":
+        return math.lcm(*[whole(value) for value in values])
+    return calculate_function(kind, values)
+
+
+def calculate_function(kind: str, values: list[Number]) -> Number:
+    x = values[0]
+    if kind in ("exp", "ln", "log", "lg"):
+        if kind == "exp":
+            return cmath.exp(x)
+        if kind == "lg":
+            return divide(cmath.log(x), math.log(10))
+        if len(values) == 2:
+            return divide(cmath.log(x), cmath.log(values[1]))
+        return cmath.log(x)
+    if kind == "sin":
+        return cmath.sin(x)
+    if kind == "cos":
+        return cmath.cos(x)
+    if kind == "tan":
+        return cmath.tan(x)
+    if kind == "csc":
+        return 1 / cmath.sin(x)
+    if kind == "sec":
+        return 1 / cmath.cos(x)
+    if kind == "cot":
+        return 1 / cmath.tan(x)
+    if kind == "arcsin":
+        return cmath.asin(x)
+    if kind == "arccos":
+        return cmath.acos(x)
+    if kind == "arctan":
+        return cmath.atan(x)
+    raise Unsure(kind)                                                  # a relation, a list, words: not a number
+
+
+def add(a: Number, b: Number) -> Number:
+    total = a + b
+    if is_exact(total):
+        return total
+    small, large = sorted((abs(a), abs(b)))
+    require(small == 0 or small > 1e-9 * large, "lost by rounding, as in 10^20 + sqrt 2")
+    if abs(total) < 1e-13 * large:
+        return 0.0
+    return total
+
+
+def divide(a: Number, b: Number) -> Number:
+    if is_exact(a) and is_exact(b):
+        return Fraction(a, b)
+    return a / b
+
+
+def raise_power(base: Number, exponent: Number) -> Number:
+    """Exact as long as it can be: 2^10, (4/9)^(3/2), also (-8)^(1/3), which is -2."""
+    if not (is_exact(base) and is_exact(exponent)):
+        return complex(base) ** complex(exponent)
+    top, bottom = exponent.numerator, exponent.denominator
+    size = max(abs(base.numerator), base.denominator).bit_length()
+    require(size == 1 or abs(top) * size <= MAX_BITS, "too large")
+    if bottom == 1:
+        return Fraction(base) ** top
+    if base < 0 and bottom % 2 == 1:
+        return (-1) ** (top % 2) * raise_power(-base, exponent)
+    if base >= 0 and bottom < 65:
+        root = Fraction(round(base.numerator ** (1 / bottom)), round(base.denominator ** (1 / bottom)))
+        if root ** bottom == base:
+            return root ** top
     return complex(base) ** complex(exponent)
 
 
-def factorial(n):
-    if not exact(n) or n.denominator > 1: return math.gamma(n + 1)
-    require(0 <= n <= 2500, n // 4)
-    return Fraction(math.factorial(n.numerator))
+def whole(x: Number) -> int:
+    """An integer, or it has no value."""
+    require(is_exact(x) and x.denominator == 1, "not an integer")
+    return int(x)
 
 
-ANGULAR = {name: getattr(cmath, name) for name in ("sin", "cos", "tan")} | {
-    name: lambda x, f=f: 1 / f(x) for name, f in (("csc", cmath.sin), ("sec", cmath.cos), ("cot", cmath.tan))}
-FUNCTIONS = ANGULAR | {"arc" + name: getattr(cmath, "a" + name) for name in ("sin", "cos", "tan")} | {
-    "exp": cmath.exp, "ln": cmath.log, "log": cmath.log, "lg": cmath.log10}
-OPERATIONS = FUNCTIONS | {"+": add, "-": lambda a, b: add(a, -b), "neg": operator.neg, "*": operator.mul,
-    "/": operator.truediv, "\\bmod": operator.mod, "^": power, "!": factorial,
-    "\\binom": lambda n, k: factorial(n) / (factorial(k) * factorial(n - k)), "%": lambda a: a / 100,
-    "⌊⌋": lambda a: Fraction(math.floor(a)), "⌈⌉": lambda a: Fraction(math.ceil(a)), "||": abs,
-    "root": lambda n, a: power(a, 1 / n), "°": lambda a: a * math.pi / 180}
+def factorial(x: Number, budget: Budget) -> int:
+    n = whole(x)
+    require(0 <= n <= MAX_FACTORIAL, "negative, or too large")
+    budget.spend(n // 4)
+    return math.factorial(n)
 
 
-def evaluate(tree, point, scaled=False):
-    """The value with variables as at this point. scaled: 50 % is 1/2 and 180° is π (as always inside sin)."""
-    kind = tree[0]
-    if kind in ("num", "const"): return tree[1]
-    if kind == "sym":
-        seed = zlib.crc32(f"{tree[1]} {point}".encode())
-        return (Fraction(seed % 900 + 101) if point < 3 else (seed % 900 + 101) / 337) * (-1) ** (seed >> 20)
-    if kind in ("%", "°") and not scaled: return evaluate(tree[1], point)
-    require(kind in OPERATIONS, 1)
-    value = OPERATIONS[kind](*(evaluate(child, point, scaled or kind in ANGULAR) for child in tree[1:]))
-    bits = value.numerator.bit_length() + value.denominator.bit_length() if exact(value) else 0
-    require(True, bits // 64)                                           # long numbers cost more
-    return value if bits or abs(value.imag) > max(1e-12 * abs(value.real), 1e-14) else value.real
+def snap(x: Number) -> Number:
+    """A float that is an integer up to rounding becomes that integer: log_2 8 before its floor."""
+    if not is_exact(x) and abs(x - round(x)) < 1e-9:
+        return round(x)
+    return x
 
 
-def values(first, second, scaled=False):
-    """Pairs of values at a few points: integers, which count if both values are rational, then decimals."""
-    pairs = []
-    for point in range(8):
+def call_unknown(name: str, values: list[Number]) -> Number:
+    """f(a, b) of an f that nobody knows: any number, but the same one for equal arguments."""
+    key = name
+    for value in values:
+        key += f" {complex(value):.9g}"
+    return Fraction(zlib.crc32(key.encode()) % 9973 + 27, 101)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Points: each variable is positive and negative, odd and even, large and small, and a fraction
+
+INTEGER_NAMES = set("ijklmnMN")             # these are integers by custom: ceil(n/2) is floor((n+1)/2)
+SIGNED, POSITIVE, SIGNED_FRACTIONS, POSITIVE_FRACTIONS = range(8), range(8, 12), range(12, 16), range(16, 20)
+# How large a point is, at most twice this: positive points are small and large, as 2^x and sqrt(x - 50) want.
+SIZES = (2, 20, 150, 5, 40, 3, 8, 90, 2, 4, 12, 140, 1, 3, 1, 6, 1, 1, 3, 30)
+# Seven ways to halve eight points, as masks; no two of them go together.
+HALVES = (1, 2, 4, 7, 3, 5, 6)
+
+
+def split(index: int, k: int) -> int:
+    """0 or 1: on which side of a halving the k-th point is.
+
+    >>> [split(0, k) for k in range(8)], [split(1, k) for k in range(8)]
+    ([0, 1, 0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 0, 0, 1, 1])
+    """
+    mask = HALVES[index % len(HALVES)]
+    return bin(mask & k).count("1") % 2
+
+
+def choose_value(name: str, index: int, k: int) -> Number:
+    """The index-th variable at the k-th point."""
+    random = zlib.crc32(f"{name} {k}".encode())
+    negative = split(2 * index, k)
+    odd = split(2 * index + 1, k)
+    value = 2 * (1 + random % SIZES[k]) - odd
+    if k >= SIGNED_FRACTIONS.start and name[0] not in INTEGER_NAMES:
+        value = Fraction(14 * (random % SIZES[k]) + 1 + random // 1000 % 13, 14)
+    if negative and (k in SIGNED or k in SIGNED_FRACTIONS):
+        value = -value
+    return value
+
+
+def walk(tree: Tree) -> Iterator[Tree]:
+    """A tree and all trees in it."""
+    yield tree
+    for part in tree[1:]:
+        if isinstance(part, tuple):
+            yield from walk(part)
+
+
+def find_names(tree: Tree) -> set[str]:
+    """The variables of a tree."""
+    names = set()
+    for part in walk(tree):
+        if part[0] == "sym":
+            names.add(part[1])
+    return names
+
+
+def make_points(first: Tree, second: Tree, real: bool, budget: Budget) -> Iterator[Point]:
+    """One point where there are no variables, else up to twenty different ones."""
+    names = sorted(find_names(first) | find_names(second))
+    if not names:
+        yield Point({}, False, budget)
+        return
+    earlier = []
+    for k in range(len(SIZES)):
+        values = {}
+        for index, name in enumerate(names):
+            values[name] = choose_value(name, index, k)
+        if values not in earlier:
+            earlier.append(values)
+            yield Point(values, real, budget)
+
+
+def sample_values(first: Tree, second: Tree, budget: Budget, scaled: bool, real: bool) -> Iterator[tuple[Number, Number]]:
+    """Values of both at the points where both have one."""
+    for point in make_points(first, second, real, budget):
         try:
-            a, b = evaluate(first, point, scaled), evaluate(second, point, scaled)
-            if exact(a) and exact(b) or point > 2 and all(x == 0 or 1e-300 < abs(x) < 1e300 for x in (a, b)):
-                pairs.append((a, b))                                    # none for which close would overflow
-        except UNSURE: pass
-        if point == 2 and len(pairs) == 3 or len(pairs) == 2 and pairs[0] == pairs[1]: break  # no variables
-    real = [pair for pair in pairs if complex not in map(type, pair)]
-    return real if len(real) > 1 else pairs                             # sqrt(-2) only if need be
-
-
-def close(a, b):
-    """Equal: exactly if both are rational, else up to rounding; an irrational is no large integer."""
-    if exact(a) and exact(b): return a == b
-    size, mixed = max(abs(a), abs(b)), exact(a) or exact(b)
-    return abs(a - b) <= (1e-13 if mixed else 1e-12) * size and not (mixed and size > 1e7)
+            pair = evaluate(first, point, scaled), evaluate(second, point, scaled)
+        except FAILURES:
+            continue
+        yield pair
 
 
 # ------------------------------------------------------------------------------------------------------------
-# The parser: text -> tree, by recursive descent with a table of precedences
-#
-#   answer     := item ("," item)*                                         several items are a list
-#   item       := words | name "=" item | expression (relation expression)*
-#   expression := atom (operator expression | "!" | "°" | "%" | unit)*     no operator at all is a product
-#   atom       := "-" expression | number | name | function atom | \frac atom atom | "(" answer ")"
+# Equal values
 
-# A digit after \frac and \binom stands alone: \frac12. Of names between two commas the first is the token.
-TOKEN = re.compile(r"(?<=frac|inom)\d|(?<=frac )\d|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w^]))?|"
-    r"[fghpqFGHINPQ]'*\([A-Za-z0]\)|[A-Za-z](?:_\w+|')+|[A-Za-z]{1,40}(?![A-Za-z_'])|[A-Za-z]|"
-    r"\\log(?![A-Za-z])|\\(?:overline|overrightarrow|vec|hat|d?dot|mathbb)\s*\{[^{}]*\}|"
-    r"\\[A-Za-z]+(?:_\w+|')*|\\.|\"[^\"]*\"|[<>]=|!=(?!\d)|\*\*|\S")
-ALIAS = {name: names.split()[0] for names in (r"< \lt, > \gt, <= \le \leq \leqslant, >= \ge \geq \geqslant,"
-    r"!= \ne \neq, ~ \approx, * \cdot \times, / : \div, \bmod \mod, | \lvert \rvert, ( \langle, ) \rangle,"
-    r"⦃ \{, ⦄ \}, ⌊ \lfloor, ⌋ \rfloor, ⌈ \lceil, ⌉ \rceil, \emptyset \varnothing, % \% percent pct, \pi pi,"
-    r"\infty infty infinity inf, \frac \dfrac \tfrac \cfrac, \binom \dbinom, \sqrt sqrt, ^ **").split(",")
-    for name in names.split()} | {f: f"\\{f}" for f in FUNCTIONS}
-RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "~", "\\in", "\\equiv"}
-LEVELS = {"\\cup": 1, "\\cap": 1, "\\setminus": 1, "+": 2, "-": 2, "*": 3, "/": 3, "\\bmod": 3, "^": 5}
-PRODUCT, ARGUMENT, POWER = 3, 4, 5          # levels; an argument is the 2x of sin 2x + 1
-CLOSING = {"(": ")]", "[": "])", "{": "}", "|": "|", "⦃": "⦄", "⌊": "⌋", "⌈": "⌉"}
-NO_FACTOR = {"", ",", "'", "_", "\\mid", "\\to", *")]}⦄⌋⌉", *RELATIONS, *LEVELS}
-CONSTANTS = {"\\pi": math.pi, "e": math.e, "i": 1j, "\\infty": math.inf}
-NO_UNIT = {"no", "not", "less", "more", "than", "thousand", "million"}
-UNITS = set("mm cm km ft in yd mi kg lb lbs oz sec min hr hrs mph mL ml am pm USD rad".split())
-NAME = re.compile(r"(?!\\pi|\\sq)(?:[^-+*^!\d|_]|_\w+)*|[A-Zfghpq]'*(?:\^\{-1\})?\(.*\)|\\(?:lim|sum|int)_.*")
+def is_close(a: Number, b: Number) -> bool:
+    """Equal: exactly if both are rational, else up to rounding."""
+    if is_exact(a) and is_exact(b):
+        return a == b
+    return abs(a - b) <= 1e-11 * max(abs(a), abs(b))
 
 
-class Parser:
-    def __init__(self, text):
-        self.tokens, self.at, self.open = [], 0, []                     # open: the brackets we are in
-        for token in [ALIAS.get(token, token) for token in TOKEN.findall(text)] + [""]:        # "" is the end
-            word = token.isalpha() and (token in UNITS or len(token) > 3)       # miles is a word, xy is x y
-            self.tokens += [f'"{token}"'] if word else token if token.isalpha() else [token]
-
-    next = property(lambda self: self.tokens[self.at])
-
-    def take(self, *wanted):
-        """The next token, if it is one of these or anything will do, and step over it."""
-        if not wanted or self.next in wanted:
-            self.at += 1
-            return self.tokens[self.at - 1]
-
-    def answer(self, *closing):
-        """One item or a list of them, up to what closes it."""
-        items = [self.item()]
-        while self.take(","): items.append(self.item())
-        require(self.next in closing)
-        return items[0] if len(items) == 1 else ("list", *items)
-
-    def item(self):
-        """Words, a relation or an expression; x = only names the rest."""
-        if self.next[:1] == '"':
-            text = ""
-            while self.next.strip('".').isalpha(): text += self.take().strip('".')
-            return ("text", text.lower()) if len(text) > 1 else ("sym", text)
-        start, sides, signs = self.at, [self.expression(1)], []
-        name = "".join(self.tokens[start:self.at])
-        if re.fullmatch("[A-Z]{2,}", name) and self.next in ("", ","): return ("text", name.lower())
-        if NAME.fullmatch(name) and self.take("=", "\\in", "~"):
-            return ("named", ("=",), ("sym", name), self.item())
-        while sign := self.take(*RELATIONS):
-            side = self.expression(1)                                   # what is only approximate is left out
-            if sign != "~": signs, sides = signs + [sign], sides + [side]
-        if {sign[0] for sign in signs} == {">"}:
-            signs, sides = [sign.replace(">", "<") for sign in signs[::-1]], sides[::-1]
-        agree = set(signs) <= {"="} and all(match(sides[-1], side) for side in sides)  # 2 + 3 = 5
-        return sides[-1] if agree else ("rel", tuple(signs), *sides)
-
-    def expression(self, level):
-        tree = self.atom()
-        while True:
-            token, before = self.next, self.tokens[self.at - 1]
-            after_unit = before[:1] == '"'
-            if token in ("!", "%", "°"):
-                tree = (self.take(), tree)
-            elif token[:1] == '"' or after_unit and token in ("/", "^"):    # units are dropped: 5 cm^2, 3 m/s
-                require(self.take().strip('".') not in NO_UNIT)
-                if token == "^": self.atom()
-            elif LEVELS.get(token, 0) >= level:
-                tree = (self.take(), tree, self.expression(LEVELS[token] + (token != "^")))
-            elif token in NO_FACTOR or token == "|" and self.open[-1:] == ["|"] or level > ARGUMENT \
-                    or level == ARGUMENT and token[1:] in FUNCTIONS:
-                return tree
-            else:
-                require(not after_unit and not (before[-1:].isdigit() and token[0].isdigit()))      # not 3 4
-                rest = self.expression(POWER)           # of 1 3/4 or of a product; 1 3/4 % fails here
-                plus = token == "\\frac" and before.isdigit() and rest[1][0] == rest[2][0] == tree[0] == "num"
-                tree = ("+" if plus and 0 < rest[1][1] < rest[2][1] else "*", tree, rest)
-
-    def atom(self):
-        token = self.take()
-        if token in ("-", "+"):
-            return ("neg", self.expression(PRODUCT)) if token == "-" else self.expression(PRODUCT)
-        if token[:1].isdigit() or token[:1] == "." and len(token) > 1:
-            if self.take("_"): return ("num", Fraction(int(token, int(self.take()))), 0)      # 1011_2
-            places = re.search(r"\.(\d+)[eE]?(.*)", token)              # 2.50 -> ("num", 5/2, 1/100)
-            last = Fraction(10) ** (int(places[2] or 0) - len(places[1])) if places else 0
-            return ("num", Fraction(int(token) if token.isdecimal() else token), last)      # int is faster
-        if token in CLOSING: return self.brackets(token)
-        if token in ("\\frac", "\\binom"): return (token.replace("\\frac", "/"), self.atom(), self.atom())
-        if token == "\\sqrt":
-            return ("root", self.brackets("[") if self.take("[") else ("num", Fraction(2), 0), self.atom())
-        if token[1:] in FUNCTIONS: return self.function(token[1:])
-        if token in CONSTANTS: return ("const", CONSTANTS[token])
-        require(token not in NO_FACTOR and re.search(r"[\w')}]$", token))
-        return ("sym", token)
-
-    def brackets(self, opening):
-        """What is in brackets; the brackets count if they hold several items, or mean something."""
-        self.open.append(opening)
-        require(len(self.open) <= MAX_DEPTH)
-        tree = self.answer(*CLOSING[opening])
-        kind = self.open.pop() + self.take()
-        if opening in "([" and tree[0] == "list": return (kind, *tree[1:])
-        return tree if opening in "([{" else (kind, tree)
-
-    def function(self, name):
-        """sin x, sin(x), sin^2 x, sin^{-1} x, log_2 x; sin 2x cos x is (sin 2x)(cos x)."""
-        base = [self.atom()] if self.take("_") else []
-        power = self.atom() if self.take("^") else None
-        if power == ("neg", ("num", 1, 0)): name, power = "arc" + name, None
-        tree = (name, self.atom() if self.next in CLOSING else self.expression(ARGUMENT), *base)
-        return ("^", tree, power) if power else tree
+def is_close_constant(a: Number, b: Number) -> bool:
+    """The same for numbers without variables, where an irrational one may come close to an integer: e^(pi sqrt 163)."""
+    if is_exact(a) != is_exact(b) and max(abs(a), abs(b)) > 1e7:
+        return False
+    return is_close(a, b) and (is_exact(a) == is_exact(b) or abs(a - b) <= 1e-13 * abs(a))
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Comparison. The first tree is the reference: a decimal is judged by its digits.
-
-UNORDERED = {"list", "⦃⦄", "\\cup"}
-ORDERED = {"()"}, {"(]"}, {"[)"}, {"[]"}, {"()", "list"}        # 1, 2 may stand for (1, 2), in this order
-
-
-def match(gold, answer):
-    """Do two trees say the same?"""
-    require(True, 5)
-    if gold == answer: return True
-    if {gold[0], answer[0]} <= {"rel", "named"} and match_relations(gold, answer): return True
-    gold, answer = as_interval(gold), as_interval(answer)
-    kinds = {gold[0], answer[0]}
-    if "named" in kinds:                                                # x = 3 is 3, y = is f(x) =
-        names = {tree[2][1] for tree in (gold, answer) if tree[0] == "named"}
-        same = len(names) == 1 or "y" in names and re.search(r"\w\(\w\)$", max(names, key=len))
-        return same and match(*(tree[3] if tree[0] == "named" else tree for tree in (gold, answer)))
-    if kinds in ORDERED: return match_all(gold[1:], answer[1:])
-    if kinds & UNORDERED:
-        first, second = entries(gold), entries(answer)
-        return (len(first) == 1) == (len(second) == 1) \
-            and all(any(match(a, b) for b in second) for a in first) \
-            and all(any(match(a, b) for a in first) for b in second)
-    return match_values(gold, answer, False) or match_values(gold, answer, True)       # 50 % is 50, and 1/2
-
-
-def match_all(first, second):
-    return len(first) == len(second) and all(map(match, first, second))
-
-
-def entries(tree):
-    """The entries of a list, set or union; anything else is one entry."""
-    return [entry for item in tree[1:] for entry in entries(item)] if tree[0] in UNORDERED else [tree]
-
-
-def as_interval(tree):
-    """x > 2 and 1 < x <= 3 as intervals with a name; anything else as it is."""
-    if tree[0] != "rel" or {sign[0] for sign in tree[1]} != {"<"} or len(tree) > 5: return tree
-    signs, sides = ("<", *tree[1], "<"), (("neg", ("const", math.inf)), *tree[2:], ("const", math.inf))
-    k = 1 if len(tree) == 4 and tree[2][0] == "sym" else 2              # the name's place: -inf < x for x < 3
-    kind = "(["[signs[k - 1] == "<="] + ")]"[signs[k] == "<="]
-    return ("named", ("=",), sides[k], (kind, sides[k - 1], sides[k + 1])) if sides[k][0] == "sym" else tree
-
-
-def match_values(gold, answer, scaled):
-    """Exactly or up to rounding, at every point."""
-    pairs, digits = values(gold, answer, scaled), (decimals(gold), decimals(answer))
-    return len(pairs) > 1 and all(close(a, b) or rounds(*digits, a, b) for a, b in pairs)
-
-
-def decimals(tree):
+def find_last_digit(tree: Tree) -> Fraction | int:
     """The unit of a decimal's last digit, 1/100 for 2.50; 0 for anything else."""
-    return decimals(tree[1]) if tree[0] in ("neg", "%", "°") else tree[2] if tree[0] == "num" else 0
+    if tree[0] in ("neg", "%", "°"):
+        return find_last_digit(tree[1])
+    if tree[0] == "num":
+        return tree[2]
+    return 0
 
 
-def rounds(digits, given, a, b):
-    """A rounded reference is met by what rounds to it; a decimal answer to an exact one needs six digits."""
-    if not (digits or given) or complex in map(type, (a, b)) or a * b <= 0: return False
+def is_rounded(gold: Tree, answer: Tree, a: Number, b: Number) -> bool:
+    """Is one value the other, rounded? A rounded reference is met by what rounds to it, if it has at least two digits.
+
+    A decimal answer to an exact reference needs six digits, rounded or cut off: 0.333333 for 1/3.
+    """
+    gold_digit, answer_digit = find_last_digit(gold), find_last_digit(answer)
+    if isinstance(a, complex) or isinstance(b, complex) or a * b <= 0:
+        return False
     off = abs(Fraction(a)) - abs(Fraction(b))
-    if digits:                                                          # two digits at least, or three
-        return abs(a) >= (100 if given else 10) * digits and digits >= max(2 * abs(off), 100 * given)
-    sixth = Fraction(10) ** (math.floor(math.log10(abs(b))) - 5)        # rounded or cut off
-    return not (exact(a) and a.denominator == 1) and given <= sixth and -sixth / 2 <= off < sixth
+    if gold_digit and answer_digit:                                     # 2.500 for 2.5, but neither 2.49 nor 2.52
+        return abs(a) >= 100 * gold_digit and gold_digit >= max(2 * abs(off), 100 * answer_digit)
+    if gold_digit:
+        return abs(a) >= 10 * gold_digit and gold_digit >= 2 * abs(off)
+    if answer_digit:
+        sixth_digit = Fraction(10) ** (math.floor(math.log10(abs(b))) - 5)
+        an_integer = is_exact(a) and a.denominator == 1
+        return not an_integer and answer_digit <= sixth_digit and -sixth_digit / 2 <= off < sixth_digit
+    return False
 
 
-def match_relations(gold, answer):
+def match_at_points(gold: Tree, answer: Tree, budget: Budget, scaled: bool, real: bool) -> bool | None:
+    """Are the values equal wherever both have one? None if there are not enough such points."""
+    points = 0
+    for a, b in sample_values(gold, answer, budget, scaled, real):
+        if not is_close(a, b):
+            return False
+        points += 1
+    if points < MIN_POINTS:
+        return None
+    return True
+
+
+def match_values(gold: Tree, answer: Tree, budget: Budget) -> bool:
+    """Equal numbers, or equal expressions; 50 % is 50, and 1/2."""
+    kinds = {part[0] for part in itertools.chain(walk(gold), walk(answer))}
+    scales = [False]
+    if "%" in kinds or "°" in kinds:
+        scales.append(True)
+    for scaled in scales:
+        if "sym" not in kinds:
+            for a, b in sample_values(gold, answer, budget, scaled, real=False):
+                if is_close_constant(a, b) or is_rounded(gold, answer, a, b):
+                    return True
+            continue
+        matched = None
+        if ("const", 1j) not in itertools.chain(walk(gold), walk(answer)):
+            matched = match_at_points(gold, answer, budget, scaled, real=True)
+        if matched is None:                                             # with i, or complex everywhere: sqrt(-1 - x^2)
+            matched = match_at_points(gold, answer, budget, scaled, real=False)
+        if matched:
+            return True
+    return False
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Sets of real numbers: sorted disjoint intervals
+#
+# An interval is a pair of cuts. A cut (x, 0) lies just before the number x and (x, 1) just behind it, so that
+# [1, 2) is ((1, 0), (2, 0)) and {3} is ((3, 0), (3, 1)); cuts compare as Python compares pairs.
+
+Cut = tuple[Number, int]
+Region = list[tuple[Cut, Cut]]
+
+START: Cut = (-math.inf, 1)
+END: Cut = (math.inf, 0)
+
+
+def unite(first: Region, second: Region) -> Region:
+    """The union, sorted, with what touches made one.
+
+    >>> unite([((1, 0), (2, 0))], [((2, 0), (2, 1)), ((5, 1), (6, 0))])
+    [((1, 0), (2, 1)), ((5, 1), (6, 0))]
+    """
+    merged = []
+    for start, end in sorted(first + second):
+        if start >= end:
+            continue
+        if merged and start <= merged[-1][1]:
+            start, previous_end = merged.pop()
+            end = max(end, previous_end)
+        merged.append((start, end))
+    return merged
+
+
+def complement(region: Region) -> Region:
+    """What is not in it."""
+    gaps = []
+    start = START
+    for left, right in region:
+        if start < left:
+            gaps.append((start, left))
+        start = right
+    if start < END:
+        gaps.append((start, END))
+    return gaps
+
+
+def intersect(first: Region, second: Region) -> Region:
+    return complement(unite(complement(first), complement(second)))
+
+
+def find_value(tree: Tree, budget: Budget) -> Number:
+    """The value of a real number, also infinity."""
+    if tree == ("const", math.inf):
+        return math.inf
+    if tree == ("neg", ("const", math.inf)):
+        return -math.inf
+    value = evaluate(tree, Point({}, True, budget))
+    require(not isinstance(value, complex), "not real")
+    return value
+
+
+def find_region(tree: Tree, budget: Budget) -> Region:
+    """The set of real numbers that a tree says; Unsure if it says something else."""
+    kind = tree[0]
+    if kind == "reals":
+        return [(START, END)]
+    if kind == "named":
+        return find_region(tree[2], budget)
+    if kind in ("()", "[]", "(]", "[)") and len(tree) == 3:
+        left, right = find_value(tree[1], budget), find_value(tree[2], budget)
+        require(left <= right, "not an interval")
+        start = (left, int(kind[0] == "("))
+        end = (right, int(kind[1] == "]"))
+        return unite([(max(start, START), min(end, END))], [])
+    if kind == "{}":
+        return find_points(tree[1:], budget)
+    if kind in ("∪", "∩", "∖"):
+        return combine_regions(kind, find_region(tree[1], budget), find_region(tree[2], budget))
+    if kind == "rel":
+        return find_solutions(tree, budget)
+    if kind in ("list", "and", "or"):
+        return find_joint_region(tree, budget)
+    raise Unsure("not a set of real numbers")
+
+
+def combine_regions(kind: str, first: Region, second: Region) -> Region:
+    if kind == "∪":
+        return unite(first, second)
+    if kind == "∩":
+        return intersect(first, second)
+    return intersect(first, complement(second))
+
+
+def find_points(trees: Tree, budget: Budget) -> Region:
+    """Single numbers, perhaps named: x = -4."""
+    region = []
+    for tree in trees:
+        if tree[0] == "named":
+            tree = tree[2]
+        value = find_value(tree, budget)
+        region = unite(region, [((value, 0), (value, 1))])
+    return region
+
+
+def find_joint_region(tree: Tree, budget: Budget) -> Region:
+    """Several conditions: x > 1 and x < 3; x < 1 or x > 3; x != 1, 2. A comma means "and" unless nothing is left then."""
+    kind, first, *rest = tree
+    require(any(part[0] == "rel" for part in tree[1:]), "a list, not a set")
+    region = find_region(first, budget)
+    for part in rest:
+        if first[0] == "rel" and first[1] == ("!=",) and part[0] not in ("rel", "named"):
+            part = ("rel", ("!=",), first[2], part)
+        other = find_region(part, budget)
+        common = intersect(region, other)
+        if kind == "or" or (kind == "list" and not common):
+            region = unite(region, other)
+        else:
+            region = common
+    return region
+
+
+def find_solutions(tree: Tree, budget: Budget) -> Region:
+    """What solves linear inequalities in one variable: 2x < 4, -1 <= x < 3, x != 2."""
+    signs, sides = tree[1], tree[2:]
+    require(len(find_names(tree)) == 1, "one variable")
+    region = [(START, END)]
+    for sign, left, right in zip(signs, sides, sides[1:]):
+        region = intersect(region, solve_linear(sign, ("-", left, right), budget))
+    return region
+
+
+def solve_linear(sign: str, tree: Tree, budget: Budget) -> Region:
+    """Where is a x + b < 0 (or <=, !=)? It is linear if its values at 0, 1, 2, 5 say so."""
+    name = find_names(tree).pop()
+    values = []
+    for x in (0, 1, 2, 5):
+        values.append(evaluate(tree, Point({name: x}, True, budget)))
+    b, slope = values[0], values[1] - values[0]
+    require(is_close(values[2] - b, 2 * slope) and is_close(values[3] - b, 5 * slope) and slope != 0, "not linear")
+    root = divide(-b, slope)
+    before, behind = (root, 0), (root, 1)
+    if sign == "!=":
+        return [(START, before), (behind, END)]
+    if sign == "<" and slope > 0:
+        return [(START, before)]
+    if sign == "<":
+        return [(behind, END)]
+    if sign == "<=" and slope > 0:
+        return [(START, behind)]
+    if sign == "<=":
+        return [(before, END)]
+    raise Unsure("an equation")
+
+
+def match_regions(gold: Tree, answer: Tree, budget: Budget) -> bool:
+    """The same set of real numbers, of the same variable if both name one. Two pairs (1, 2) are points, not sets."""
+    if gold[0] == answer[0] == "()" or len(find_names(gold) | find_names(answer)) > 1:
+        return False
+    try:
+        first, second = find_region(gold, budget), find_region(answer, budget)
+    except FAILURES:
+        return False
+    if len(first) != len(second):
+        return False
+    for (left, right), (other_left, other_right) in zip(first, second):
+        if not (same_cut(left, other_left) and same_cut(right, other_right)):
+            return False
+    return True
+
+
+def same_cut(first: Cut, second: Cut) -> bool:
+    if math.isinf(first[0]) or math.isinf(second[0]):
+        return first == second
+    return first[1] == second[1] and is_close(first[0], second[0])
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Comparison. The first tree is always the reference.
+
+LISTS = ("list", "and", "or")
+UNORDERED = (*LISTS, "{}", "∪")
+BRACKETS = ("()", "(]", "[)", "[]")
+
+
+def match(gold: Tree, answer: Tree, budget: Budget) -> bool:
+    """Do two trees say the same?"""
+    budget.spend(5)
+    if gold == answer:
+        return True
+    if "time" in (gold[0], answer[0]):
+        return match_times(gold, answer, budget)
+    if "unit" in (gold[0], answer[0]):
+        return match_units(gold, answer, budget)
+    if "rel" in (gold[0], answer[0]) and match_relations(gold, answer, budget):
+        return True
+    if match_structure(gold, answer, budget):
+        return True
+    return needs_region(gold, answer) and match_regions(gold, answer, budget)
+
+
+def needs_region(gold: Tree, answer: Tree) -> bool:
+    """Is there a set of real numbers that can be written in several ways?"""
+    kinds = (gold[0], answer[0])
+    return any(kind in ("rel", "and", "or", "∪", "∩", "∖", "reals") for kind in kinds)
+
+
+def match_structure(gold: Tree, answer: Tree, budget: Budget) -> bool:
+    """Part by part."""
+    gold, answer = reduce_chain(gold, budget), reduce_chain(answer, budget)
+    gold, answer = name_interval(gold), name_interval(answer)
+    kinds = (gold[0], answer[0])
+    if "named" in kinds:
+        return match_named(gold, answer, budget)
+    if gold[0] == answer[0] and gold[0] in BRACKETS:
+        return match_in_order(gold[1:], answer[1:], budget)
+    if set(kinds) == {"()", "list"}:                                    # 1, 2 may stand for (1, 2), in this order
+        return match_in_order(gold[1:], answer[1:], budget)
+    if gold[0] in UNORDERED or answer[0] in UNORDERED:
+        return match_in_any_order(list_entries(gold), list_entries(answer), budget)
+    return match_values(gold, answer, budget)
+
+
+def match_in_order(first: Tree, second: Tree, budget: Budget) -> bool:
+    if len(first) != len(second):
+        return False
+    return all(match(a, b, budget) for a, b in zip(first, second))
+
+
+def match_in_any_order(first: list[Tree], second: list[Tree], budget: Budget) -> bool:
+    """Each of the first is among the second and the other way round; 5 is no list, so it is not 5, 5."""
+    if (len(first) == 1) != (len(second) == 1):
+        return False
+    for a in first:
+        if not any(match(a, b, budget) for b in second):
+            return False
+    for b in second:
+        if not any(match(a, b, budget) for a in first):
+            return False
+    return True
+
+
+def list_entries(tree: Tree) -> list[Tree]:
+    """The entries of a list, set or union; anything else is one entry."""
+    if tree[0] not in UNORDERED:
+        return [tree]
+    entries = []
+    for part in tree[1:]:
+        entries.extend(list_entries(part))
+    return entries
+
+
+def match_named(gold: Tree, answer: Tree, budget: Budget) -> bool:
+    """x = 3 is 3, but not y = 3; y = 2x is f(x) = 2x."""
+    names = []
+    values = []
+    for tree in (gold, answer):
+        if tree[0] == "named":
+            names.append(tree[1])
+            tree = tree[2]
+        values.append(tree)
+    if len(names) == 2 and names[0] != names[1]:
+        if ("sym", "y") not in names or not any(name[0] == "call" and len(name) == 3 for name in names):
+            return False
+    return match(*values, budget)
+
+
+def reduce_chain(tree: Tree, budget: Budget) -> Tree:
+    """The last side of 2 + 3 = 5, and of a longer chain if its sides without variables agree; else the tree itself.
+
+    2x = 10 stays an equation.
+    """
+    if tree[0] != "rel" or set(tree[1]) != {"="}:
+        return tree
+    *others, last = tree[2:]
+    constant = [side for side in others if not find_names(side)]
+    if len(others) == 1 or not constant or find_names(last):
+        constant = others                                               # then all have to agree
+    for side in constant:
+        if not match_values(last, side, budget):
+            return tree
+    return last
+
+
+def name_interval(tree: Tree) -> Tree:
+    """x > a and a < x <= b as intervals with a name, also where a and b hold variables; anything else as it is."""
+    if tree[0] != "rel" or not set(tree[1]) <= {"<", "<="}:
+        return tree
+    signs, sides = tree[1], tree[2:]
+    lowest, highest = ("neg", ("const", math.inf)), ("const", math.inf)
+    if len(sides) == 2 and sides[0][0] == "sym":                        # x < b
+        return ("named", sides[0], (close_interval("<", signs[0]), lowest, sides[1]))
+    if len(sides) == 2 and sides[1][0] == "sym":                        # a < x
+        return ("named", sides[1], (close_interval(signs[0], "<"), sides[0], highest))
+    if len(sides) == 3 and sides[1][0] == "sym":                        # a < x < b
+        return ("named", sides[1], (close_interval(*signs), sides[0], sides[2]))
+    return tree
+
+
+def close_interval(left: str, right: str) -> str:
+    """The brackets for two signs: "<" and "<=" make "(]"."""
+    opening = "[" if left == "<=" else "("
+    closing = "]" if right == "<=" else ")"
+    return opening + closing
+
+
+def match_relations(gold: Tree, answer: Tree, budget: Budget) -> bool:
     """Equations and inequalities: side by side, or left - right as a multiple of the other's."""
-    (signs, *first), (others, *second) = gold[1:], answer[1:]
-    if signs != others or match_all(first, second): return signs == others
-    ratios = [a / b for a, b in values(("-", *first), ("-", *second)) if a and b]
-    real = len(ratios) > 1 and complex not in map(type, ratios)
-    return real and (signs[0] in ("=", "!=") or min(ratios) > 0) and all(close(ratios[0], x) for x in ratios)
+    signs, first = split_relation(gold)
+    others, second = split_relation(answer)
+    if not signs or signs != others:
+        return False
+    if match_in_order(first, second, budget):
+        return True
+    if len(signs) > 1:
+        return False
+    ratios = []
+    for a, b in sample_values(("-", *first), ("-", *second), budget, False, real=True):
+        if (a == 0) != (b == 0):
+            return False
+        if a != 0:
+            ratios.append(divide(a, b))
+    if len(ratios) < 2 or signs[0] not in ("=", "!=") and min(ratios) < 0:
+        return False
+    return all(is_close(ratios[0], ratio) for ratio in ratios)
+
+
+def split_relation(tree: Tree) -> tuple[tuple, tuple]:
+    """Signs and sides of a relation; x = 3 is one too."""
+    if tree[0] == "rel":
+        return tree[1], tree[2:]
+    if tree[0] == "named":
+        return ("=",), tree[1:]
+    return (), ()
+
+
+def match_units(gold: Tree, answer: Tree, budget: Budget) -> bool:
+    """5 cm is 5, but neither 5 km nor 5 or 5 is wrong: an unknown word behind a number has to stand in the reference."""
+    units = []
+    values = []
+    for tree in (gold, answer):
+        unit = ""
+        if tree[0] == "unit":
+            unit = tree[2]
+            tree = tree[1]
+        units.append(unit)
+        values.append(tree)
+    gold_unit, answer_unit = units
+    allowed = gold_unit == "" and is_known_unit(answer_unit)
+    if allowed or set(answer_unit.split()) <= set(gold_unit.split()):
+        return match(*values, budget)
+    return False
+
+
+def match_times(gold: Tree, answer: Tree, budget: Budget) -> bool:
+    """3 pm is 15:00 and not 3 am. Beside something that is no time, 12:30 is a ratio and 3 pm is 3."""
+    if gold[0] == answer[0]:
+        same_minute = gold[2:4] == answer[2:4]
+        halves = (gold[4], answer[4])
+        if "" in halves and halves != ("", ""):                         # 8:34 may mean 8:34 pm
+            late = max(gold[1], answer[1]) > 12
+            return same_minute and (count_hours(gold) == count_hours(answer) or not late and gold[1] == answer[1])
+        return same_minute and count_hours(gold) == count_hours(answer)
+    return match(read_ratio(gold), read_ratio(answer), budget)
+
+
+def count_hours(time: Tree) -> int:
+    """Hours since midnight."""
+    hour, half = time[1], time[4]
+    if half == "":
+        return hour
+    return hour % 12 + 12 * (half == "p")
+
+
+def read_ratio(tree: Tree) -> Tree:
+    if tree[0] != "time":
+        return tree
+    hour, minute = ("num", tree[1], 0), ("num", tree[2], 0)
+    if tree[4] == "":
+        return ("/", hour, minute)
+    require(tree[2] == 0, "a time is no number")
+    return hour
 
 
 # ------------------------------------------------------------------------------------------------------------
 # What the rest of the project calls
 
-def bounded(function, *arguments):
-    """What a function returns; None where it fails or would take more than MAX_WORK."""
-    work[0] = MAX_WORK
-    try: return function(*arguments)
-    except (RecursionError, *UNSURE): return None
+def equivalent(a: str, b: str) -> bool:
+    """Do two answers say the same? `a` is the reference; an empty one is never met."""
+    if a.strip() == b.strip():
+        return a.strip(" $") != ""
+    gold, answer = parse(a), parse(b)
+    if match_trees(gold, answer):
+        return True
+    text = strip_text(a)
+    if text != "" and text == strip_text(b):
+        return True
+    letter, rest = split_label(normalise(b))
+    if letter == "" or gold is None:
+        return False
+    if gold[0] == "sym" and gold[1] in "ABCDEFGHIJ":
+        return letter == gold[1]                                        # (B) 17 for B
+    return match_trees(gold, read_tree(rest))                           # and for 17
 
 
-@functools.lru_cache(maxsize=4096)
-def parse(text):
-    """The tree of an answer; None if it can't be parsed."""
-    return bounded(Parser(normalise(text)).answer, "")
+def count_answers(answer: str) -> int:
+    """How many answers a list or set holds; 1 for anything else."""
+    tree = parse(answer)
+    if tree is None:
+        return 1
+    if tree[0] == "named":
+        tree = tree[2]
+    return len(list_entries(tree))
 
 
-def unparsed(answer):
-    """Can this answer only be compared as text? (For the log: unparsed is not the same as wrong.)"""
-    return parse(answer) is None
-
-
-def equivalent(a, b):
-    """Do two answer texts say the same? a is the reference where decimals are rounded."""
-    if a.strip() == b.strip() or plain(a) == plain(b) != "": return True
-    return bool((first := parse(a)) and (second := parse(b)) and bounded(match, first, second))
+def match_trees(gold: Tree | None, answer: Tree | None) -> bool:
+    if gold is None or answer is None:
+        return False
+    try:
+        return match(gold, answer, Budget(MAX_WORK))
+    except (*FAILURES, OutOfWork):
+        return False
