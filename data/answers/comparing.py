@@ -10,13 +10,12 @@ reference: where it is a rounded decimal, what rounds to it is right. Work is bo
 and no child process, nothing is executed, and no input raises.
 """
 import cmath
-import itertools
 import math
 import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 
-from data.answers.reading import (ANGULAR, EMPTY, FAILURES, REALS, Tree, Unsure, is_known_unit, normalise, parse, read_tree,
+from data.answers.reading import (ANGULAR, FAILURES, MAX_TEXT, Tree, Unsure, is_known_unit, normalise, parse, read_tree,
                                   split_label, strip_text, unparsed)
 
 MAX_WORK = 5_000            # steps of one comparison, about two microseconds each
@@ -36,11 +35,15 @@ class Budget:
 
     def __init__(self, steps: int):
         self.steps = steps
+        self.half = steps // 2
 
     def spend(self, cost: int = 1) -> None:
         self.steps -= cost
         if self.steps < 0:
             raise OutOfWork
+
+    def is_half_spent(self) -> bool:
+        return self.steps < self.half
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -239,9 +242,13 @@ def call_unknown(name: str, values: list[Number]) -> Number:
 # Points: each variable is positive and negative, odd and even, large and small, and a fraction
 
 INTEGER_NAMES = set("ijklmnMN")             # these are integers by custom: ceil(n/2) is floor((n+1)/2)
-SIGNED, POSITIVE, SIGNED_FRACTIONS, POSITIVE_FRACTIONS = range(8), range(8, 12), range(12, 16), range(16, 20)
-# How large a point is, at most twice this: positive points are small and large, as 2^x and sqrt(x - 50) want.
-SIZES = (2, 20, 150, 5, 40, 3, 8, 90, 2, 4, 12, 140, 1, 3, 1, 6, 1, 1, 3, 30)
+# How large they are, once or twice this: large for sqrt(x - 50), small for 2^(2^x), less than 1 for arcsin.
+SIGNED_SIZES = (2, 20, 150, 5, 40, 3, 8, 90)
+POSITIVE_SIZES = (1, 2, 12, 140)
+SIGNED_FRACTION_SIZES = (1, 3, 30, 6)
+POSITIVE_FRACTION_SIZES = (1, 1, 1, 3, 30)
+# Where one of these is, two expressions may differ at a few points only.
+STEPS = {"⌊⌋", "⌈⌉", "||", "\\bmod", "max", "min"}
 # Seven ways to halve eight points, as masks; no two of them go together.
 HALVES = (1, 2, 4, 7, 3, 5, 6)
 
@@ -256,50 +263,90 @@ def split(index: int, k: int) -> int:
     return bin(mask & k).count("1") % 2
 
 
-def choose_value(name: str, index: int, k: int) -> Number:
-    """The index-th variable at the k-th point."""
-    random = zlib.crc32(f"{name} {k}".encode())
-    negative = split(2 * index, k)
-    odd = split(2 * index + 1, k)
-    value = 2 * (1 + random % SIZES[k]) - odd
-    if k >= SIGNED_FRACTIONS.start and name[0] not in INTEGER_NAMES:
-        value = Fraction(14 * (random % SIZES[k]) + 1 + random // 1000 % 13, 14)
-    if negative and (k in SIGNED or k in SIGNED_FRACTIONS):
-        value = -value
-    return value
+def choose_size(size: int, random: int) -> int:
+    """From half the size up to it."""
+    half = size // 2
+    return half + random % (size - half)
+
+
+def choose_integer(seed: str, index: int, k: int, size: int) -> int:
+    """For the index-th variable at the k-th point: odd at half of the points."""
+    random = zlib.crc32(f"{seed} {k} {size}".encode())
+    return 2 * choose_size(size, random) + split(2 * index, k)
+
+
+def choose_fraction(seed: str, index: int, k: int, size: int) -> Number:
+    """No integer; but the variables that are integers by custom are."""
+    if seed[0] in INTEGER_NAMES:
+        return choose_integer(seed, index, k, size)
+    random = zlib.crc32(f"{seed} {k} {size}".encode())
+    return choose_size(size, random) + Fraction(1 + random % 13, 14)
+
+
+def choose_sign(index: int, k: int) -> int:
+    """Negative at half of the points, and at half of those where it is odd."""
+    return 1 - 2 * split(2 * index + 1, k)
+
+
+def choose_points(name: str, index: int, turn: int) -> list[Number]:
+    """The values of the index-th variable, at one point after the other. Each turn is another set of points."""
+    seed = f"{name} {turn}"
+    shift = index * turn                    # in the first turn all variables are large together, later not
+    values = []
+    for k in range(8):
+        size = SIGNED_SIZES[(k + shift) % 8]
+        values.append(choose_sign(index, k) * choose_integer(seed, index, k, size))
+    for k in range(4):
+        size = SIGNED_FRACTION_SIZES[(k + shift) % 4]
+        values.append(choose_sign(index, k) * choose_fraction(seed, index, k, size))
+    for k, size in enumerate(POSITIVE_SIZES):
+        values.append(choose_integer(seed, index, k, size))
+    for k, size in enumerate(POSITIVE_FRACTION_SIZES):
+        values.append(choose_fraction(seed, index, k, size))
+    return values
 
 
 def walk(tree: Tree) -> Iterator[Tree]:
     """A tree and all trees in it."""
-    yield tree
-    for part in tree[1:]:
-        if isinstance(part, tuple):
-            yield from walk(part)
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting.extend(child for child in part[1:] if isinstance(child, tuple))
 
 
 def find_names(tree: Tree) -> set[str]:
     """The variables of a tree."""
-    names = set()
-    for part in walk(tree):
-        if part[0] == "sym":
-            names.add(part[1])
-    return names
+    return {part[1] for part in walk(tree) if part[0] == "sym"}
+
+
+def find_kinds(tree: Tree) -> set[str]:
+    """The operations, functions ... of a tree."""
+    return {part[0] for part in walk(tree)}
+
+
+def has_i(tree: Tree) -> bool:
+    """Are complex numbers meant?"""
+    return any(part == ("const", 1j) for part in walk(tree))
 
 
 def make_points(first: Tree, second: Tree, real: bool, budget: Budget) -> Iterator[Point]:
-    """One point where there are no variables, else up to twenty different ones."""
+    """One point where there are no variables, else twenty; more where a difference may show at a few only."""
     names = sorted(find_names(first) | find_names(second))
     if not names:
         yield Point({}, False, budget)
         return
-    earlier = []
-    for k in range(len(SIZES)):
-        values = {}
+    turns = 1
+    if not STEPS.isdisjoint(find_kinds(first) | find_kinds(second)):
+        turns = 5
+    for turn in range(turns):
+        if turn > 0 and budget.is_half_spent():
+            return                                                      # long expressions make do with twenty
+        columns = []
         for index, name in enumerate(names):
-            values[name] = choose_value(name, index, k)
-        if values not in earlier:
-            earlier.append(values)
-            yield Point(values, real, budget)
+            columns.append(choose_points(name, index, turn))
+        for row in dict.fromkeys(zip(*columns)):                        # each row once
+            yield Point(dict(zip(names, row)), real, budget)
 
 
 def sample_values(first: Tree, second: Tree, budget: Budget, scaled: bool, real: bool) -> Iterator[tuple[Number, Number]]:
@@ -372,7 +419,7 @@ def match_at_points(gold: Tree, answer: Tree, budget: Budget, scaled: bool, real
 
 def match_values(gold: Tree, answer: Tree, budget: Budget) -> bool:
     """Equal numbers, or equal expressions; 50 % is 50, and 1/2."""
-    kinds = {part[0] for part in itertools.chain(walk(gold), walk(answer))}
+    kinds = find_kinds(gold) | find_kinds(answer)
     scales = [False]
     if "%" in kinds or "°" in kinds:
         scales.append(True)
@@ -383,7 +430,7 @@ def match_values(gold: Tree, answer: Tree, budget: Budget) -> bool:
                     return True
             continue
         matched = None
-        if ("const", 1j) not in itertools.chain(walk(gold), walk(answer)):
+        if not (has_i(gold) or has_i(answer)):
             matched = match_at_points(gold, answer, budget, scaled, real=True)
         if matched is None:                                             # with i, or complex everywhere: sqrt(-1 - x^2)
             matched = match_at_points(gold, answer, budget, scaled, real=False)
@@ -606,6 +653,8 @@ def match_structure(gold: Tree, answer: Tree, budget: Budget) -> bool:
         return match_in_order(gold[1:], answer[1:], budget)
     if set(kinds) == {"()", "list"}:                                    # 1, 2 may stand for (1, 2), in this order
         return match_in_order(gold[1:], answer[1:], budget)
+    if "and" in kinds and ("or" in kinds or "∪" in kinds):              # x < 1 and x > 3 is no union
+        return False
     if gold[0] in UNORDERED or answer[0] in UNORDERED:
         return match_in_any_order(list_entries(gold), list_entries(answer), budget)
     return match_values(gold, answer, budget)
@@ -778,7 +827,7 @@ def read_ratio(tree: Tree) -> Tree:
 def equivalent(a: str, b: str) -> bool:
     """Do two answers say the same? `a` is the reference; an empty one is never met."""
     if a.strip() == b.strip():
-        return a.strip(" $") != ""
+        return len(a) > MAX_TEXT or strip_text(a) != ""
     gold, answer = parse(a), parse(b)
     if match_trees(gold, answer):
         return True

@@ -275,6 +275,7 @@ LATEX.add("\\math", r"\\math(?:bb|bf)\s*\{?\s*([RZNQC])(?![A-Za-z])\s*\}?", r"\\
 LATEX.add("\\R", r"\\R(?:eals)?(?![A-Za-z])", r"\\mathbb{R}")
 LATEX.add("_", r"(?<!log)_\s*\{?((?<=\{)[^{}]*|\w)\}?", read_subscript)
 LATEX.add("n't", r"n't\b", " not")
+LATEX.add("o'c", r"o'clock\b", "oclock")
 LATEX.add("\\", r"\\(?:text\w*|mbox|hbox|emph|math(?:rm|bf|it|sf)|operatorname)\s*\{\s*([^{}]*?)\s*\}", quote_words)
 
 # Numbers
@@ -289,14 +290,16 @@ NUMBERS.add("min", r"(?<![\\A-Za-z])min(?=\s?\()", r"\\min")                    
 PHRASES = Rules(re.IGNORECASE)
 PHRASES.add("", r'^\s*(?:"?(?:so|thus|hence|therefore|about|approximately|roughly|exactly|is|the|final|correct|answer|option|'
             r'choice|result|at(?!"?\s*"?(?:least|most)))\b"?[\s:=]*)+(?=.)', "")                     # "Final answer:"
+PHRASES.add("eal", r'"?\ball"?\s+"?reals?\b"?\s*(?:"?(?:numbers?|values?|of|such|that|where|with|for|which)\b"?\s*)*'
+            r'(?=[a-z]\s*(?:\\[nlgi]|[<>=!]))', "")                                                     # all real x > 2
 PHRASES.add("eal", r'"?\b(?:all|any|every|the"?\s+"?set"?\s+"?of"?\s+"?all)\b"?\s+"?reals?\b"?\s*(?:"?(?:numbers?|values?)\b"?\s*)?'
             r'(?:"?of\b"?\s*)?(?:[a-z](?=[\s",]*(?:except|$)))?', r" \\mathbb{R} ")
 PHRASES.add("xc", r'[\s,]*"?\b(?:except|excluding)\b"?\s*(?:"?(?:for|at|when|where)\b"?\s*)?(.+)$', r" \\setminus \\{\1\\}")
 PHRASES.add("nfinity", r'"?\b(?:positive|plus)"?\s+"?infinity\b"?', r"\\infty ")
 PHRASES.add("nfinity", r'"?\b(?:negative|minus)"?\s+"?infinity\b"?', r"-\\infty ")
 PHRASES.add("zero", r'^(\d[\d.]*)\s*°?\s*"?\bbelow"?\s+"?zero\b"?\s*$', r"-\1")
-PHRASES.add("noon", r'^(?:12\s*)?"?noon"?\s*$', "12:00 pm")
-PHRASES.add("midnight", r'^(?:12\s*)?"?midnight"?\s*$', "12:00 am")
+PHRASES.add("noon", r'^\s*(?:12\s*)?"?noon"?\s*$', "12:00 pm")
+PHRASES.add("midnight", r'^\s*(?:12\s*)?"?midnight"?\s*$', "12:00 am")
 
 # Several answers, sets by a condition, and what stands before the answer
 JOINTS = Rules()
@@ -430,6 +433,8 @@ def split_tokens(text: str) -> list[str]:
     tokens = []
     for token in TOKEN.findall(text):
         token = ALIASES.get(token, token)
+        if is_word(token):
+            token = ALIASES.get(token.strip('".').lower(), token)       # \\text{percent}
         if not token.isalpha() or not token.isascii():
             tokens.append(token)
         elif len(token) > 3 or token in SHORT_WORDS:
@@ -774,7 +779,7 @@ class Parser:
 # ------------------------------------------------------------------------------------------------------------
 # Times of day
 
-TIME = re.compile(r'[\s"]*(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?[\s"]*(?:([ap])\.?\s?m\.?|o\'?clock)?[\s"]*', re.IGNORECASE)
+TIME = re.compile(r'[\s"]*(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?[\s"]*(?:([ap])\.?\s?m\.?|oclock)?[\s"]*', re.IGNORECASE)
 
 
 def read_time(text: str) -> Tree | None:
