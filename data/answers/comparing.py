@@ -125,11 +125,11 @@ def calculate(kind: str, values: list[Number], budget: Budget) -> Number:
         return divide(a, 100)
     if kind == "°":
         return a * math.pi / 180
-    if kind == "||":
+    if kind in ("||", "abs"):
         return abs(a)
-    if kind == "⌊⌋":
+    if kind in ("⌊⌋", "floor"):
         return math.floor(snap(a))
-    if kind == "⌈⌉":
+    if kind in ("⌈⌉", "ceil"):
         return math.ceil(snap(a))
     if kind == "\\bmod":
         return a % b
@@ -172,6 +172,12 @@ def calculate_function(kind: str, values: list[Number]) -> Number:
         return cmath.acos(x)
     if kind == "arctan":
         return cmath.atan(x)
+    if kind == "sinh":
+        return cmath.sinh(x)
+    if kind == "cosh":
+        return cmath.cosh(x)
+    if kind == "tanh":
+        return cmath.tanh(x)
     raise Unsure(kind)                                                  # a relation, a list, words: not a number
 
 
@@ -248,7 +254,7 @@ POSITIVE_SIZES = (1, 2, 12, 140)
 SIGNED_FRACTION_SIZES = (1, 3, 30, 6)
 POSITIVE_FRACTION_SIZES = (1, 1, 1, 3, 30)
 # Where one of these is, two expressions may differ at a few points only.
-STEPS = {"⌊⌋", "⌈⌉", "||", "\\bmod", "max", "min"}
+STEPS = {"⌊⌋", "⌈⌉", "||", "floor", "ceil", "abs", "\\bmod", "max", "min"}
 # Seven ways to halve eight points, as masks; no two of them go together.
 HALVES = (1, 2, 4, 7, 3, 5, 6)
 
@@ -500,8 +506,11 @@ def find_value(tree: Tree, budget: Budget) -> Number:
 def find_region(tree: Tree, budget: Budget) -> Region:
     """The set of real numbers that a tree says; Unsure if it says something else."""
     kind = tree[0]
+    budget.spend(20)
     if kind == "reals":
         return [(START, END)]
+    if kind == "named" and tree[2][0] in ("num", "neg", "/"):           # x = 1 or x > 3
+        return find_points((tree,), budget)
     if kind == "named":
         return find_region(tree[2], budget)
     if kind in ("()", "[]", "(]", "[)") and len(tree) == 3:
@@ -533,6 +542,7 @@ def find_points(trees: Tree, budget: Budget) -> Region:
     """Single numbers, perhaps named: x = -4."""
     region = []
     for tree in trees:
+        budget.spend(5)
         if tree[0] == "named":
             tree = tree[2]
         value = find_value(tree, budget)
@@ -638,8 +648,12 @@ def match(gold: Tree, answer: Tree, budget: Budget) -> bool:
 
 def needs_region(gold: Tree, answer: Tree) -> bool:
     """Is there a set of real numbers that can be written in several ways?"""
-    kinds = (gold[0], answer[0])
-    return any(kind in ("rel", "and", "or", "∪", "∩", "∖", "reals") for kind in kinds)
+    for tree in (gold, answer):
+        if tree[0] in ("rel", "and", "or", "∪", "∩", "∖", "reals"):
+            return True
+        if tree[0] == "list" and any(part[0] == "rel" for part in tree[1:]):
+            return True
+    return False
 
 
 def match_structure(gold: Tree, answer: Tree, budget: Budget) -> bool:

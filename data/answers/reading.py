@@ -66,7 +66,8 @@ COUNTED = """
 # These words change the number before them.
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 POWERS = {"squared": 2, "cubed": 3}
-NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NUMBER_WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen twenty""".split()
 
 # Bare letters are a product, xy is x times y, unless there are more than three of them or they stand here.
 SHORT_WORDS = set("mm cm km ft in yd mi kg lb lbs oz sec min hr hrs mph mL ml am pm USD rad day yr".split())
@@ -188,7 +189,7 @@ CHARACTERS.add("±", "±", r"\\pm ")
 CHARACTERS.add("", "[ℝℤℕℚ]", r"\\mathbb{\g<0>}")
 
 INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\ufeff"
-SPELLINGS = str.maketrans("−–—‐‑×·∙⋅÷∕⁄′’‘。", "-----****///'''.", "€£“”" + INVISIBLE)
+SPELLINGS = str.maketrans("−–—‐‑×·∙⋅÷∕⁄′’‘。", "-----****///'''.", "€£¥₹“”" + INVISIBLE)
 NAMED_CHARACTERS = "≤le ⩽le ≥ge ⩾ge ≠ne πpi √sqrt ∞infty ∈in ∪cup ∩cap ∖setminus ∅emptyset ∀forall ≈approx θtheta"
 for named in NAMED_CHARACTERS.split():
     SPELLINGS[ord(named[0])] = f"\\{named[1:]} "
@@ -258,11 +259,14 @@ LATEX = Rules()
 LATEX.add("\\\\", r"(?<!\\)\\\\(?=[A-Za-z])(?!.*\\end)", r"\\")             # \\pi, escaped twice; not in a matrix
 LATEX.add("\\", r"\\(?:begin|end)\{(?:align|equation|gather)\w*\*?\}", "")  # from here on: what only sets the type
 LATEX.add("\\", r"(?<!\\)\\[()\[\]]|\\(?:left|right)\s*\.", "")
-LATEX.add("\\", r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|boxed|fbox)(?![A-Za-z])", "")
+LATEX.add("\\", r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|boxed|fbox|rm|bf|it)(?![A-Za-z])", "")
+LATEX.add("\\", r"\{\s*\\(?:rm|bf|it)\b\s*", r"\\text{")                        # {\rm cm}
 LATEX.add("\\!", r",\\!\s*(?=\d{3})|\\!\s*", "")                            # 1,\!000 and 4\!:\!51
 LATEX.add("\\", r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|\\phantom\s*(?:\{[^{}]*\}|.)", " ")
 LATEX.add("$", r"\\?\$", "")                                                # money too: $5 is 5
-LATEX.add("**", r"^\s*\*\*(.*)\*\*\s?$", r"\1")                             # bold in Markdown
+LATEX.add("*", r"^\s*(\*{1,3})(.*)\1\s?$", r"\2")                            # bold in Markdown
+LATEX.add(")", r"^\s*([A-Z])\)$", r"\1")                                   # option A)
+LATEX.add("color", r"\\(?:text)?color\s*\{\w+\}", "")
 LATEX.add("'", r"^\s*'(.*)'\s?$", r"\1")
 LATEX.add(",", r"\{(?=,\})|(?<=\{,)\}|(?<=,)\}(?=\d{3})", "")               # 5{,}000
 LATEX.add("circ", r"\^\s*\{?\s*\\circ\s*\}?", "°")
@@ -271,12 +275,12 @@ LATEX.add("°", r"\^\s*\{?\s*°\s*\}?", "°")
 LATEX.add("°", r"°\s*(?:\\(?:text|mathrm)\s*\{)?\s*\b[CF]\b\s*\}?$", "°")   # 25 °C
 LATEX.add("matrix", r"\\begin\{[pbBv]?matrix\}((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}", read_matrix)
 LATEX.add("array", r"\\begin\{array\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}", read_matrix)
-LATEX.add("\\math", r"\\math(?:bb|bf)\s*\{?\s*([RZNQC])(?![A-Za-z])\s*\}?", r"\\mathbb{\1}")
-LATEX.add("\\R", r"\\R(?:eals)?(?![A-Za-z])", r"\\mathbb{R}")
+LATEX.add("\\math", r"\\mathbb\s*\{?\s*([RZNQC])(?![A-Za-z])\s*\}?", r"\\mathbb{\1}")
+LATEX.add("R", r"\\R(?:eals)?(?![A-Za-z])|\\mathbf\s*\{R\}", r"\\mathbb{R}")
 LATEX.add("_", r"(?<!log)_\s*\{?((?<=\{)[^{}]*|\w)\}?", read_subscript)
 LATEX.add("n't", r"n't\b", " not")
 LATEX.add("o'c", r"o'clock\b", "oclock")
-LATEX.add("\\", r"\\(?:text\w*|mbox|hbox|emph|math(?:rm|bf|it|sf)|operatorname)\s*\{\s*([^{}]*?)\s*\}", quote_words)
+LATEX.add("\\", r"\\(?:text\w*|mbox|hbox|emph|underline|math(?:rm|bf|it|sf)|operatorname)\s*\{\s*([^{}]*?)\s*\}", quote_words)
 
 # Numbers
 NUMBERS = Rules()
@@ -288,8 +292,8 @@ NUMBERS.add("min", r"(?<![\\A-Za-z])min(?=\s?\()", r"\\min")                    
 
 # Phrases. Each word may be in quotes by now, or not: "?word\b"?\s*
 PHRASES = Rules(re.IGNORECASE)
-PHRASES.add("", r'^\s*(?:"?(?:so|thus|hence|therefore|about|approximately|roughly|exactly|is|the|final|correct|answer|option|'
-            r'choice|result|at(?!"?\s*"?(?:least|most)))\b"?[\s:=]*)+(?=.)', "")                     # "Final answer:"
+PHRASES.add("", r'^\s*(?:"?(?:so|thus|hence|therefore|about|approximately|roughly|exactly|is|the|final|correct|answer|ans|'
+            r'option|choice|result|value|sum|total|probability|solution(?="?\s*(?:"?is|[:=]))|at(?!"?\s*"?(?:least|most)))\b"?[\s:=]*)+(?=.)', "")                     # "Final answer:"
 PHRASES.add("eal", r'"?\ball"?\s+"?reals?\b"?\s*(?:"?(?:numbers?|values?|of|such|that|where|with|for|which)\b"?\s*)*'
             r'(?=[a-z]\s*(?:\\[nlgi]|[<>=!]))', "")                                                     # all real x > 2
 PHRASES.add("eal", r'"?\b(?:all|any|every|the"?\s+"?set"?\s+"?of"?\s+"?all)\b"?\s+"?reals?\b"?\s*(?:"?(?:numbers?|values?)\b"?\s*)?'
@@ -297,12 +301,14 @@ PHRASES.add("eal", r'"?\b(?:all|any|every|the"?\s+"?set"?\s+"?of"?\s+"?all)\b"?\
 PHRASES.add("xc", r'[\s,]*"?\b(?:except|excluding)\b"?\s*(?:"?(?:for|at|when|where)\b"?\s*)?(.+)$', r" \\setminus \\{\1\\}")
 PHRASES.add("nfinity", r'"?\b(?:positive|plus)"?\s+"?infinity\b"?', r"\\infty ")
 PHRASES.add("nfinity", r'"?\b(?:negative|minus)"?\s+"?infinity\b"?', r"-\\infty ")
+PHRASES.add("egative", r'^\s*"?negative\b"?\s*(?=\d)', "-")
 PHRASES.add("zero", r'^(\d[\d.]*)\s*°?\s*"?\bbelow"?\s+"?zero\b"?\s*$', r"-\1")
 PHRASES.add("noon", r'^\s*(?:12\s*)?"?noon"?\s*$', "12:00 pm")
 PHRASES.add("midnight", r'^\s*(?:12\s*)?"?midnight"?\s*$', "12:00 am")
 
 # Several answers, sets by a condition, and what stands before the answer
 JOINTS = Rules()
+JOINTS.add("\\cup", r"\\cup(?=[^()\[\]]*[<>])", " ∨ ")                           # x < 1 ∪ x > 3
 JOINTS.add("and", r'[\s,]{0,3}"?\band\b"?', " ∧ ")
 JOINTS.add("or", r'[\s,]{0,3}"?\bor\b"?', " ∨ ")
 JOINTS.add(";", r"[\s,]{0,3};", " , ")
@@ -310,7 +316,9 @@ JOINTS.add("\\{", r"^\s*\\\{\s*\w\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid(?![a
 JOINTS.add("", r"^\s*(?:\\approx|\\sim|=|:|,)", "")
 
 QUALIFIER = re.compile(r'[\s",(]{0,4}(?:\b(for|if|when|where|whenever|with|such[\s"]+that)\b|\\forall)')
-MEMBERSHIP = re.compile(r"[\s,(]{1,3}[A-Za-z](?:\s?,\s?[A-Za-z])*\s*\\in\s*\\mathbb\{[NZQR]\}[\d^_+*{}]*\s*\)?\s*$")
+MEMBERSHIP = re.compile(r'[\s,(]{1,3}[A-Za-z](?:\s?,\s?[A-Za-z])*\s*(?:\\in\s*\\mathbb\{[NZQR]\}[\d^_+*{}]*|'
+                        r'"?(?:is\b|are\b)?"?\s*"?(?:an|any)?\b"?\s*"?integers?\b"?)\s*\)?\s*$')
+CONDITION = re.compile(r"\s?[,(]\s*[A-Za-z]\s*(?:\\[gln]eq?(?![a-z])|[<>]=?)\s*-?\w+\s*\)?\s*$")          # 2^n, n > 0
 GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 
@@ -325,10 +333,12 @@ def drop_qualifier(text: str) -> str:
         before = text[:found.start()]
         if len(conditions) < 2 and re.search(r'[^\s"A-Za-z]|^\s*"?[A-Za-z]"?\s*$', before):
             text = before
-    if "\\in" in text:
-        before = MEMBERSHIP.sub("", text)
-        if before.strip():
-            text = before
+    before = MEMBERSHIP.sub("", text)
+    if before.strip():
+        text = before
+    before = CONDITION.sub("", text)
+    if before.strip() and not re.search(r"[,<>=]|\\[gln]e|\\mathbb", before):      # x > 1, x < 3 are two conditions
+        text = before
     return text
 
 
@@ -347,7 +357,7 @@ def normalise(text: str) -> str:
     text = NUMBERS.apply(text)
     text = PHRASES.apply(text)
     text = drop_qualifier(text)
-    text = JOINTS.apply(text)
+    text = JOINTS.apply(text).rstrip(" .,")
     if "," in text and (", " in text or not re.search(r"[(\[]|\\\{", text)):        # but (1,234) is a point
         text = GROUPED.sub(drop_separators, text)
     if "\\pm" in text:                                                              # both signs, a list of two
@@ -375,7 +385,7 @@ def split_label(text: str) -> tuple[str, str]:
     (('B', '17'), ('', '17'))
     """
     found = LABEL.fullmatch(text)
-    if found is None or re.match(r"[,∧∨*/^+)]|\\cup|\\cap", found[4]) or re.search(r'[,∧∨]\s*\(?"?[A-J]\b', found[4]):
+    if found is None or re.match(r"[,∧∨*/^+)]|\\cup|\\cap", found[4]) or re.search(r'[,∧∨]\s*\(?"?[A-J]\b|\b[A-J]"?\s?\)', found[4]):
         return "", text                                 # (A) or (B) is two options
     return found[1] or found[2] or found[3], found[4]
 
@@ -399,11 +409,11 @@ ALIAS_ROWS = r"""
     < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; ≈ ~ \approx; ∈ \in; \equiv
     * \cdot \times; / : \div; \bmod \mod mod; ^ **; | \lvert \rvert \vert; ( \langle; ) \rangle; ⦃ \{; ⦄ \}
     ⌊ \lfloor; ⌋ \rfloor; ⌈ \lceil; ⌉ \rceil; ∪ \cup; ∩ \cap; ∖ \setminus \backslash; ∅ \emptyset \varnothing
-    % \% percent percentage pct; \pi pi; \infty infty infinity inf; \frac \dfrac \tfrac \cfrac
+    % \% percent percentage pct; \pi pi; \infty infty infinity inf oo; \frac \dfrac \tfrac \cfrac
     \binom \dbinom \tbinom; \sqrt sqrt; ∧ \land \wedge; ∨ \lor \vee; \mathbb{R} reals
 """
 ANGULAR = set("sin cos tan csc sec cot".split())
-FUNCTIONS = ANGULAR | set("arcsin arccos arctan exp ln log lg gcd lcm max min".split())
+FUNCTIONS = ANGULAR | set("arcsin arccos arctan sinh cosh tanh exp ln log lg gcd lcm max min abs floor ceil".split())
 
 
 def make_alias_table() -> dict[str, str]:
@@ -715,6 +725,8 @@ class Parser:
         else:
             tree = self.answer(CLOSING[opening])
         kind = self.open.pop() + self.take()
+        if kind == "[]" and tree[0] == "list" and tree[1][0] == "[]":
+            return ("()", *[("()", *row[1:]) for row in tree[1:]])      # [[1, 2], [3, 4]] is a matrix
         if opening in "([" and tree[0] == "list":
             return (kind, *tree[1:])
         if opening in "([{":
