@@ -31,6 +31,7 @@ except ImportError:                                                 # the side e
     sys.modules["pytest"] = stand_in
 
 import rewards
+from data.answers.reading import normalise
 import test_rewards
 
 SHARED = pathlib.Path(os.environ.get("REMA_SHARED", HERE.parent.parent / "shared"))
@@ -38,6 +39,7 @@ SHARED = pathlib.Path(os.environ.get("REMA_SHARED", HERE.parent.parent / "shared
 
 def this_grader(response, gold):
     rewards.parse.cache_clear()                                     # cold
+    normalise.cache_clear()
     return rewards.is_correct(response, gold)
 
 
