@@ -32,12 +32,12 @@ from tqdm import tqdm
 import eval as evaluation
 import rema
 from data import UserError
-from data.formats.files import append_json, forget_after, write_json
-from data.formats.runs import find_agents, go_on, load_state, save_state
+from data.formats.files import append_json, forget_after
+from data.formats.runs import claim_run, go_on, load_state, refuse_used, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import curves, terminal
-from data.views.program import (Parser, add_machine_flags, amount, claim_directory, count, count_or_none,
-                                interruptible, pick_machine, rate, refuse_used, run_program)
+from data.views.program import (Parser, add_machine_flags, amount, count, count_or_none, interruptible,
+                                pick_machine, rate, run_program)
 from data.views.statistics import count_tokens, describe_step, group_by_question, record
 from data.views.terminal import say
 from model import Transformer, save
@@ -196,21 +196,18 @@ def make_micro_batches(turns: list[Turn], budget: int) -> list[list[Turn]]:
 
     A prompt is run once in each list, so turns of one prompt stay side by side, and prompts of like length too.
     """
-    ordered = sorted(turns, key=lambda turn: (len(turn.prompt), turn.place[:-1], len(turn.tokens)))
-    batches = []
+    ordered = sorted(turns, key=lambda turn: (len(turn.prompt), turn.prompt, len(turn.tokens)))
+    batches, prompts, longest = [[]], set(), 0
     for turn in ordered:
-        if batches and count_padded(batches[-1] + [turn]) <= budget:
-            batches[-1].append(turn)
-        else:
-            batches.append([turn])
+        prompts.add(tuple(turn.prompt))
+        longest = max(longest, len(turn.tokens))
+        # This prompt is the longest so far. All are padded to it, and all turns to the longest one.
+        padded = len(prompts) * len(turn.prompt) + (len(batches[-1]) + 1) * longest
+        if padded > budget and batches[-1]:
+            batches.append([])
+            prompts, longest = {tuple(turn.prompt)}, len(turn.tokens)
+        batches[-1].append(turn)
     return batches
-
-
-def count_padded(turns: list[Turn]) -> int:
-    """Tokens of a micro-batch: its prompts, once each, and its turns, all as long as the longest."""
-    prompts = {turn.group: len(turn.prompt) for turn in turns}
-    longest = max(len(turn.tokens) for turn in turns)
-    return len(prompts) * max(prompts.values()) + len(turns) * longest
 
 
 def flatten(turns: list[Turn], device) -> Tensor:
@@ -264,7 +261,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
         add_up_sums(sums, device)
     trained = count * args.updates
     statistics = {name: float(value) / trained for name, value in sums.items()}
-    return {**statistics, "grad_norm": max(norms), "trained_tokens": trained}
+    return {**statistics, "grad_norm": sum(norms) / len(norms), "trained_tokens": trained}
 
 
 @torch.no_grad()
@@ -357,8 +354,7 @@ class Run:
         if note["step"] < 0:
             metrics = self.measure()
             append_json(self.out / "metrics.jsonl", [{"step": 0, **metrics}])
-            say(f"before training, {len(self.held_rows)} problems:{terminal.held_out_line(metrics)}\n"
-                "watch the reward, not the loss: with one update a batch the loss is near 0 by construction")
+            terminal.show_start(metrics, len(self.held_rows))
         return max(0, note["step"])
 
     def measure(self) -> dict:
@@ -369,7 +365,9 @@ class Run:
         """Log, evaluate, save -> whether to stop here."""
         args, norm = self.args, metrics["grad_norm"]
         if norm is not None:                         # None: all groups were dead
-            self.failures = 0 if math.isfinite(norm) else self.failures + 1
+            self.failures += 1
+            if math.isfinite(norm):
+                self.failures = 0
         stop = stop or self.failures >= 3
         if dist.is_initialized():
             stop = agree(stop, args.device)
@@ -378,9 +376,7 @@ class Run:
             metrics.update(self.measure())
         append_json(self.out / "metrics.jsonl", [{"step": step, **metrics}])
         append_json(self.out / "episodes.jsonl", [{"step": step, **record(episode)} for episode in episodes])
-        say(terminal.log_line(step, metrics))
-        if step % args.show_every == 0:
-            say(terminal.describe_episode(episodes[0]) + terminal.describe_episode(episodes[-1]))
+        terminal.show_step(step, metrics, episodes, args.show_every)
         if metrics.get("heldout_greedy", -1) > self.best:
             self.best = metrics["heldout_greedy"]
             self.save_agents(self.out / "best")
@@ -421,9 +417,7 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
     rows = leave_out_long(rows, agents, args)
     if args.sft:
         warm_start(args, agents)
-    if not args.out:
-        args.out = claim_directory(f"out/{Path(args.model).name}-{args.process}-s{args.seed}")
-    write_json(Path(args.out) / "config.json", [vars(args)])
+    claim_run(args)
     with interruptible(say) as interrupted:
         left_undone = train(args, agents, rows, held_rows, assign_advantages, interrupted)
     if left_undone:
@@ -458,6 +452,7 @@ from argparse import BooleanOptionalAction  # noqa: E402
 from data.extensions import memory  # noqa: E402
 from data.views.program import pick_device  # noqa: E402
 from data.formats.hub import NAMES  # noqa: E402
+from data.formats.runs import find_agents  # noqa: E402
 from data.formats.files import atomic_write, read_json  # noqa: E402
 from data.problems.reading import read_conversations  # noqa: E402
 from model import TARGETS, add_adapters, load  # noqa: E402

@@ -103,6 +103,19 @@ def describe_turn(turn, tokenizer, logprobs: str | None = None) -> str:
     return head
 
 
+def show_start(metrics: dict, problems: int) -> None:
+    """What the agents can do before training."""
+    say(f"before training, {problems} problems:{held_out_line(metrics)}\n"
+        "watch the reward, not the loss: with one update a batch the loss is near 0 by construction")
+
+
+def show_step(step: int, metrics: dict, episodes: list, show_every: int) -> None:
+    """A line for the step; now and then its first and its last episode."""
+    say(log_line(step, metrics))
+    if step % show_every == 0:
+        say(describe_episode(episodes[0]) + describe_episode(episodes[-1]))
+
+
 # ------------------------------------------------------------------------------------------------------------
 # The closing table. lines: the dictionaries of metrics.jsonl
 
@@ -146,8 +159,10 @@ def before_and_after(lines: list[dict]) -> str:
     return "\n".join(rows)
 
 
-def print_table(table: dict[str, tuple[float, float]]) -> None:
-    """Figures with their standard errors, in percent, lengths in tokens."""
+def print_table(args, problems: int, table: dict[str, tuple[float, float]]) -> None:
+    """What eval.py has measured: figures with their standard errors, in percent, lengths in tokens."""
+    print(f"{args.model}, {args.process}, {args.data}, {problems} problems, temperature {args.temperature:g}, "
+          f"{args.plans * args.answers} samples each")
     for figure, (mean, error) in table.items():
         unit = "%"
         if figure.startswith("tokens"):
