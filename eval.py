@@ -95,11 +95,12 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
     return table
 
 
-def measure_held_out(agents: list[Agent], rows: list[dict], **how) -> dict[str, float]:
-    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log."""
+def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace) -> dict[str, float]:
+    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log of a run."""
     result = {}
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
-        episodes = evaluate(agents, rows, temperature=temperature, **how)
+        episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,
+                            turns=args.turns, batch=args.batch)
         result[f"heldout_{name}"], result[f"heldout_{name}_se"] = summarise(episodes)["accuracy"]
         for figure, value in statistics.describe_held_out(episodes).items():
             result[f"heldout_{name}_{figure}"] = value

@@ -97,12 +97,10 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
 def pad_left(sequences: list[list[int]], device) -> tuple[Tensor, Tensor]:
     """Lists of ids -> tokens (B, T) filled up on the left, real (B, T) bool: which of them are no padding."""
     longest = max(len(sequence) for sequence in sequences)
-    tokens, real = [], []
-    for sequence in sequences:
-        padding = longest - len(sequence)
-        tokens.append([0] * padding + sequence)
-        real.append([False] * padding + [True] * len(sequence))
-    return torch.tensor(tokens, device=device), torch.tensor(real, device=device)
+    tokens = [[0] * (longest - len(sequence)) + sequence for sequence in sequences]
+    slots = torch.arange(longest, device=device)
+    first = torch.tensor([[longest - len(sequence)] for sequence in sequences], device=device)
+    return torch.tensor(tokens, device=device), slots >= first
 
 
 def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
@@ -316,14 +314,10 @@ def load_agents(name: str, roles: list[Role], args: Namespace, share: bool = Tru
     for role, source in zip(roles, find_agents(name, [role.name for role in roles])):
         if source not in loaded or not share:
             loaded[source] = load(source, args.device, getattr(torch, args.dtype), bases)
-        agents.append(make_agent(role, *loaded[source], args))
+        agents.append(Agent(role, *loaded[source]))
+    if args.plan_format == "json":
+        guide_plans(agents)
     return agents
-
-
-def make_agent(role: Role, model: Transformer, tokenizer: Tokenizer, args: Namespace) -> Agent:
-    if args.plan_format == "json" and role.name == "high":
-        return make_guided_agent(role, model, tokenizer)
-    return Agent(role, model, tokenizer)
 
 
 def choose_roles(args: Namespace, rows: list[dict]) -> list[Role]:
@@ -474,9 +468,11 @@ class GuidedAgent(Agent):
         return logprobs.gather(1, targets[:, None])[:, 0], entropy
 
 
-def make_guided_agent(role: Role, model: Transformer, tokenizer: Tokenizer) -> GuidedAgent:
-    guide = Guide(tokenizer, model.config.vocab_size, model.device)
-    return GuidedAgent(role, model, tokenizer, guide=guide)
+def guide_plans(agents: list[Agent]) -> None:
+    """The first agent becomes one that writes guided plans."""
+    first = agents[0]
+    guide = Guide(first.tokenizer, first.model.config.vocab_size, first.model.device)
+    agents[0] = GuidedAgent(first.role, first.model, first.tokenizer, first.optimizer, first.reference, guide)
 
 
 # ------------------------------------------------------------------------------------------------------------

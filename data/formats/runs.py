@@ -166,3 +166,8 @@ def refuse_used(out: str | None, why: str) -> None:
     path = pathlib.Path(out)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{out} {why}")
+
+
+def refuse_used_run(args: argparse.Namespace) -> None:
+    if not args.resume:
+        refuse_used(args.out, f"holds another run: name another --out, or continue it with --resume {args.out}")

@@ -174,3 +174,9 @@ def print_closing(args, held_rows: list[dict], lines: list[dict]) -> None:
     """What a run has changed, for stdout."""
     print(f"\n{args.model}, {args.process}, {len(held_rows)} held-out problems of {args.eval_data or args.data}, "
           f"percent\n{before_and_after(lines)}")
+
+
+def print_files(out: str, agents: list) -> None:
+    """What a run leaves."""
+    names = ", ".join(agent.name for agent in agents)
+    print(f"{out}: curves.png, metrics.jsonl, episodes.jsonl, best, {names}")
