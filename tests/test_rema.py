@@ -15,7 +15,8 @@ import train
 from data import UserError
 from data.formats.files import read_json
 from data.formats.tokenizer import Tokenizer
-from data.views.statistics import is_verifying, record, share_dead_groups
+from data.views.statistics import is_leaking, is_verifying, record, share_dead_groups
+from data.views.terminal import describe_episode
 from rema import HIGH, LOW, Episode, Role, Turn
 
 DATA = pathlib.Path(rema.__file__).parent / "data"
@@ -113,7 +114,7 @@ def test_a_turn_alone_in_its_group_is_not_learned_from():
     turns = rema.collect_turns(make_tree(2, 2), 0)[:3]
     for turn, reward in zip(turns, (1.0, 0.0, 1.0)):
         turn.reward = reward
-    for kind, expected in (("grpo", math.sqrt(2) / (2 + 1e-6 * 2 ** 1.5)), ("rloo", 1), ("dr_grpo", .5)):
+    for kind, expected in (("grpo", .5 / (math.sqrt(.5) + 1e-6)), ("rloo", 1), ("dr_grpo", .5)):
         rema.assign_advantages(turns, kind)
         assert [turn.advantage for turn in turns] == pytest.approx([expected, -expected, 0.0])
         assert turns[2].advantage == 0 and rema.drop_dead_groups(turns) == turns[:2]
@@ -189,8 +190,12 @@ def test_judges_are_graded_by_their_verdict():
     assert "[A] or [B]" in judges[1].prompt({"problem": "q"}, {"high": "p"})[0]["content"]
     for plan, high in (("Compare facts.", 1.0), ("Take [B].", 0.0)):             # a plan that gives the verdict
         [episode] = answer_plan(plan, ["[B]"], "B", judge=True)
-        rema.score([episode], judges)
-        assert [turn.reward for turn in episode.turns] == [high, 1.0]
+        for roles in (judges, rema.reward_plans_for_agreement(judges)):
+            rema.score([episode], roles)
+            assert [turn.reward for turn in episode.turns] == [high, 1.0]
+        assert is_leaking(episode) == (high == 0)
+    [episode] = answer_plan("B is a letter; compare facts.", ["[B]"], "B", judge=True)
+    assert not is_leaking(episode)
 
 
 def test_answers_that_check_themselves_are_counted():
@@ -298,10 +303,14 @@ def test_dual_clip_and_the_clamp_bound_a_bad_sample():
 
 
 def test_guided_tokens_without_a_choice_are_not_learned():
+    """They stand between others of the one turn that a plan is: --normalise turn counts it once."""
     turn = Turn([9], [4, 5, 6], [0.0, -1.5, 0.0], True, "high", "{}", learned=[False, True, False], advantage=2.0)
     rema.assign_weights([turn])
     assert turn.count_learned() == 1 and turn.weights == [1.0] and rema.number_turns(turn) == [0]
     assert train.flatten([turn], "cpu").tolist() == [[-1.5], [2.0], [1.0]]
+    for kind in ("turn", "turns"):
+        assert train.parse(["--plan-format", "json", "--normalise", kind]).normalise == "sequence"
+    assert train.parse(["--turns", "2", "--normalise", "turns"]).normalise == "turns"
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -423,6 +432,7 @@ def test_a_record_holds_what_each_agent_has_earned():
     told = converse("add", "2+3", "check [FINISH]", "\\boxed{5}")
     rema.score([told], CONVERSATION)
     assert record(told)["rewards"] == {"high": 1.0, "low": 1.0}
+    assert "rewards    high +1.00, low +1.00" in describe_episode(told)
     [episode] = answer_plan("add", ["\\boxed{4}"])
     rema.score([episode], [HIGH, LOW])
     assert record(episode)["rewards"] == {"high": 0.0, "low": -0.5}
