@@ -492,6 +492,8 @@ def fill_in_training_defaults(args: Namespace) -> None:
         args.normalise = "batch"
         if args.advantage == "dr_grpo":
             args.normalise = "constant"
+    if args.turns == 1 and args.normalise in ("turn", "turns"):
+        args.normalise = "sequence"                  # a row is one turn, though a guided plan's has forced tokens in it
     if args.checkpointing is None:
         args.checkpointing = args.model != "tiny" and (args.fit or on_card)
     if args.micro_tokens is None and args.model != "tiny" and device == "cpu" and not args.fit:

@@ -5,6 +5,8 @@ import sys
 
 from tqdm import tqdm
 
+from data.views.statistics import list_rewards
+
 
 def say(text: str) -> None:
     """To the terminal, above the progress bar; to stderr when stdout is a file, which gets only results."""
@@ -76,11 +78,10 @@ def describe_episode(episode) -> str:
     """An episode for people."""
     row = episode.row
     lines = ["", f"  problem    {make_harmless(row['problem'])}   (answer {make_harmless(row['answer'])})"]
-    rewards = {}
     for turn in episode.turns:
         lines.append(f"  {turn.agent:10} {make_harmless(turn.text.strip()) or '(nothing)'}")
-        rewards[turn.agent] = f"{turn.agent} {turn.reward:+.2f}"
-    return "\n".join([*lines, f"  rewards    {', '.join(rewards.values())}", ""])
+    rewards = [f"{name} {reward:+.2f}" for name, reward in list_rewards(episode).items()]
+    return "\n".join([*lines, f"  rewards    {', '.join(rewards)}", ""])
 
 
 def describe_turn(turn, tokenizer, logprobs: str | None = None) -> str:
