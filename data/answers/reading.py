@@ -257,10 +257,10 @@ DOTS.add(".", r"(?<![\d.])(\d*)\.(\d+)\s*(?:\\[cl]?dots|\.\.\.)", read_dots)
 
 LATEX = Rules()
 LATEX.add("\\\\", r"(?<!\\)\\\\(?=[A-Za-z])(?!.*\\end)", r"\\")             # \\pi, escaped twice; not in a matrix
+LATEX.add("\\", r"\{\s*\\(?:rm|bf|it)\b\s*", r"\\text{")                        # {\rm cm}
 LATEX.add("\\", r"\\(?:begin|end)\{(?:align|equation|gather)\w*\*?\}", "")  # from here on: what only sets the type
 LATEX.add("\\", r"(?<!\\)\\[()\[\]]|\\(?:left|right)\s*\.", "")
 LATEX.add("\\", r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|boxed|fbox|rm|bf|it)(?![A-Za-z])", "")
-LATEX.add("\\", r"\{\s*\\(?:rm|bf|it)\b\s*", r"\\text{")                        # {\rm cm}
 LATEX.add("\\!", r",\\!\s*(?=\d{3})|\\!\s*", "")                            # 1,\!000 and 4\!:\!51
 LATEX.add("\\", r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|\\phantom\s*(?:\{[^{}]*\}|.)", " ")
 LATEX.add("$", r"\\?\$", "")                                                # money too: $5 is 5
