@@ -813,6 +813,8 @@ def match_units(gold: Tree, answer: Tree, budget: Budget) -> bool:
         if tree[0] == "unit":
             unit = tree[2]
             tree = tree[1]
+        elif tree[0] in ("°", "%"):
+            unit = tree[0]                                              # no other unit stands for it
         units.append(unit)
         values.append(tree)
     gold_unit, answer_unit = units

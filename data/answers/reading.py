@@ -263,12 +263,13 @@ LATEX.add("\\", r"(?<!\\)\\[()\[\]]|\\(?:left|right)\s*\.", "")
 LATEX.add("\\", r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|boxed|fbox|rm|bf|it)(?![A-Za-z])", "")
 LATEX.add("\\!", r",\\!\s*(?=\d{3})|\\!\s*", "")                            # 1,\!000 and 4\!:\!51
 LATEX.add("\\", r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|\\phantom\s*(?:\{[^{}]*\}|.)", " ")
-LATEX.add("$", r"\\?\$", "")                                                # money too: $5 is 5
 LATEX.add("*", r"^\s*(\*{1,3})(.*)\1\s?$", r"\2")                            # bold in Markdown
 LATEX.add(")", r"^\s*([A-Z])\)$", r"\1")                                   # option A)
 LATEX.add("color", r"\\(?:text)?color\s*\{\w+\}", "")
 LATEX.add("'", r"^\s*'(.*)'\s?$", r"\1")
 LATEX.add(",", r"\{(?=,\})|(?<=\{,)\}|(?<=,)\}(?=\d{3})", "")               # 5{,}000
+LATEX.add("\\$", r"^\s*(-?)\s*\\\$\s*(\d[\d.,]*)$", r'\1\2 "dollar"')           # \$5, but $5$ is 5
+LATEX.add("$", r"\\?\$", "")
 LATEX.add("circ", r"\^\s*\{?\s*\\circ\s*\}?", "°")
 LATEX.add("degree", r"\^\s*\{?\s*\\degree\s*\}?|\\degree|\bdegrees?\b", "°")
 LATEX.add("°", r"\^\s*\{?\s*°\s*\}?", "°")
@@ -342,6 +343,26 @@ def drop_qualifier(text: str) -> str:
     return text
 
 
+def write_both_signs(text: str) -> str:
+    r"""Two entries instead of one with \pm.
+
+    >>> write_both_signs(r"0, 1 \pm x")
+    '0, 1 + x, 1 - x'
+    """
+    if re.match(r"\s*\\\{.*\\\}\s*$", text):
+        text = text.strip()[2:-2]                       # a set of them is a list of them
+    parts = text.split(",")
+    if re.search(r"[(\[]", text):
+        parts = [text]                                  # within brackets: all is written twice
+    entries = []
+    for part in parts:
+        if "\\pm" in part:
+            entries.append(part.replace("\\pm", "+").replace("\\mp", "-"))
+            part = part.replace("\\pm", "-").replace("\\mp", "+")
+        entries.append(part)
+    return ",".join(entries)
+
+
 @functools.lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
     """ASCII and LaTeX without decoration; words of text stand in double quotes, and and or become ∧ and ∨."""
@@ -360,10 +381,8 @@ def normalise(text: str) -> str:
     text = JOINTS.apply(text).rstrip(" .,")
     if "," in text and (", " in text or not re.search(r"[(\[]|\\\{", text)):        # but (1,234) is a point
         text = GROUPED.sub(drop_separators, text)
-    if "\\pm" in text:                                                              # both signs, a list of two
-        plus = text.replace("\\pm", "+").replace("\\mp", "-")
-        minus = text.replace("\\pm", "-").replace("\\mp", "+")
-        text = f"{plus},{minus}"
+    if "\\pm" in text:
+        text = write_both_signs(text)
     return text
 
 
