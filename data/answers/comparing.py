@@ -405,7 +405,7 @@ def find_last_digit(tree: Tree) -> Fraction | int:
 def is_rounded(gold: Tree, answer: Tree, a: Number, b: Number) -> bool:
     """Is one value the other, rounded? A rounded reference, 3.14 or 0.33 but not 4.2, is met by what rounds to it.
 
-    A decimal answer to an exact reference needs six digits, rounded or cut off: 0.333333 for 1/3.
+    A decimal answer to an exact reference needs six digits, the last one rounded or cut off: 0.333333 for 1/3.
     """
     gold_digit, answer_digit = find_last_digit(gold), find_last_digit(answer)
     if isinstance(a, complex) or isinstance(b, complex) or a * b <= 0:
@@ -418,8 +418,9 @@ def is_rounded(gold: Tree, answer: Tree, a: Number, b: Number) -> bool:
         return (digits >= 100 or digits >= 10 and gold_digit <= Fraction(1, 100)) and gold_digit >= 2 * abs(off)
     if answer_digit:
         sixth_digit = Fraction(10) ** (math.floor(math.log10(abs(b))) - 5)
+        digit = max(answer_digit, sixth_digit / 10 ** 6)                # nobody is asked for more than twelve
         an_integer = is_exact(a) and a.denominator == 1
-        return not an_integer and answer_digit <= sixth_digit and -sixth_digit / 2 <= off < sixth_digit
+        return not an_integer and digit <= sixth_digit and -digit / 2 <= off < digit
     return False
 
 

@@ -302,6 +302,7 @@ PHRASES.add("eal", r'"?\b(?:all|any|every|the"?\s+"?set"?\s+"?of"?\s+"?all)\b"?\
 PHRASES.add("xc", r'[\s,]*"?\b(?:except|excluding)\b"?\s*(?:"?(?:for|at|when|where)\b"?\s*)?(.+)$', r" \\setminus \\{\1\\}")
 PHRASES.add("nfinity", r'"?\b(?:positive|plus)"?\s+"?infinity\b"?', r"\\infty ")
 PHRASES.add("nfinity", r'"?\b(?:negative|minus)"?\s+"?infinity\b"?', r"-\\infty ")
+PHRASES.add("a", rf'^\s*"?an?\b"?\s+"?(?=(?:{"|".join(SCALES)})\b)', "1 ")                             # a dozen
 PHRASES.add("egative", r'^\s*"?negative\b"?\s*(?=\d)', "-")
 PHRASES.add("zero", r'^(\d[\d.]*)\s*°?\s*"?\bbelow"?\s+"?zero\b"?\s*$', r"-\1")
 PHRASES.add("noon", r'^\s*(?:12\s*)?"?noon"?\s*$', "12:00 pm")
@@ -425,7 +426,7 @@ TOKEN = re.compile(r"""
 
 # The first of a row is the token, the others are its spellings.
 ALIAS_ROWS = r"""
-    < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; ≈ ~ \approx; ∈ \in; \equiv
+    < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; ≈ ~ \approx; ∈ \in
     * \cdot \times; / : \div; \bmod \mod mod; ^ **; | \lvert \rvert \vert; ( \langle; ) \rangle; ⦃ \{; ⦄ \}
     ⌊ \lfloor; ⌋ \rfloor; ⌈ \lceil; ⌉ \rceil; ∪ \cup; ∩ \cap; ∖ \setminus \backslash; ∅ \emptyset \varnothing
     % \% percent percentage pct; \pi pi; \infty infty infinity inf oo; \frac \dfrac \tfrac \cfrac
@@ -483,7 +484,7 @@ def split_tokens(text: str) -> list[str]:
 #   expression := atom (operator expression | "!" | "°" | "%" | unit | expression)*     next to each other: a product
 #   atom       := "-" expression | number | name | function | call | "\frac" atom atom | "(" answer ")"
 
-RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "≈", "∈", "\\equiv"}
+RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "≈", "∈"}
 LEVELS = {"∪": 1, "∩": 1, "∖": 1, "+": 2, "-": 2, "*": 3, "/": 3, "\\bmod": 3, "^": 5}         # how tightly they bind
 PRODUCT, ARGUMENT, POWER = 3, 4, 5          # levels; an argument is the 2x of sin 2x + 1
 CLOSING = {"(": ")]", "[": "])", "{": "}", "|": "|", "⦃": "⦄", "⌊": "⌋", "⌈": "⌉"}
