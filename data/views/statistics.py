@@ -3,8 +3,9 @@
 Episodes and turns are those of rema.py; nothing of it is needed here.
 """
 from data import UserError
+from data.answers.comparing import unparsed
+from data.answers.leaking import leaks
 from data.extensions.guide import describe_actions
-from rewards import box_verdict, leaks, unparsed
 
 VERIFYING = ("let me check", "let's check", "let us check", "check again", "double-check", "double check",
              "verify", "to make sure", "go through it again")
@@ -49,10 +50,10 @@ def is_leaking(episode) -> bool:
     """Whether a plan holds the gold answer."""
     last = episode.turns[-1].agent
     for turn in episode.turns:
-        text = turn.text
+        answer = episode.row["answer"]
         if episode.row.get("judge"):         # whose answer is a letter: "A plan" does not give it away
-            text = box_verdict(text)
-        if turn.agent != last and leaks(text, episode.row["answer"]):
+            answer = f"[{answer}]"
+        if turn.agent != last and leaks(turn.text, answer):
             return True
     return False
 
