@@ -416,6 +416,31 @@ def test_a_conversation_grows_by_appending(tmp_path, name, stopped):
     assert tokenizer.chat([SYSTEM, USER, {**BOT, "content": sampled}, AGAIN]) == whole
 
 
+ENDS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", *LLAMA, "<|end_of_text|>")
+
+
+@pytest.mark.parametrize("name, end, eos", [
+    ("ChatML", "<|im_end|>", "<|endoftext|>"), ("ChatML", "<|im_end|>", None),
+    ("Qwen 2.5", "<|im_end|>", "<|endoftext|>"), ("SmolLM2", "<|im_end|>", "<|endoftext|>"),
+    ("Qwen 3", "<|im_end|>", "<|endoftext|>"), ("Llama 3", "<|eot_id|>", "<|end_of_text|>"),
+    ("Llama 3.1", "<|eot_id|>", None)])
+@pytest.mark.parametrize("special", [True, False])
+def test_what_ends_a_turn_stops_the_sampler_whatever_the_files_say(tmp_path, name, end, eos, special):
+    """A base checkpoint with a chat template and <|endoftext|> as its only end token: no answer ever stopped."""
+    added = [(token, special) for token in ENDS]
+    place = {token: id for id, token in enumerate(ENDS, 256)}
+    files = {"tokenizer_config.json": {"chat_template": FORMATS[name][0], "bos_token": LLAMA[0], "eos_token": eos},
+             "config.json": {"eos_token_id": place[eos] if eos else None}, "generation_config.json": {}}
+    tokenizer = write(tmp_path, added=added, files=files)
+    assert tokenizer.format.name == name
+    assert tokenizer.stop_ids == {place[end]} | ({place[eos]} if eos else set())
+    assert tokenizer.after([])[0] in tokenizer.stop_ids
+    assert tokenizer.after([97, place[end]]) == tokenizer.after([])[1:]
+    assert tokenizer.encode(end) == ids(end) and tokenizer.decode([97, place[end]]) == "a"
+    tokenizer.save(tmp_path)
+    assert Tokenizer.load(tmp_path).stop_ids == tokenizer.stop_ids
+
+
 def test_role_and_content_are_encoded_in_one_piece(tmp_path):
     """A newline that opens the content merges with the header's, as in the rendered text."""
     tokenizer = write(tmp_path, ["Ċ Ċ"], added=SPECIAL, pre_tokenizer=split(r"\s+"))

@@ -239,7 +239,7 @@ class Tokenizer:
     """Text to ids and back, and one checkpoint's chat format.
 
     vocab_size  the highest id + 1 (the model's embedding may have more rows: those ids decode to nothing)
-    stop_ids    every id that ends a turn: generation_config, config and tokenizer_config together
+    stop_ids    every id that ends a turn: of generation_config, config, tokenizer_config and chat template
     special     {name: id} of what text can't hold; added: of the other added tokens, whose names are text
     """
 
@@ -291,7 +291,10 @@ class Tokenizer:
                 self.stop_ids.add(end)
 
     def _read_template(self):
-        """The chat template -> self._format, or None and what the problem is."""
+        """The chat template -> self._format, or None and what the problem is.
+
+        The token that ends its turns stops the sampler, too: a base checkpoint's files name only <|endoftext|>.
+        """
         config = self._parse("tokenizer_config.json")
         template = config.get("chat_template")
         if isinstance(template, list):                              # several templates, each with a name
@@ -304,6 +307,10 @@ class Tokenizer:
         else:
             self._format = None
             self._problem = "it has no chat template (take an Instruct checkpoint)"
+        if self._format:
+            end = re.findall(SPECIAL, self._format.turn)[-1]
+            if end in self._named:
+                self.stop_ids.add(self._named[end])
 
     def _sort_added(self, added):
         """What ends or frames a turn is special, whatever the file says: text must not be able to hold it."""
