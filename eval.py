@@ -82,7 +82,7 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
     table = {}
     for figure, values in statistics.measure_problems(groups).items():
         table[figure] = compute_mean(values)
-    if len(groups[0]) > 1:
+    if len(groups[0]) > 1:                           # extension
         table.update(rate_samples(groups))
     return table
 
@@ -93,7 +93,9 @@ def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace) -> 
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
         episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,
                             turns=args.turns, batch=args.batch)
-        result[f"heldout_{name}"], result[f"heldout_{name}_se"] = summarise(episodes)["accuracy"]
+        accuracy, error = summarise(episodes)["accuracy"]
+        result[f"heldout_{name}"] = accuracy
+        result[f"heldout_{name}_se"] = error
         for figure, value in statistics.describe_held_out(episodes).items():
             result[f"heldout_{name}_{figure}"] = value
     return result
@@ -112,7 +114,7 @@ def program(argv: list[str] | None) -> None:
     rows = choose_held_out(args, trained)
     agents = load_agents(args.model, choose_roles(args, rows), args)
     samples = [1] * len(agents)
-    if args.plans * args.answers > 1:
+    if args.plans * args.answers > 1:                # extension
         samples = choose_numbers_of_samples(args, len(agents))
     out = claim_evaluation(args)
     with tqdm(desc="evaluate", unit="turn", total=len(rows) * statistics.count_turns(samples, args.turns)) as bar:

@@ -32,7 +32,7 @@ def compute_rope_frequencies(config: Config) -> Tensor:
     """Angle per position of each pair of channels -> (C / 2,), float32: theta^(-2i / C)."""
     even = torch.arange(0, config.head_width, 2, dtype=torch.int64).float()
     frequency = 1.0 / config.rope_theta ** (even / config.head_width)
-    if config.rope_scaling:
+    if config.rope_scaling:              # extension: Llama 3.1
         frequency = stretch_frequencies(frequency, config.rope_scaling)
     return frequency
 
@@ -202,17 +202,18 @@ class Cache:
     """Keys and values of B rows. All rows write into the same slots; `real` says in which a row has a token.
 
     Prompts are padded on the left, so that they all end at the same slot and every row draws its next token
-    into the next one. A row's position is the number of its real slots so far.
+    into the next one. A row's position is the number of its real slots so far. There are three uses:
 
-    Prompts are run once, into a Cache that keeps the tensors as they come (gradients flow through them). Their
-    samples go on from its rows: in training from `select`, while sampling from `repeat`, which copies them
-    into buffers with room for what will be drawn.
+    prompts    Cache() collects what one call of the model makes; gradients flow through it
+    training   prompts.select(rows): one call more, for the samples, whose keys are put behind those of their
+               prompts. `past` stays as it is, since recomputing a block (checkpointing) puts them there again
+    sampling   prompts.repeat(samples, room): buffers with room for what is drawn, written in place, call by call
     """
 
     def __init__(self, real: Tensor | None = None, past: dict | None = None, filled: int = 0, capacity: int = 0):
         self.real = real                 # (B, S) bool, or with buffers (B, capacity)
-        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) that a call goes on from
-        self.kv = {}                     # the same, with what the last call added; or the buffers
+        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) of the prompts
+        self.kv = {}                     # layer -> all keys and values; with buffers (2, B, K, capacity, C)
         self.filled = filled             # slots in use
         self.capacity = capacity         # slots of the buffers; 0: there are none
 
@@ -235,7 +236,8 @@ class Cache:
         # A token sees the real ones up to itself; padding sees itself, since softmax needs something.
         slots = torch.arange(self.filled, device=tokens.device)
         own = slots[first:, None]                                              # (T, 1)
-        mask = (slots <= own) & seen[:, None] | (slots == own)                 # (B, T, S)
+        earlier = (slots <= own) & seen[:, None]                               # (B, T, S)
+        mask = earlier | (slots == own)
         return positions, mask[:, None]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> Tensor:
@@ -332,7 +334,7 @@ def load(name_or_dir: str, device: str = "cpu", dtype: torch.dtype = torch.float
     bases: see load_adapters. Raises UserError that names what is missing, unexpected or misshapen.
     """
     directory = resolve(name_or_dir)
-    if (directory / "adapter_config.json").exists():
+    if (directory / "adapter_config.json").exists():         # extension
         return load_adapters(directory, device, dtype, bases)
     config = Config.from_hf(read_json(directory / "config.json"))
     wanted = {}
@@ -351,7 +353,7 @@ def save(model: Transformer, tokenizer: Tokenizer, directory: str | Path) -> Non
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(directory)
-    if model.adapter:
+    if model.adapter:                    # extension
         return save_adapters(model, directory)
     tensors = {}
     for name, weight in model.named_parameters():

@@ -72,21 +72,22 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     """logits (B, V), uniform (B,) in [0, 1) -> tokens (B,), log-probs (B,) under the distribution drawn from.
 
     Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
-    greedy and reports log-probs at temperature 1.
+    greedy and reports log-probs at temperature 1. top_p below 1 is for evaluation only: in training the new
+    policy's nucleus would differ from the old one's, and ratios would be 0 or infinite.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature > 0:
         logits = logits / temperature
     probs = logits.softmax(-1)                                                 # (B, V)
-    if top_p < 1:
+    if top_p < 1:                                    # extension
         probs = keep_nucleus(probs, top_p)
     if temperature == 0:
         tokens = logits.argmax(-1, keepdim=True)                               # (B, 1)
     else:
         cdf = probs.cumsum(-1)
-        end = cdf[:, -1:]                            # 1, but for rounding, which must not draw beyond it
-        point = uniform.to(cdf)[:, None] * end
-        point = torch.minimum(point, torch.nextafter(end, torch.zeros_like(end)))
+        end = cdf[:, -1:]                            # 1, but for rounding
+        below = torch.nextafter(end, torch.zeros_like(end))                    # the next smaller number
+        point = torch.minimum(uniform.to(cdf)[:, None] * end, below)           # never beyond the last token
         tokens = torch.searchsorted(cdf, point, right=True)
     return tokens[:, 0], probs.gather(-1, tokens)[:, 0].log()
 
@@ -170,9 +171,9 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
     stops = torch.tensor(sorted(stop_ids), device=device)
     tokens = torch.zeros(B, most, dtype=torch.int64, device=device)
     logprobs = torch.zeros(B, most, device=device, dtype=torch.promote_types(logits.dtype, torch.float32))
-    length = torch.tensor(room, device=device)       # tokens of each row, its end token included
+    length = torch.tensor(room, device=device)       # where each row ends: at first at its room, then at its end token
     stopped = torch.zeros(B, dtype=torch.bool, device=device)
-    live = torch.arange(B, device=device)            # rows that are still in the batch
+    live = torch.arange(B, device=device)            # the rows still in the batch, by their first numbers
     look_every = 1
     if device.type == "cuda":
         look_every = 16                              # asking a card whether rows are done makes it wait
@@ -226,6 +227,7 @@ def run_turns(model: Transformer, turns: list[Turn]) -> tuple[Tensor, Tensor]:
     tokens = torch.tensor(tokens, device=device)                               # (B, T)
     learned = torch.tensor(learned, device=device)                             # (B, T)
 
+    # The hidden state at a token predicts the next one, so there is one for each but the last.
     hidden = last[owner][:, None]                                              # (B, 1, D)
     if longest > 1:
         rest = model.hidden(tokens[:, :-1], cache.select(owner))
@@ -284,12 +286,12 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     rows: dicts with problem, answer and id. key: (seed, step ...), what the draws depend on. how: what generate
     takes besides (max_new_tokens, top_p, batch, bar).
     """
-    episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]
+    episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]          # what was said so far
     for agent, n, temperature in zip(agents, samples, temperatures):
         conversations, generators = [], []
         for episode in episodes:
             conversations.append(agent.role.prompt(episode.row, episode.said()))
-            # copy: of a problem that stands in the batch twice
+            # Draws depend on the problem, not on its place in the batch. copy: of one that stands there twice
             row_key = episode.row["id"], episode.row.get("copy", 0), *episode.place[1:]
             generators.append(make_generator(*key, *row_key, agent.name))
         groups = speak(agent, conversations, n, generators, temperature=temperature, **how)
@@ -304,9 +306,9 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
 
 def play(agents: list[Agent], rows: list[dict], samples: list[int], turns: int = 1, **how) -> list[Episode]:
     """rollout, or what an extension puts in its place."""
-    if dist.is_initialized():
+    if dist.is_initialized():                        # extension: several processes
         return play_together(agents, rows, samples, turns, **how)
-    if turns > 1:
+    if turns > 1:                                    # extension: conversations
         return converse(agents, rows, samples[-1], turns, **how)
     return rollout(agents, rows, samples, **how)
 
@@ -318,7 +320,7 @@ def load_agents(name: str, roles: list[Role], args: Namespace, share: bool = Tru
         if source not in loaded or not share:
             loaded[source] = load(source, args.device, getattr(torch, args.dtype), bases)
         agents.append(Agent(role, *loaded[source]))
-    if args.plan_format == "json":
+    if args.plan_format == "json":                   # extension
         guide_plans(agents)
     return agents
 
