@@ -122,6 +122,7 @@ def program(argv: list[str] | None) -> None:
         samples = choose_numbers_of_samples(args, len(agents))
     name = f"{Path(args.model).name}-{args.process}-{Path(args.data).stem}"
     out = Path(args.out or claim_directory(f"out/eval-{name}"))
+    out.mkdir(parents=True, exist_ok=True)           # if that can't be, now is the time to hear of it
     with tqdm(desc="evaluate", unit="turn", total=len(rows) * statistics.count_turns(samples, args.turns)) as bar:
         episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature or 0.0,
                             samples=samples, key=(args.seed, "eval"), top_p=args.top_p, batch=args.batch,
@@ -210,7 +211,16 @@ def vote_by_plan(group: list[Episode]) -> str | None:
 
 
 def rate_samples(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
-    """How often problems are solved by several samples. groups: the n episodes of each problem."""
+    """How often problems are solved by several samples: all of them, then those of each level, subject, category."""
+    table = compute_rates(groups)
+    for part, chosen in statistics.split_groups(groups).items():
+        for figure, rate in compute_rates(chosen).items():
+            table[f"{figure}, {part}"] = rate
+    return table
+
+
+def compute_rates(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
+    """pass@k and votes. groups: the n episodes of each problem."""
     table = {}
     n = max(len(group) for group in groups)
     k = 2
@@ -239,6 +249,8 @@ def add_diagnose_flag(parser: Parser) -> None:
 def check_diagnose(args: Namespace) -> None:
     if args.diagnose and (args.process != "rema" or args.turns > 1):
         raise UserError("--diagnose is about plans: --process rema in one turn")
+    if args.diagnose and args.limit == 1:
+        raise UserError("--diagnose swaps the plans of two problems: --limit 1 is too few")
 
 
 def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key: tuple = ("eval",),

@@ -124,6 +124,7 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
     """
     context = model.config.context
     check_sampling(samples, max_new_tokens, temperature, top_p)
+    max_new_tokens = min(max_new_tokens, context)    # buffers are made for no more
     for prompt in prompts:
         if not 0 < len(prompt) < context:
             raise UserError(f"a prompt of {len(prompt)} tokens has no room in the model's context of {context}")
@@ -509,20 +510,21 @@ def talk(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
     for t in range(turns):
         for agent, temperature in zip(agents, temperatures):
             context = agent.model.config.context
+            most = min(max_new_tokens, context)      # buffers are made for no more
             for episode in live:
                 episode.turns.append(Turn(hear(agent, episode), [], [], False, agent.name))
             live = go_on(live, caches, [count_seen(agent, episode) < context for episode in live])
             if not live:
                 return
-            logits = listen(agent, live, caches, max_new_tokens)
+            logits = listen(agent, live, caches, most)
             cache = caches[agent.name]
             first = cache.filled
             room, uniform = [], []
             for episode in live:
-                room.append(min(max_new_tokens, context - count_seen(agent, episode)))
+                room.append(min(most, context - count_seen(agent, episode)))
                 row_key = episode.row["id"], episode.row.get("copy", 0), episode.place[1]
                 generator = make_generator(*key, *row_key, agent.name, t)
-                uniform.append(torch.rand(max_new_tokens, generator=generator))
+                uniform.append(torch.rand(most, generator=generator))
             drawn = decode(agent.model, cache, logits, room, torch.stack(uniform), temperature, top_p,
                            agent.tokenizer.stop_ids, drop_done=False)
             going = []
