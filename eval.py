@@ -327,7 +327,7 @@ def print_actions(args: Namespace, agents: list[Agent], rows: list[dict], episod
 
 def print_paper(args: Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
                 out: Path) -> None:
-    for name, value in benchmarks.PAPER.get((args.base, args.data), {}).items():
+    for name, value in benchmarks.paper_figures(args.base, args.data).items():
         print(f"  the paper's {name:32} {value:7.2f} %")
 
 

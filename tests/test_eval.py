@@ -16,11 +16,11 @@ import rewards
 import rollout
 import train
 from data import UserError
+from data.formats.runs import claim_directory
 from data.problems import benchmarks
 from data.problems.arithmetic import right_plan, values
 from data.problems.choosing import load_data
 from data.results import budget, compare
-from data.views.program import claim_directory
 from data.views.statistics import is_verifying, record
 from rema import HIGH, LOW, Episode, Turn
 
@@ -215,7 +215,8 @@ def test_claim_never_takes_what_exists(tmp_path):
 def test_a_runs_settings_are_the_defaults(tmp_path, capsys, monkeypatch):
     rows = "".join(json.dumps({"problem": f"{a}+2*{a}", "answer": str(3 * a)}) + "\n" for a in range(1, 9))
     (tmp_path / "mine.jsonl").write_text(rows)
-    monkeypatch.setitem(benchmarks.PAPER, ("tiny", str(tmp_path / "mine.jsonl")), {"VRP": 12.5})
+    paper = {("tiny", str(tmp_path / "mine.jsonl")): {"VRP": 12.5}}
+    monkeypatch.setattr(benchmarks, "paper_figures", lambda *names: paper.get(names, {}))
     train.main(["--process", "vrp", "--data", str(tmp_path / "mine.jsonl"), "--max-new-tokens", "8",
                 "--steps", "1", "--questions", "2", "--group", "2", "--out", str(tmp_path / "run")])
     evaluation.main(["--model", str(tmp_path / "run"), "--out", str(tmp_path / "eval")])
@@ -390,6 +391,18 @@ def test_a_directory_with_the_data_of_the_embedded_model_fits(tmp_path, capsys):
     evaluation.main(["--data", str(tmp_path / "mine.jsonl"), "--max-new-tokens", "64", "--out",
                      str(tmp_path / "b")])
     assert "1+1" in (tmp_path / "b" / "episodes.html").read_text()
+
+
+@pytest.mark.parametrize("flags", [[], ["--turns", "2"], ["--plan-format", "json"]])
+def test_a_turn_ends_with_the_context_whatever_was_asked_for(flags, tmp_path):
+    """No memory is taken for a million tokens that could never be drawn."""
+    problems = "".join(json.dumps({"problem": "1+" * n + "1", "answer": str(n + 1)}) + "\n" for n in (1, 300))
+    (tmp_path / "mine.jsonl").write_text(problems)
+    evaluation.main(["--data", str(tmp_path / "mine.jsonl"), "--max-new-tokens", "1000000", *flags,
+                     "--out", str(tmp_path / "a")])
+    lines = [json.loads(line) for line in (tmp_path / "a" / "episodes.jsonl").read_text().splitlines()]
+    assert [bool(line["turns"][0]["tokens"]) for line in lines] == [True, False]
+    assert all(turn["tokens"] < 512 for line in lines for turn in line["turns"])
 
 
 @pytest.mark.parametrize("flags, why", [
