@@ -393,7 +393,7 @@ def test_a_directory_with_the_data_of_the_embedded_model_fits(tmp_path, capsys):
     assert "1+1" in (tmp_path / "b" / "episodes.html").read_text()
 
 
-@pytest.mark.parametrize("flags", [[], ["--turns", "2"], ["--plan-format", "json"]])
+@pytest.mark.parametrize("flags", [[], ["--turns", "2"]])
 def test_a_turn_ends_with_the_context_whatever_was_asked_for(flags, tmp_path):
     """No memory is taken for a million tokens that could never be drawn."""
     problems = "".join(json.dumps({"problem": "1+" * n + "1", "answer": str(n + 1)}) + "\n" for n in (1, 300))
