@@ -305,6 +305,8 @@ def print_diagnosis(args: Namespace, agents: list[Agent], rows: list[dict], epis
     outcomes = diagnose(agents, rows, max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch)
     print(describe_diagnosis(outcomes))
     print("    Tokens of all agents are the price of an episode: compare accuracies at equal sums.")
+    print("    Roles are reversed where plans hold the gold answer: the high-level agent solves the problem itself.")
+    print("    If training raises answers with a verifying phrase, these may only check what plans solve.")
 
 
 # ------------------------------------------------------------------------------------------------------------
