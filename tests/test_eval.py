@@ -20,6 +20,7 @@ from data.formats.runs import claim_directory
 from data.problems import benchmarks
 from data.problems.arithmetic import right_plan, values
 from data.problems.choosing import load_data
+from data.results import benchmarks as every_benchmark
 from data.results import budget, compare
 from data.views.statistics import is_verifying, record
 from rema import HIGH, LOW, Episode, Turn
@@ -175,7 +176,8 @@ def test_the_program_writes_every_response(tmp_path, capsys):
     shown = capsys.readouterr().out
     share = 100 * sum(line["correct"] for line in lines) / 6
     assert f"{share:.1f} %" in shown
-    for meaning in ("if swapping costs more, wrong plans are followed too.", "compare accuracies at equal sums."):
+    for meaning in ("Emptying costs what plans are worth", "compare accuracies at equal sums", "Roles are reversed where",
+                    "these may only check what plans solve"):
         assert meaning in shown
     assert re.search(r"tokens of low +\d+\.\d +\+- \d", shown)
     with pytest.raises(SystemExit) as stop:
@@ -311,6 +313,21 @@ def test_budget_writes_a_table_and_a_figure(tmp_path, monkeypatch):
     assert (tmp_path / "budget.png").stat().st_size > 10_000
     text = budget.table("tiny", found)
     assert "| 2 x 1 | " in text and "4 plans with an answer each gain +0.0 ± 0.0 points of flat vote" in text
+
+
+def test_benchmarks_make_a_table_of_all_processes(tmp_path, monkeypatch, capsys):
+    """Each cell is the percentage that is right, then of those with an answer."""
+    (tmp_path / "mine.jsonl").write_text('{"problem": "1+2", "answer": "3"}\n{"problem": "2+1", "answer": "4"}\n')
+    monkeypatch.setattr(every_benchmark, "TESTS", (str(tmp_path / "mine.jsonl"),))
+
+    def answer(agents, rows, samples, **how):
+        turns = [Turn([1], [2], [0.0], True, agent.name, "\\boxed{3}") for agent in agents]
+        return [Episode(row, (i, *[0] * len(agents)), turns) for i, row in enumerate(rows)]
+    monkeypatch.setattr(evaluation, "play", answer)
+    every_benchmark.main(["--max-new-tokens", "8"])
+    told = capsys.readouterr().out
+    assert told.startswith("`eval.py --max-new-tokens 8`")
+    assert told.splitlines()[-1] == f"| {tmp_path / 'mine.jsonl'} | 50 (100) | 50 (100) | 50 (100) |"
 
 
 def test_ablations_by_hand(tmp_path, monkeypatch):
