@@ -129,6 +129,7 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
     if temperature < 0 or not 0 < top_p <= 1:
         raise UserError(f"temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
     context = model.config.context
+    max_new_tokens = min(max_new_tokens, context)    # buffers are made for no more
     if not isinstance(generator, list):
         generator = [generator or Generator().manual_seed(0)] * len(prompts)
     # All random numbers are drawn ahead, per prompt, so that they depend on nothing that happens on the way.
@@ -514,20 +515,21 @@ def talk(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
     for t in range(turns):
         for agent, temperature in zip(agents, temperatures):
             context = agent.model.config.context
+            most = min(max_new_tokens, context)      # buffers are made for no more
             for episode in live:
                 episode.turns.append(Turn(hear(agent, episode), [], [], False, agent.name))
             live = go_on(live, caches, [count_seen(agent, episode) < context for episode in live])
             if not live:
                 return
-            logits = listen(agent, live, caches, max_new_tokens)
+            logits = listen(agent, live, caches, most)
             cache = caches[agent.name]
             first = cache.filled
             room, uniform = [], []
             for episode in live:
-                room.append(min(max_new_tokens, context - count_seen(agent, episode)))
+                room.append(min(most, context - count_seen(agent, episode)))
                 row_key = episode.row["id"], episode.row.get("copy", 0), episode.place[1]
                 generator = make_generator(*key, *row_key, agent.name, t)
-                uniform.append(torch.rand(max_new_tokens, generator=generator))
+                uniform.append(torch.rand(most, generator=generator))
             drawn = decode(agent.model, cache, logits, room, torch.stack(uniform), temperature, top_p,
                            agent.tokenizer.stop_ids, drop_done=False)
             going = []
