@@ -75,11 +75,11 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     if temperature > 0:
         logits = logits / temperature
     probs = logits.softmax(-1)                                                 # (B, V)
-    if top_p < 1:
-        probs = keep_nucleus(probs, top_p)
     if temperature == 0:
         tokens = logits.argmax(-1, keepdim=True)                               # (B, 1)
     else:
+        if top_p < 1:
+            probs = keep_nucleus(probs, top_p)
         cdf = probs.cumsum(-1)
         end = cdf[:, -1:]                            # 1, but for rounding, which must not draw beyond it
         point = uniform.to(cdf)[:, None] * end
