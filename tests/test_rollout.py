@@ -349,7 +349,10 @@ def test_adapters_are_sampled_with_and_their_base_is_as_it_was(exact):
 
 
 def test_smollm2_in_bfloat16(smollm2):
-    """Recorded by the sampler, against the trainer's pass, of bfloat16 weights: 0.03 on average, no bias."""
+    """Sampler and trainer, each in bfloat16: equally far from the log-probs of float32 weights, without a bias.
+
+    Both round, each in its own order, so they are as far from each other: 0.04 on average.
+    """
     model, tokenizer = load(str(smollm2), dtype=torch.bfloat16)
     prompts = [tokenizer.chat([{"role": "user", "content": text}])
                for text in ("What is 2 + 3?", "Name a colour, and why.", "Write a story.", "Explain gravity.")]
@@ -357,9 +360,11 @@ def test_smollm2_in_bfloat16(smollm2):
     with torch.no_grad():
         new, _ = rollout.batch_logprobs(model, turns)
         wide, _ = rollout.batch_logprobs(load(str(smollm2))[0], turns)
-    gap = new - recorded(turns)
-    assert new.dtype == torch.float32 and len(gap) > 400
-    assert gap.abs().mean() < 0.03 and gap.mean().abs() < 4 * gap.std() / len(gap) ** 0.5    # 4 standard errors
+    assert new.dtype == torch.float32 and len(new) > 400
+    sampled, trained, between = recorded(turns) - wide, new - wide, new - recorded(turns)
+    for gap in (sampled, trained, between):
+        assert gap.abs().mean() < 0.05 and gap.mean().abs() < 4 * gap.std() / len(gap) ** 0.5    # standard errors
+    assert sampled.abs().mean() < 1.25 * trained.abs().mean()
 
 
 def test_smollm2_cache_and_logprobs(smollm2):
