@@ -82,10 +82,11 @@ def attend(q, k, v, mask):
         scores = q @ k.transpose(2, 3)                                         # (B, K, H / K, S)
         scores = scores.masked_fill(~mask, -math.inf)
         return (scores.softmax(-1) @ v).view(B, H, 1, C)
-    # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
-    k = k.repeat_interleave(H // K, 1)
-    v = v.repeat_interleave(H // K, 1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if q.is_cuda:
+        # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
+        k = k.repeat_interleave(H // K, 1)
+        v = v.repeat_interleave(H // K, 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=k.shape[1] < H)
 
 
 class Attention(nn.Module):
@@ -151,7 +152,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.width), freeze=False)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
@@ -213,7 +214,7 @@ class Cache:
     def __init__(self, real: Tensor | None = None, past: dict | None = None, filled: int = 0, capacity: int = 0):
         self.real = real                 # (B, S) bool, or with buffers (B, capacity)
         self.past = past or {}           # layer -> keys and values (2, B, K, S, C) of the prompts
-        self.kv = {}                     # layer -> all keys and values; with buffers (2, B, K, capacity, C)
+        self.kv = {}                     # layer -> those of this cache; with buffers (2, B, K, capacity, C)
         self.filled = filled             # slots in use
         self.capacity = capacity         # slots of the buffers; 0: there are none
 
@@ -248,7 +249,7 @@ class Cache:
             self.kv[layer][:, :, :, first:self.filled] = new
             return self.kv[layer][:, :, :, :self.filled]
         if layer in self.past:
-            new = torch.cat((self.past[layer], new), 3)
+            return torch.cat((self.past[layer], new), 3)
         self.kv[layer] = new
         return new
 
@@ -261,7 +262,8 @@ class Cache:
         """Each row `samples` times, in buffers with room for so many more tokens: for sampling."""
         real = self.real.repeat_interleave(samples, 0)
         cache = Cache(F.pad(real, (0, room)), filled=self.filled, capacity=self.filled + room)
-        for layer, kv in self.kv.items():
+        for layer in list(self.kv):
+            kv = self.kv.pop(layer)                  # a layer at a time: both would be twice the memory
             cache.kv[layer] = F.pad(kv.repeat_interleave(samples, 1), (0, 0, 0, room))
         return cache
 

@@ -79,11 +79,11 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     if temperature > 0:
         logits = logits / temperature
     probs = logits.softmax(-1)                                                 # (B, V)
-    if top_p < 1:                                    # extension
-        probs = keep_nucleus(probs, top_p)
     if temperature == 0:
         tokens = logits.argmax(-1, keepdim=True)                               # (B, 1)
     else:
+        if top_p < 1:                                # extension
+            probs = keep_nucleus(probs, top_p)
         cdf = probs.cumsum(-1)
         end = cdf[:, -1:]                            # 1, but for rounding
         below = torch.nextafter(end, torch.zeros_like(end))                    # the next smaller number
@@ -338,6 +338,9 @@ def choose_roles(args: Namespace, rows: list[dict]) -> list[Role]:
 
 import math  # noqa: E402
 
+import torch.nn.functional as F  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
 from data.views import terminal  # noqa: E402
 from data.views.program import run_program  # noqa: E402
 from data.extensions.guide import Guide  # noqa: E402
@@ -404,76 +407,97 @@ class GuidedAgent(Agent):
     @torch.inference_mode()
     def generate(self, prompts, samples, *, max_new_tokens, temperature=1.0, top_p=1.0, generator, batch=256,
                  bar=None):
-        """As generate(): draws from the model's distribution renormalised over the tokens that are allowed."""
+        """As generate(): draws from the model's distribution renormalised over the tokens that are allowed.
+
+        A prompt that leaves no room for a plan in the model's context gets empty turns.
+        """
         least, context = self.guide.least, self.model.config.context
         if max_new_tokens < least:
             raise UserError(f"--max-new-tokens {max_new_tokens}: a guided plan needs at least {least}")
-        for prompt in prompts:
-            if len(prompt) + max_new_tokens > context:
-                raise UserError(f"a prompt of {len(prompt)} tokens leaves no room for a guided plan in the model's "
-                                f"context of {context}")
-        groups = []
+        groups, fitting = [], []
+        for i, prompt in enumerate(prompts):
+            groups.append([GuidedTurn(prompt, [], [], False, learned=[], states=[]) for _ in range(samples)])
+            if len(prompt) + least <= context:
+                fitting.append(i)
         at_once = max(1, batch // samples)
-        for start in range(0, len(prompts), at_once):
-            chosen = prompts[start:start + at_once]
-            cache, hidden = prefill(self.model, chosen)
+        for start in range(0, len(fitting), at_once):
+            chosen = fitting[start:start + at_once]
+            cache, hidden = prefill(self.model, [prompts[i] for i in chosen])
             cache = cache.repeat(samples, max_new_tokens)
             logits = self.model.lm_head(hidden).repeat_interleave(samples, 0)
-            uniform = []
-            for one in generator[start:start + at_once]:
-                uniform.append(torch.rand(samples, max_new_tokens, generator=one))
-            turns = self.write(cache, logits, torch.cat(uniform).to(logits.device), temperature, top_p)
-            for i, prompt in enumerate(chosen):
-                group = turns[i * samples:(i + 1) * samples]
-                for turn in group:
-                    turn.prompt = prompt
-                groups.append(group)
+            room, uniform = [], []
+            for i in chosen:
+                room += [min(max_new_tokens, context - len(prompts[i]))] * samples
+                uniform.append(torch.rand(samples, max_new_tokens, generator=generator[i]))
+            turns = self.write(cache, logits, room, torch.cat(uniform), temperature, top_p)
+            for j, i in enumerate(chosen):
+                groups[i] = turns[j * samples:(j + 1) * samples]
+                for turn in groups[i]:
+                    turn.prompt = prompts[i]
             if bar is not None:
                 bar.update(len(turns))
         return groups
 
-    def write(self, cache, logits, uniform, temperature, top_p):
-        """All rows until all have come to their end: those that have go on and are cut."""
-        guide = self.guide
-        B, most = uniform.shape
-        state = torch.full((B,), guide.START, device=logits.device)
-        columns = []
-        for t in range(most):
-            state = guide.hurry(state, torch.full_like(state, most - t))
+    def write(self, cache, logits, room, uniform, temperature, top_p):
+        """As decode(), all rows until all have come to their end: those that have go on and are cut."""
+        if not logits.isfinite().all():
+            raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
+        guide, device = self.guide, logits.device
+        uniform = uniform.to(device)
+        left = torch.tensor(room, device=device)     # tokens that each row may still draw
+        state = torch.full_like(left, guide.START)
+        tokens, logprobs, states = [], [], []
+        for t in range(max(room)):
+            state = guide.hurry(state, left - t)
             allowed = logits.masked_fill(~guide.allowed[state], -math.inf)
             token, logprob = draw(allowed, uniform[:, t], temperature, top_p)
-            column = token.double(), logprob.double(), state.double()
-            columns.append(torch.stack(column))
+            tokens.append(token)
+            logprobs.append(logprob)
+            states.append(state)
             state = guide.next[state, token].long()
             if (state == guide.FREE).all():
                 break
             logits = self.model.step(token, cache)
-        turns = []
-        end = self.tokenizer.after([])[0]
-        by_row = torch.stack(columns, -1).transpose(0, 1)                      # (B, 3, T)
-        for tokens, logprobs, states in by_row.tolist():
-            ids = [int(id) for id in tokens]
-            states = [int(number) for number in states]
-            n = states.index(guide.END) + 1
+        turns, forced = [], guide.forced.tolist()
+        columns = [torch.stack(column, 1).tolist() for column in (tokens, logprobs, states)]   # (B, T) each
+        for row_tokens, row_logprobs, row_states in zip(*columns):
+            n = row_states.index(guide.END) + 1
             # Where one token is allowed there is nothing to learn: its log-prob is 0, whatever the weights are.
-            learned = [not guide.forced[number] for number in states[:n]]
-            assert ids[n - 1] == end
-            turns.append(GuidedTurn([], ids[:n], logprobs[:n], True, learned=learned, states=states[:n]))
+            learned = [not forced[number] for number in row_states[:n]]
+            turns.append(GuidedTurn([], row_tokens[:n], row_logprobs[:n], True, learned=learned,
+                                    states=row_states[:n]))
         return turns
 
     def compute_logprobs(self, turns, temperature):
+        """As batch_logprobs. Where agents share weights some turns are another one's, who may say anything."""
         hidden, targets = run_turns(self.model, turns)
         states = []
         for turn in turns:
+            if not isinstance(turn, GuidedTurn):
+                states += [self.guide.FREE] * turn.count_learned()
+                continue
             for state, learned in zip(turn.states, turn.learned):
                 if learned:
                     states.append(state)
-        logits = self.model.lm_head(hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-        allowed = self.guide.allowed[torch.tensor(states, device=logits.device)]
-        logprobs = logits.masked_fill(~allowed, -1e30).log_softmax(-1)         # not -inf: 0 * -inf is no number
-        entropy = -(logprobs.exp() * logprobs).sum(-1).detach()
-        return logprobs.gather(1, targets[:, None])[:, 0], entropy
+        states = torch.tensor(states, device=hidden.device)                    # (N,)
+        logprobs, entropies = [], []
+        for start in range(0, len(targets), 1024):   # in chunks, as model.compute_logprobs
+            end = start + 1024
+            part = checkpoint(compute_guided_logprobs, hidden[start:end], self.model.lm_head.weight,
+                              targets[start:end], temperature, self.guide.allowed, states[start:end],
+                              use_reentrant=False)
+            logprobs.append(part[0])
+            entropies.append(part[1])
+        return torch.cat(logprobs), torch.cat(entropies)
+
+
+def compute_guided_logprobs(hidden, weight, targets, temperature, allowed, states):
+    logits = F.linear(hidden, weight)                                          # (N, V)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    logits = logits.masked_fill(~allowed[states], -1e30)     # not -inf: 0 * -inf is no number
+    logprobs = logits.log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1).detach()
+    return logprobs.gather(1, targets[:, None])[:, 0], entropy
 
 
 def guide_plans(agents: list[Agent]) -> None:
