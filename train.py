@@ -657,9 +657,7 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
     bases, agents = {}, []
     for role, source in zip(roles, find_agents(args.model, [role.name for role in roles])):
         if args.share and agents:
-            speaker = make_agent(role, agents[0].model, agents[0].tokenizer, args)
-            speaker.optimizer, speaker.reference = agents[0].optimizer, agents[0].reference
-            agents.append(speaker)
+            agents.append(replace(agents[0], role=role))
             continue
         if source not in bases:
             bases[source] = load(source, args.device, getattr(torch, args.dtype))

@@ -114,7 +114,7 @@ class Ours:
 
     def words(self, seed, number):
         """Word problems, one after the other: text of so many words."""
-        from data.problems.arithmetic import generate
+        from data.problems.generate import generate
         text = " ".join(row["problem"] for row in generate(40, seed=seed, kind="words"))
         return " ".join(text.split()[:number])
 

@@ -9,7 +9,7 @@ import model as models
 import rema
 import rollout
 from data import UserError
-from data.problems.arithmetic import generate as problems
+from data.problems.generate import generate as problems
 from data.extensions.guide import ACTIONS, Guide, action_shares
 from test_rollout import exact, read_tokenizer        # noqa: F401
 

@@ -12,7 +12,7 @@ import random
 
 import rema
 from data import Parser, UserError, guarded
-from data.problems.arithmetic import generate, right_plan, values, working, wrong_plan
+from data.problems.generate import generate, right_plan, values, working, wrong_plan
 from data.formats.files import atomic_write
 
 RIGHT = {1: .62, 2: .37, 3: .30}         # plans in the right order, by level; the others go left to right

@@ -12,7 +12,7 @@ import model as models
 import rema
 import rollout
 from data import Parser, UserError, guarded
-from data.problems.arithmetic import generate
+from data.problems.generate import generate
 
 
 def main(argv=None):
