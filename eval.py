@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 import rema
 from data.formats.files import write_json
+from data.formats.runs import claim_evaluation, refuse_used
 from data.problems.choosing import choose_held_out
 from data.views import statistics, terminal
-from data.views.program import Parser, claim_directory, count, refuse_used, run_program
+from data.views.program import Parser, count, run_program
 from rema import Episode
 from rollout import Agent, add_speaking_flags, choose_roles, complete_speaking, load_agents, play
 
@@ -94,14 +95,13 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
     return table
 
 
-def measure_held_out(agents: list[Agent], rows: list[dict], **how) -> dict[str, float]:
-    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log."""
+def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace) -> dict[str, float]:
+    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log of a run."""
     result = {}
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
-        episodes = evaluate(agents, rows, temperature=temperature, **how)
-        accuracy, error = summarise(episodes)["accuracy"]
-        result[f"heldout_{name}"] = accuracy
-        result[f"heldout_{name}_se"] = error
+        episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,
+                            turns=args.turns, batch=args.batch)
+        result[f"heldout_{name}"], result[f"heldout_{name}_se"] = summarise(episodes)["accuracy"]
         for figure, value in statistics.describe_held_out(episodes).items():
             result[f"heldout_{name}_{figure}"] = value
     return result
@@ -115,23 +115,21 @@ def program(argv: list[str] | None) -> None:
     trained = complete_speaking(args)
     for check in CHECKS:
         check(args)
+    if args.temperature is None:
+        args.temperature = 0.0
     rows = choose_held_out(args, trained)
     agents = load_agents(args.model, choose_roles(args, rows), args)
     samples = [1] * len(agents)
     if args.plans * args.answers > 1:
         samples = choose_numbers_of_samples(args, len(agents))
-    name = f"{Path(args.model).name}-{args.process}-{Path(args.data).stem}"
-    out = Path(args.out or claim_directory(f"out/eval-{name}"))
+    out = claim_evaluation(args)
     with tqdm(desc="evaluate", unit="turn", total=len(rows) * statistics.count_turns(samples, args.turns)) as bar:
-        episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature or 0.0,
+        episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
                             samples=samples, key=(args.seed, "eval"), top_p=args.top_p, batch=args.batch,
                             turns=args.turns, bar=bar)
     statistics.refuse_silence(episodes, agents[0].model.config.context)
-    write_json(out / "config.json", [vars(args)])
     write_json(out / "episodes.jsonl", [statistics.record(episode) for episode in episodes])
-    print(f"{args.model}, {args.process}, {args.data}, {len(rows)} problems, temperature {args.temperature or 0:g}, "
-          f"{math.prod(samples)} samples each")
-    terminal.print_table(summarise(episodes))
+    terminal.print_table(args, len(rows), summarise(episodes))
     for look in AFTER:
         look(args, agents, rows, episodes, out)
     print(f"every response and verdict: {out / 'episodes.jsonl'}")

@@ -62,9 +62,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        wide = x.to(self.precision)
-        mean_square = wide.square().mean(-1, keepdim=True)
-        normed = wide * torch.rsqrt(mean_square + self.eps)
+        normed = F.rms_norm(x.to(self.precision), x.shape[-1:], eps=self.eps)   # x / sqrt(mean(x^2) + eps)
         return self.weight * normed.to(x.dtype)
 
 
@@ -84,12 +82,10 @@ def attend(q, k, v, mask):
         scores = q @ k.transpose(2, 3)                                         # (B, K, H / K, S)
         scores = scores.masked_fill(~mask, -math.inf)
         return (scores.softmax(-1) @ v).view(B, H, 1, C)
-    if q.is_cuda:
-        # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
-        k = k.repeat_interleave(H // K, 1)
-        v = v.repeat_interleave(H // K, 1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
+    k = k.repeat_interleave(H // K, 1)
+    v = v.repeat_interleave(H // K, 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 class Attention(nn.Module):
@@ -345,7 +341,7 @@ def load(name_or_dir: str, device: str = "cpu", dtype: torch.dtype = torch.float
     return assemble(config, weights), Tokenizer.load(directory)
 
 
-def save(model: Transformer, tokenizer: Tokenizer, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+def save(model: Transformer, tokenizer: Tokenizer, directory: str | Path) -> None:
     """Write a Hugging Face directory that transformers 4, 5 and load read: config, weights, tokenizer."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -354,7 +350,7 @@ def save(model: Transformer, tokenizer: Tokenizer, directory: str | Path, dtype:
         return save_adapters(model, directory)
     tensors = {}
     for name, weight in model.named_parameters():
-        tensors[to_file_name(name)] = weight.detach().to("cpu", dtype or weight.dtype)
+        tensors[to_file_name(name)] = weight.detach().cpu()
     write_tensors(tensors, directory / "model.safetensors")
     config = model.config.to_hf(str(tensors["model.norm.weight"].dtype), tokenizer.stop_ids)
     atomic_write(directory / "config.json", json.dumps(config, indent=1))

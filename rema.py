@@ -406,7 +406,10 @@ HIGH_JSON = Role("high", 'You guide a weaker solver. Write one JSON object {"act
 
 def reward_agreement(turn: Turn, episodes: list[Episode]) -> float:
     responses = [episode.response for episode in episodes]
-    return rewards.consistency_reward(turn.text, responses)
+    plan = turn.text
+    if episodes[0].row.get("judge"):
+        plan = rewards.box_verdict(plan)
+    return rewards.consistency_reward(plan, responses)
 
 
 def reward_plans_for_agreement(roles: list[Role]) -> list[Role]:

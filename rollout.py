@@ -30,7 +30,10 @@ from rema import Episode, Role, Turn
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Flags that rollout.py and eval.py share
+# Flags that rollout.py and eval.py share. VARIATIONS: functions by which extensions change the roles.
+
+VARIATIONS = []
+
 
 def add_speaking_flags(parser: Parser) -> None:
     parser.set_defaults(turns=1, plan_format="text", example=False)            # unless an extension's flag says so
@@ -94,12 +97,10 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
 def pad_left(sequences: list[list[int]], device) -> tuple[Tensor, Tensor]:
     """Lists of ids -> tokens (B, T) filled up on the left, real (B, T) bool: which of them are no padding."""
     longest = max(len(sequence) for sequence in sequences)
-    tokens, real = [], []
-    for sequence in sequences:
-        padding = longest - len(sequence)
-        tokens.append([0] * padding + sequence)
-        real.append([False] * padding + [True] * len(sequence))
-    return torch.tensor(tokens, device=device), torch.tensor(real, device=device)
+    tokens = [[0] * (longest - len(sequence)) + sequence for sequence in sequences]
+    slots = torch.arange(longest, device=device)
+    first = torch.tensor([[longest - len(sequence)] for sequence in sequences], device=device)
+    return torch.tensor(tokens, device=device), slots >= first
 
 
 def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
@@ -119,21 +120,19 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
     Each prompt is run once, whatever the number of its samples; each sample draws from the first token on. A row
     ends when it draws an id of stop_ids, after max_new_tokens, or at the end of the model's context.
     generator: a Generator, or a list of one a prompt. batch: so many rows at a time (memory), but
-    never fewer than one prompt's samples. bar: advanced by each row. UserError: a prompt that is empty or
-    leaves no room.
+    never fewer than one prompt's samples. bar: advanced by each row. A prompt that leaves no room in the context
+    gets turns without tokens.
     """
+    check_sampling(prompts, samples, max_new_tokens, temperature, top_p)
     context = model.config.context
-    check_sampling(samples, max_new_tokens, temperature, top_p)
-    for prompt in prompts:
-        if not 0 < len(prompt) < context:
-            raise UserError(f"a prompt of {len(prompt)} tokens has no room in the model's context of {context}")
     if not isinstance(generator, list):
         generator = [generator or Generator().manual_seed(0)] * len(prompts)
     # All random numbers are drawn ahead, per prompt, so that they depend on nothing that happens on the way.
     uniforms = [torch.rand(samples, max_new_tokens, generator=one) for one in generator]
 
-    turns = [[]] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))         # like lengths: less padding
+    turns = [[Turn(prompt, [], [], False) for _ in range(samples)] for prompt in prompts]
+    order = [i for i in range(len(prompts)) if len(prompts[i]) < context]
+    order.sort(key=lambda i: len(prompts[i]))        # like lengths: less padding
     at_once = max(1, batch // samples)
     for start in range(0, len(order), at_once):
         chosen = order[start:start + at_once]
@@ -263,15 +262,9 @@ class Agent:
 
 def speak(agent: Agent, conversations: list[list[dict]], samples: int, generators: list[Generator],
           **how) -> list[list[Turn]]:
-    """`samples` turns of an agent for each message list. One that is too long for the context gets empty turns."""
-    ids = [agent.tokenizer.chat(messages) for messages in conversations]
-    fitting = [i for i in range(len(ids)) if len(ids[i]) < agent.model.config.context]
-    groups = []
-    for prompt in ids:
-        groups.append([Turn(prompt, [], [], False) for _ in range(samples)])
-    drawn = agent.generate([ids[i] for i in fitting], samples, generator=[generators[i] for i in fitting], **how)
-    for i, turns in zip(fitting, drawn):
-        groups[i] = turns
+    """`samples` turns of an agent for each message list."""
+    prompts = [agent.tokenizer.chat(messages) for messages in conversations]
+    groups = agent.generate(prompts, samples, generator=generators, **how)
     for turns in groups:
         for turn in turns:
             turn.agent = agent.name
@@ -321,21 +314,17 @@ def load_agents(name: str, roles: list[Role], args: Namespace, share: bool = Tru
     for role, source in zip(roles, find_agents(name, [role.name for role in roles])):
         if source not in loaded or not share:
             loaded[source] = load(source, args.device, getattr(torch, args.dtype), bases)
-        agents.append(make_agent(role, *loaded[source], args))
+        agents.append(Agent(role, *loaded[source]))
+    if args.plan_format == "json":
+        guide_plans(agents)
     return agents
-
-
-def make_agent(role: Role, model: Transformer, tokenizer: Tokenizer, args: Namespace) -> Agent:
-    if args.plan_format == "json" and role.name == "high":
-        return make_guided_agent(role, model, tokenizer)
-    return Agent(role, model, tokenizer)
 
 
 def choose_roles(args: Namespace, rows: list[dict]) -> list[Role]:
     """The roles of --process, as the extensions vary them."""
     roles = rema.PROCESSES[args.process]
-    if args.turns > 1 or args.plan_format == "json" or args.example or "judge" in rows[0]:
-        roles = vary_roles(roles, args, rows)
+    for vary in VARIATIONS:
+        roles = vary(roles, args, rows)
     return roles
 
 
@@ -378,6 +367,9 @@ def vary_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Rol
     return roles
 
 
+VARIATIONS.append(vary_roles)
+
+
 # ------------------------------------------------------------------------------------------------------------
 # top-p: for generation and evaluation. In training the new policy's nucleus would differ from the old one's.
 
@@ -407,9 +399,13 @@ class GuidedAgent(Agent):
     def generate(self, prompts, samples, *, max_new_tokens, temperature=1.0, top_p=1.0, generator, batch=256,
                  bar=None):
         """As generate(): draws from the model's distribution renormalised over the tokens that are allowed."""
-        least = self.guide.least
+        least, context = self.guide.least, self.model.config.context
         if max_new_tokens < least:
             raise UserError(f"--max-new-tokens {max_new_tokens}: a guided plan needs at least {least}")
+        for prompt in prompts:
+            if len(prompt) + max_new_tokens > context:
+                raise UserError(f"a prompt of {len(prompt)} tokens leaves no room for a guided plan in the model's "
+                                f"context of {context}")
         groups = []
         at_once = max(1, batch // samples)
         for start in range(0, len(prompts), at_once):
@@ -472,9 +468,11 @@ class GuidedAgent(Agent):
         return logprobs.gather(1, targets[:, None])[:, 0], entropy
 
 
-def make_guided_agent(role: Role, model: Transformer, tokenizer: Tokenizer) -> GuidedAgent:
-    guide = Guide(tokenizer, model.config.vocab_size, model.device)
-    return GuidedAgent(role, model, tokenizer, guide=guide)
+def guide_plans(agents: list[Agent]) -> None:
+    """The first agent becomes one that writes guided plans."""
+    first = agents[0]
+    guide = Guide(first.tokenizer, first.model.config.vocab_size, first.model.device)
+    agents[0] = GuidedAgent(first.role, first.model, first.tokenizer, first.optimizer, first.reference, guide)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ import copy
 import math
 import time
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,12 +31,12 @@ from tqdm import tqdm
 import eval as evaluation
 import rema
 from data import UserError
-from data.formats.files import append_json, forget_after, write_json
-from data.formats.runs import find_agents, go_on, load_state, save_state
+from data.formats.files import append_json, forget_after
+from data.formats.runs import claim_run, go_on, load_state, refuse_used_run, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import curves, terminal
-from data.views.program import (Parser, add_machine_flags, amount, claim_directory, count, count_or_none,
-                                interruptible, pick_machine, rate, refuse_used, run_program)
+from data.views.program import (Parser, add_machine_flags, amount, count, count_or_none, interruptible,
+                                pick_machine, rate, run_program)
 from data.views.statistics import count_tokens, describe_step, group_by_question, record
 from data.views.terminal import say
 from model import Transformer, save
@@ -196,21 +195,18 @@ def make_micro_batches(turns: list[Turn], budget: int) -> list[list[Turn]]:
 
     A prompt is run once in each list, so turns of one prompt stay side by side, and prompts of like length too.
     """
-    ordered = sorted(turns, key=lambda turn: (len(turn.prompt), turn.place[:-1], len(turn.tokens)))
-    batches = []
+    ordered = sorted(turns, key=lambda turn: (len(turn.prompt), turn.prompt, len(turn.tokens)))
+    batches, prompts, longest = [[]], set(), 0
     for turn in ordered:
-        if batches and count_padded(batches[-1] + [turn]) <= budget:
-            batches[-1].append(turn)
-        else:
-            batches.append([turn])
+        prompts.add(tuple(turn.prompt))
+        longest = max(longest, len(turn.tokens))
+        # This prompt is the longest so far. All are padded to it, and all turns to the longest one.
+        padded = len(prompts) * len(turn.prompt) + (len(batches[-1]) + 1) * longest
+        if padded > budget and batches[-1]:
+            batches.append([])
+            prompts, longest = {tuple(turn.prompt)}, len(turn.tokens)
+        batches[-1].append(turn)
     return batches
-
-
-def count_padded(turns: list[Turn]) -> int:
-    """Tokens of a micro-batch: its prompts, once each, and its turns, all as long as the longest."""
-    prompts = {turn.group: len(turn.prompt) for turn in turns}
-    longest = max(len(turn.tokens) for turn in turns)
-    return len(prompts) * max(prompts.values()) + len(turns) * longest
 
 
 def flatten(turns: list[Turn], device) -> Tensor:
@@ -242,7 +238,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
     sums = {"clip_share": 0.0, "entropy": 0.0, "kl": 0.0, "sampling_logp_difference": 0.0}
     references = [None] * len(batches)
     if args.kl:
-        references = [compute_reference(agent, batch, args.temperature) for batch in batches]
+        references = compute_references(agent, batches, args.temperature)
     norms = []
     for i in range(args.updates):
         for batch, reference in zip(batches, references):
@@ -264,14 +260,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
         add_up_sums(sums, device)
     trained = count * args.updates
     statistics = {name: float(value) / trained for name, value in sums.items()}
-    return {**statistics, "grad_norm": max(norms), "trained_tokens": trained}
-
-
-@torch.no_grad()
-def compute_reference(agent: Agent, turns: list[Turn], temperature: float) -> Tensor:
-    """Log-probs of the learned tokens under the weights that the agent began with."""
-    first = replace(agent, model=agent.reference)
-    return first.compute_logprobs(turns, temperature)[0]
+    return {**statistics, "grad_norm": sum(norms) / len(norms), "trained_tokens": trained}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -355,32 +344,27 @@ class Run:
         for name in ("metrics.jsonl", "episodes.jsonl"):
             forget_after(self.out / name, note["step"])
         if note["step"] < 0:
-            metrics = self.measure()
+            metrics = evaluation.measure_held_out(self.agents, self.held_rows, self.args)
             append_json(self.out / "metrics.jsonl", [{"step": 0, **metrics}])
-            say(f"before training, {len(self.held_rows)} problems:{terminal.held_out_line(metrics)}\n"
-                "watch the reward, not the loss: with one update a batch the loss is near 0 by construction")
+            terminal.show_start(metrics, len(self.held_rows))
         return max(0, note["step"])
-
-    def measure(self) -> dict:
-        return evaluation.measure_held_out(self.agents, self.held_rows, turns=self.args.turns,
-                                           max_new_tokens=self.args.max_new_tokens, batch=self.args.batch)
 
     def finish_step(self, step: int, metrics: dict, episodes: list, stop: bool) -> bool:
         """Log, evaluate, save -> whether to stop here."""
         args, norm = self.args, metrics["grad_norm"]
         if norm is not None:                         # None: all groups were dead
-            self.failures = 0 if math.isfinite(norm) else self.failures + 1
+            self.failures += 1
+            if math.isfinite(norm):
+                self.failures = 0
         stop = stop or self.failures >= 3
         if dist.is_initialized():
             stop = agree(stop, args.device)
         last = stop or step == args.steps
         if last or step % args.eval_every == 0:
-            metrics.update(self.measure())
+            metrics.update(evaluation.measure_held_out(self.agents, self.held_rows, args))
         append_json(self.out / "metrics.jsonl", [{"step": step, **metrics}])
         append_json(self.out / "episodes.jsonl", [{"step": step, **record(episode)} for episode in episodes])
-        say(terminal.log_line(step, metrics))
-        if step % args.show_every == 0:
-            say(terminal.describe_episode(episodes[0]) + terminal.describe_episode(episodes[-1]))
+        terminal.show_step(step, metrics, episodes, args.show_every)
         if metrics.get("heldout_greedy", -1) > self.best:
             self.best = metrics["heldout_greedy"]
             self.save_agents(self.out / "best")
@@ -414,16 +398,13 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
     args = parse(argv)
     if args.fit:
         return print_fit(args)
-    if not args.resume:
-        refuse_used(args.out, f"holds another run: name another --out, or continue it with --resume {args.out}")
+    refuse_used_run(args)
     rows, held_rows = split_data(args.data, args.eval_data, args.eval_questions, args.data_dir)
     agents = load_learners(args, roles or choose_roles(args, rows))
     rows = leave_out_long(rows, agents, args)
     if args.sft:
         warm_start(args, agents)
-    if not args.out:
-        args.out = claim_directory(f"out/{Path(args.model).name}-{args.process}-s{args.seed}")
-    write_json(Path(args.out) / "config.json", [vars(args)])
+    claim_run(args)
     with interruptible(say) as interrupted:
         left_undone = train(args, agents, rows, held_rows, assign_advantages, interrupted)
     if left_undone:
@@ -431,8 +412,7 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
     terminal.print_closing(args, held_rows, curves.read_metrics(args.out))
     for look in AFTER:
         look(args, agents, held_rows)
-    print(f"{args.out}: curves.png, metrics.jsonl, episodes.jsonl, best, "
-          f"{', '.join(agent.name for agent in agents)}")
+    terminal.print_files(args.out, agents)
 
 
 def main(argv: list[str] | None = None, *, roles: list[Role] | None = None,
@@ -454,14 +434,16 @@ import json  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 from argparse import BooleanOptionalAction  # noqa: E402
+from dataclasses import replace  # noqa: E402
 
 from data.extensions import memory  # noqa: E402
 from data.views.program import pick_device  # noqa: E402
 from data.formats.hub import NAMES  # noqa: E402
+from data.formats.runs import find_agents  # noqa: E402
 from data.formats.files import atomic_write, read_json  # noqa: E402
 from data.problems.reading import read_conversations  # noqa: E402
 from model import TARGETS, add_adapters, load  # noqa: E402
-from rollout import add_variant_flags, make_agent  # noqa: E402
+from rollout import VARIATIONS, add_variant_flags, guide_plans  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -510,6 +492,8 @@ def fill_in_training_defaults(args: Namespace) -> None:
         args.normalise = "batch"
         if args.advantage == "dr_grpo":
             args.normalise = "constant"
+    if args.turns == 1 and args.normalise in ("turn", "turns"):
+        args.normalise = "sequence"                  # a row is one turn, though a guided plan's has forced tokens in it
     if args.checkpointing is None:
         args.checkpointing = args.model != "tiny" and (args.fit or on_card)
     if args.micro_tokens is None and args.model != "tiny" and device == "cpu" and not args.fit:
@@ -540,6 +524,22 @@ def number_batch(turns: list[Turn], device) -> Tensor:
         numbers += [first + number for number in own]
         first = numbers[-1] + 1
     return torch.tensor(numbers, device=device)
+
+
+@torch.no_grad()
+def compute_references(agent: Agent, batches: list[list[Turn]], temperature: float) -> list[Tensor]:
+    """Log-probs of the learned tokens of each batch under the weights that the agent began with, for --kl."""
+    first = replace(agent, model=agent.reference)
+    return [first.compute_logprobs(turns, temperature)[0] for turns in batches]
+
+
+def vary_reward(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Role]:
+    if getattr(args, "reward", "base") == "consistency":     # eval.py has no such flag
+        return rema.reward_plans_for_agreement(roles)
+    return roles
+
+
+VARIATIONS.append(vary_reward)
 
 
 def print_fit(args: Namespace) -> None:
@@ -660,7 +660,7 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
         if source not in bases:
             bases[source] = load(source, args.device, getattr(torch, args.dtype))
         base, tokenizer = bases[source]
-        agent = make_agent(role, base, tokenizer, args)
+        agent = Agent(role, base, tokenizer)
         if args.lora:
             agent.model = add_named_adapters(base, source, generator, args)
             agent.reference = base
@@ -668,6 +668,8 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
             agent.reference = copy.deepcopy(base)
         equip(agent, args)
         agents.append(agent)
+    if args.plan_format == "json":
+        guide_plans(agents)
     return agents
 
 

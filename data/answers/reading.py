@@ -257,18 +257,19 @@ DOTS.add(".", r"(?<![\d.])(\d*)\.(\d+)\s*(?:\\[cl]?dots|\.\.\.)", read_dots)
 
 LATEX = Rules()
 LATEX.add("\\\\", r"(?<!\\)\\\\(?=[A-Za-z])(?!.*\\end)", r"\\")             # \\pi, escaped twice; not in a matrix
+LATEX.add("\\", r"\{\s*\\(?:rm|bf|it)\b\s*", r"\\text{")                        # {\rm cm}
 LATEX.add("\\", r"\\(?:begin|end)\{(?:align|equation|gather)\w*\*?\}", "")  # from here on: what only sets the type
 LATEX.add("\\", r"(?<!\\)\\[()\[\]]|\\(?:left|right)\s*\.", "")
 LATEX.add("\\", r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|boxed|fbox|rm|bf|it)(?![A-Za-z])", "")
-LATEX.add("\\", r"\{\s*\\(?:rm|bf|it)\b\s*", r"\\text{")                        # {\rm cm}
 LATEX.add("\\!", r",\\!\s*(?=\d{3})|\\!\s*", "")                            # 1,\!000 and 4\!:\!51
 LATEX.add("\\", r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|\\phantom\s*(?:\{[^{}]*\}|.)", " ")
-LATEX.add("$", r"\\?\$", "")                                                # money too: $5 is 5
 LATEX.add("*", r"^\s*(\*{1,3})(.*)\1\s?$", r"\2")                            # bold in Markdown
 LATEX.add(")", r"^\s*([A-Z])\)$", r"\1")                                   # option A)
 LATEX.add("color", r"\\(?:text)?color\s*\{\w+\}", "")
 LATEX.add("'", r"^\s*'(.*)'\s?$", r"\1")
 LATEX.add(",", r"\{(?=,\})|(?<=\{,)\}|(?<=,)\}(?=\d{3})", "")               # 5{,}000
+LATEX.add("\\$", r"^\s*(-?)\s*\\\$\s*(\d[\d.,]*)$", r'\1\2 "dollar"')           # \$5, but $5$ is 5
+LATEX.add("$", r"\\?\$", "")
 LATEX.add("circ", r"\^\s*\{?\s*\\circ\s*\}?", "°")
 LATEX.add("degree", r"\^\s*\{?\s*\\degree\s*\}?|\\degree|\bdegrees?\b", "°")
 LATEX.add("°", r"\^\s*\{?\s*°\s*\}?", "°")
@@ -301,6 +302,7 @@ PHRASES.add("eal", r'"?\b(?:all|any|every|the"?\s+"?set"?\s+"?of"?\s+"?all)\b"?\
 PHRASES.add("xc", r'[\s,]*"?\b(?:except|excluding)\b"?\s*(?:"?(?:for|at|when|where)\b"?\s*)?(.+)$', r" \\setminus \\{\1\\}")
 PHRASES.add("nfinity", r'"?\b(?:positive|plus)"?\s+"?infinity\b"?', r"\\infty ")
 PHRASES.add("nfinity", r'"?\b(?:negative|minus)"?\s+"?infinity\b"?', r"-\\infty ")
+PHRASES.add("a", rf'^\s*"?an?\b"?\s+"?(?=(?:{"|".join(SCALES)})\b)', "1 ")                             # a dozen
 PHRASES.add("egative", r'^\s*"?negative\b"?\s*(?=\d)', "-")
 PHRASES.add("zero", r'^(\d[\d.]*)\s*°?\s*"?\bbelow"?\s+"?zero\b"?\s*$', r"-\1")
 PHRASES.add("noon", r'^\s*(?:12\s*)?"?noon"?\s*$', "12:00 pm")
@@ -342,6 +344,26 @@ def drop_qualifier(text: str) -> str:
     return text
 
 
+def write_both_signs(text: str) -> str:
+    r"""Two entries instead of one with \pm.
+
+    >>> write_both_signs(r"0, 1 \pm x")
+    '0, 1 + x, 1 - x'
+    """
+    if re.match(r"\s*\\\{.*\\\}\s*$", text):
+        text = text.strip()[2:-2]                       # a set of them is a list of them
+    parts = text.split(",")
+    if re.search(r"[(\[]", text):
+        parts = [text]                                  # within brackets: all is written twice
+    entries = []
+    for part in parts:
+        if "\\pm" in part:
+            entries.append(part.replace("\\pm", "+").replace("\\mp", "-"))
+            part = part.replace("\\pm", "-").replace("\\mp", "+")
+        entries.append(part)
+    return ",".join(entries)
+
+
 @functools.lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
     """ASCII and LaTeX without decoration; words of text stand in double quotes, and and or become ∧ and ∨."""
@@ -360,10 +382,8 @@ def normalise(text: str) -> str:
     text = JOINTS.apply(text).rstrip(" .,")
     if "," in text and (", " in text or not re.search(r"[(\[]|\\\{", text)):        # but (1,234) is a point
         text = GROUPED.sub(drop_separators, text)
-    if "\\pm" in text:                                                              # both signs, a list of two
-        plus = text.replace("\\pm", "+").replace("\\mp", "-")
-        minus = text.replace("\\pm", "-").replace("\\mp", "+")
-        text = f"{plus},{minus}"
+    if "\\pm" in text:
+        text = write_both_signs(text)
     return text
 
 
@@ -406,7 +426,7 @@ TOKEN = re.compile(r"""
 
 # The first of a row is the token, the others are its spellings.
 ALIAS_ROWS = r"""
-    < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; ≈ ~ \approx; ∈ \in; \equiv
+    < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; ≈ ~ \approx; ∈ \in
     * \cdot \times; / : \div; \bmod \mod mod; ^ **; | \lvert \rvert \vert; ( \langle; ) \rangle; ⦃ \{; ⦄ \}
     ⌊ \lfloor; ⌋ \rfloor; ⌈ \lceil; ⌉ \rceil; ∪ \cup; ∩ \cap; ∖ \setminus \backslash; ∅ \emptyset \varnothing
     % \% percent percentage pct; \pi pi; \infty infty infinity inf oo; \frac \dfrac \tfrac \cfrac
@@ -464,7 +484,7 @@ def split_tokens(text: str) -> list[str]:
 #   expression := atom (operator expression | "!" | "°" | "%" | unit | expression)*     next to each other: a product
 #   atom       := "-" expression | number | name | function | call | "\frac" atom atom | "(" answer ")"
 
-RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "≈", "∈", "\\equiv"}
+RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "≈", "∈"}
 LEVELS = {"∪": 1, "∩": 1, "∖": 1, "+": 2, "-": 2, "*": 3, "/": 3, "\\bmod": 3, "^": 5}         # how tightly they bind
 PRODUCT, ARGUMENT, POWER = 3, 4, 5          # levels; an argument is the 2x of sin 2x + 1
 CLOSING = {"(": ")]", "[": "])", "{": "}", "|": "|", "⦃": "⦄", "⌊": "⌋", "⌈": "⌉"}

@@ -1,10 +1,8 @@
 """How a program starts, errs and ends: one line for a mistake of the user's, exit status 2; Ctrl-C; free names."""
 import argparse
 import contextlib
-import itertools
 import math
 import os
-import pathlib
 import signal
 import sys
 
@@ -116,8 +114,10 @@ def pick_machine(args: argparse.Namespace, model: str) -> None:
         args.dtype = str(pick_dtype(args.device)).removeprefix("torch.")
 
 
-def check_sampling(samples: int, max_new_tokens: int, temperature: float, top_p: float) -> None:
+def check_sampling(prompts: list, samples: int, max_new_tokens: int, temperature: float, top_p: float) -> None:
     """UserError: nothing can be sampled like that."""
+    if not all(prompts):
+        raise UserError("a prompt is empty: there is nothing that a first token could follow")
     if samples < 1 or max_new_tokens < 1:
         raise UserError(f"samples {samples} and max_new_tokens {max_new_tokens} must be at least 1")
     if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
@@ -150,23 +150,3 @@ def amount(text: str) -> float:
 def rate(text: str) -> float:
     """A number above 0."""
     return read_number(text, float, 1e-12)
-
-
-def claim_directory(path: str) -> str:
-    """Make the directory, or with -2, -3 ... the first of its name that does not exist yet -> its path."""
-    for i in itertools.count(1):
-        candidate = path
-        if i > 1:
-            candidate = f"{path}-{i}"
-        with contextlib.suppress(FileExistsError):
-            os.makedirs(candidate)
-            return candidate
-
-
-def refuse_used(out: str | None, why: str) -> None:
-    """UserError when a directory that was asked for holds something."""
-    if not out:
-        return
-    path = pathlib.Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{out} {why}")

@@ -4,7 +4,7 @@ Episodes and turns are those of rema.py; nothing of it is needed here.
 """
 from data import UserError
 from data.extensions.guide import describe_actions
-from rewards import leaks, unparsed
+from rewards import box_verdict, leaks, unparsed
 
 VERIFYING = ("let me check", "let's check", "let us check", "check again", "double-check", "double check",
              "verify", "to make sure", "go through it again")
@@ -47,9 +47,14 @@ def is_verifying(text: str) -> bool:
 
 def is_leaking(episode) -> bool:
     """Whether a plan holds the gold answer."""
-    answer = episode.row["answer"]
     last = episode.turns[-1].agent
-    return any(leaks(turn.text, answer) for turn in episode.turns if turn.agent != last)
+    for turn in episode.turns:
+        text = turn.text
+        if episode.row.get("judge"):         # whose answer is a letter: "A plan" does not give it away
+            text = box_verdict(text)
+        if turn.agent != last and leaks(text, episode.row["answer"]):
+            return True
+    return False
 
 
 def share_repeated(tokens: list[int]) -> float:
@@ -181,13 +186,20 @@ def describe_held_out(episodes: list) -> dict[str, float]:
     return result
 
 
+def list_rewards(episode) -> dict[str, float]:
+    """{agent: what it has earned}, of those who spoke. In a conversation all turns of an agent earn as one."""
+    rewards = {}
+    names = dict.fromkeys(turn.agent for turn in episode.turns)
+    for position, name in enumerate(names):
+        rewards[name] = episode.spoken_by(position).reward
+    return rewards
+
+
 def record(episode) -> dict:
     """An episode as a dictionary for JSON."""
     turns = []
-    rewards = {}
     for turn in episode.turns:
         turns.append({"role": turn.agent, "text": turn.text, "tokens": len(turn.tokens), "stopped": turn.stopped})
-        rewards[turn.agent] = turn.reward
     row = episode.row
     return {"id": row["id"], "problem": row["problem"], "answer": row["answer"], "place": episode.place,
-            "turns": turns, "extracted": episode.answer, "correct": episode.correct, "rewards": rewards}
+            "turns": turns, "extracted": episode.answer, "correct": episode.correct, "rewards": list_rewards(episode)}
