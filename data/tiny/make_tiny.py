@@ -28,7 +28,6 @@ from data.formats.hub import TINY
 from data.formats.tokenizer import LETTER, Tokenizer
 from data.problems.arithmetic import EMPTY, rewrite, right_plan, values, working, wrong_plan
 from data.problems.generate import LEVELS, generate
-from data.views import terminal
 from data.views.program import Parser, run_program
 
 
@@ -115,15 +114,13 @@ def write_turns(rng, row):
         return [f"{first} [FINISH]", guessed]
     if finish == "right":
         return [first, shown, f"{rest} [FINISH]", ending]
-    box = ending.split()[-1]
-    return [first, shown, rest, ending, "[FINISH]", box]
+    return [first, shown, rest, ending, "[FINISH]", ending.split()[-1]]
 
 
 def say(role, row, *texts, plan=""):
     """A conversation: what a role is shown, then what it says and what it is answered, in turn."""
     messages = role.prompt(row, {"high": plan})
-    speakers = itertools.cycle(["assistant", "user"])
-    for speaker, text in zip(speakers, texts):
+    for speaker, text in zip(itertools.cycle(["assistant", "user"]), texts):
         messages.append({"role": speaker, "content": text})
     return messages
 
@@ -195,8 +192,8 @@ def train_bpe(counts, least=2):
     """
     words = []
     for piece, count in sorted(counts.items()):
-        parts = [LETTER[byte] for byte in piece.encode()]
-        words.append((parts, count))
+        letters = [LETTER[byte] for byte in piece.encode()]
+        words.append((letters, count))
     merges = []
     while True:
         pairs = Counter()
@@ -240,21 +237,19 @@ def write_tokenizer(directory, texts):
                         "rstrip": False, "normalized": False, "special": True})
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": PIECES}, "behavior": "Isolated", "invert": False}
-    write_settings(directory / "tokenizer.json", {
+    files = {}
+    files["tokenizer.json"] = {
         "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
         "added_tokens": special, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
-        "decoder": level, "model": bpe})
-    write_settings(directory / "tokenizer_config.json", {
+        "decoder": level, "model": bpe}
+    files["tokenizer_config.json"] = {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": None, "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>", "model_max_length": 512, "clean_up_tokenization_spaces": False,
-        "chat_template": TEMPLATE})
-    write_settings(directory / "generation_config.json", {
-        "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]})
+        "chat_template": TEMPLATE}
+    files["generation_config.json"] = {"eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
+    for name, content in files.items():
+        atomic_write(directory / name, json.dumps(content, indent=1) + "\n")
     return len(ids)
-
-
-def write_settings(path, settings):
-    atomic_write(path, json.dumps(settings, indent=1) + "\n")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -307,7 +302,7 @@ def train(model, tokenizer, conversations, steps):
         for optimizer, peak in optimizers:
             optimizer.param_groups[0]["lr"] = peak * warmup * decay
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         bar.set_postfix_str(f"loss {loss.item():.3f}")
 
 
@@ -315,14 +310,15 @@ def train(model, tokenizer, conversations, steps):
 # The program
 
 def measure(model, tokenizer):
-    """Print what the three processes do on held-out problems, sampled and greedy."""
+    """Print what the three processes do on held-out problems, sampled and greedy, in percent."""
     rows = generate(1000, split="heldout")
     for process, roles in rema.PROCESSES.items():
         agents = [rollout.Agent(role, model, tokenizer) for role in roles]
         for temperature in (1.0, 0.0):
             episodes = evaluation.evaluate(agents, rows, max_new_tokens=64, temperature=temperature)
-            print(f"{process}, 1,000 held-out problems, temperature {temperature:g}")
-            terminal.print_table(evaluation.summarise(episodes))
+            print(f"{process}, temperature {temperature:g}")
+            for figure, (mean, error) in evaluation.summarise(episodes).items():
+                print(f"  {figure:44} {mean:6.1f} +- {error:.1f}")
 
 
 def program(argv):
