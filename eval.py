@@ -61,12 +61,6 @@ def compute_mean(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / n)
 
 
-def compute_percent(shares: list[float]) -> tuple[float, float]:
-    """The same in percent."""
-    mean, error = compute_mean(shares)
-    return 100 * mean, 100 * error
-
-
 def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temperature: float = 0.0,
              samples: list[int] | None = None, key: tuple = ("eval",), **how) -> list[Episode]:
     """Episodes of each row, scored: one, or as many as samples says. how: what rollout.play takes besides.
@@ -86,10 +80,8 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
     """
     groups = statistics.group_by_question(episodes)
     table = {}
-    for figure, shares in statistics.measure_problems(groups).items():
-        table[figure] = compute_percent(shares)
-    for name, counts in statistics.count_agents_tokens(groups).items():
-        table[f"tokens of {name}"] = compute_mean(counts)
+    for figure, values in statistics.measure_problems(groups).items():
+        table[figure] = compute_mean(values)
     if len(groups[0]) > 1:
         table.update(rate_samples(groups))
     return table
@@ -154,6 +146,12 @@ from rollout import add_variant_flags, make_generator, speak  # noqa: E402
 # ------------------------------------------------------------------------------------------------------------
 # Several samples of a problem: avg@n, pass@k, votes
 
+def compute_percent(shares: list[float]) -> tuple[float, float]:
+    """compute_mean in percent."""
+    mean, error = compute_mean(shares)
+    return 100 * mean, 100 * error
+
+
 def add_samples_flags(parser: Parser) -> None:
     flag = parser.add_argument
     flag("--plans", type=count, default=1, help="plans a problem: avg@n, pass@k and votes (1)")
@@ -207,20 +205,28 @@ def vote_by_plan(group: list[Episode]) -> str | None:
     return vote(choices)
 
 
+def is_answer(choice: str | None, gold: str) -> bool:
+    return choice is not None and rewards.equivalent(gold, choice)
+
+
 def rate_samples(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
     """How often problems are solved by several samples. groups: the n episodes of each problem."""
     table = {}
     n = max(len(group) for group in groups)
     k = 2
     while k < 2 * n:
-        shares = [compute_pass_at(k, [episode.correct for episode in group]) for group in groups]
+        shares = []
+        for group in groups:
+            outcomes = [episode.correct for episode in group]
+            shares.append(compute_pass_at(k, outcomes))
         table[f"pass@{min(k, n)}"] = compute_percent(shares)
         k = 2 * k
     flat, by_plan = [], []
     for group in groups:
         gold = group[0].row["answer"]
-        flat.append(rewards.equivalent(gold, vote([episode.answer for episode in group]) or ""))
-        by_plan.append(rewards.equivalent(gold, vote_by_plan(group) or ""))
+        answers = [episode.answer for episode in group]
+        flat.append(is_answer(vote(answers), gold))
+        by_plan.append(is_answer(vote_by_plan(group), gold))
     table["majority vote, flat"] = compute_percent(flat)
     table["majority vote, hierarchical"] = compute_percent(by_plan)
     return table
@@ -271,7 +277,10 @@ def describe_diagnosis(outcomes: dict[str, list[bool]]) -> str:
     lines = [f"  greedy, plan kept            {mean:6.1f} % +- {error:.1f}"]
     for name in ("swapped", "emptied"):
         mean, error = compute_percent(outcomes[name])
-        cost, cost_error = compute_percent([a - b for a, b in zip(kept, outcomes[name])])
+        lost = []
+        for before, after in zip(kept, outcomes[name]):
+            lost.append(before - after)
+        cost, cost_error = compute_percent(lost)
         lines.append(f"  greedy, plan {name:15} {mean:6.1f} % +- {error:.1f}   "
                      f"costs {cost:.1f} points +- {cost_error:.1f}")
     lines.append("    Emptying costs what plans are worth; if swapping costs more, wrong plans are followed too.")

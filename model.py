@@ -91,8 +91,12 @@ def attend(q, k, v, mask):
 class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
-        D, H, K, C = config.width, config.heads, config.kv_heads, config.head_width
-        self.layer, self.head_width = layer, C
+        D = config.width
+        H = config.heads
+        K = config.kv_heads
+        C = config.head_width
+        self.layer = layer
+        self.head_width = C
         self.q_proj = nn.Linear(D, H * C, bias=config.qkv_bias)
         self.k_proj = nn.Linear(D, K * C, bias=config.qkv_bias)
         self.v_proj = nn.Linear(D, K * C, bias=config.qkv_bias)
@@ -176,7 +180,8 @@ class Transformer(nn.Module):
         """
         x = self.embed_tokens(tokens)                                          # (B, T, D)
         if cache is None:
-            positions, mask = torch.arange(tokens.shape[1], device=x.device)[None], None
+            positions = torch.arange(tokens.shape[1], device=x.device)[None]
+            mask = None
         else:
             positions, mask = cache.begin(tokens, real)                        # (B, T), (B, 1, T, S)
         if self.frequency is None or self.frequency.device != x.device:
@@ -419,18 +424,22 @@ class LoRA(nn.Linear):
 
     def __init__(self, linear, rank, alpha, generator):
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight, self.bias, self.scale = linear.weight, linear.bias, alpha / rank
-        device = linear.weight.device
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.scale = alpha / rank
         dtype = torch.promote_types(linear.weight.dtype, torch.float32)
         bound = linear.in_features ** -0.5
         a = torch.empty(rank, linear.in_features, dtype=dtype)
         nn.init.uniform_(a, -bound, bound, generator=generator)
-        self.lora_A = nn.Parameter(a.to(device))
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=device, dtype=dtype))
+        b = torch.zeros(linear.out_features, rank, dtype=dtype)
+        self.lora_A = nn.Parameter(a.to(linear.weight.device))
+        self.lora_B = nn.Parameter(b.to(linear.weight.device))
 
     def forward(self, x):
-        low = F.linear(F.linear(x.to(self.lora_A.dtype), self.lora_A), self.lora_B)
-        return (super().forward(x) + self.scale * low).to(x.dtype)
+        low = F.linear(x.to(self.lora_A.dtype), self.lora_A)                   # (..., r)
+        learned = F.linear(low, self.lora_B)
+        y = super().forward(x) + self.scale * learned
+        return y.to(x.dtype)
 
 
 def add_adapters(base: Transformer, rank: int, alpha: float, generator: torch.Generator | None,
@@ -451,9 +460,11 @@ def add_adapters(base: Transformer, rank: int, alpha: float, generator: torch.Ge
             for layer, linear in list(part.named_children()):
                 if layer in targets:
                     setattr(part, layer, LoRA(linear, rank, alpha, generator))
-    model.adapter = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(name),
-                     "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
-                     "target_modules": sorted(targets)}
+    model.adapter = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "lora_dropout": 0.0, "bias": "none"}
+    model.adapter["base_model_name_or_path"] = str(name)
+    model.adapter["r"] = rank
+    model.adapter["lora_alpha"] = alpha
+    model.adapter["target_modules"] = sorted(targets)
     return model
 
 

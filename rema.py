@@ -9,7 +9,6 @@ that list is written for a list of any length.
 
 Shapes: N tokens (of all turns in a batch, one after the other).
 """
-import collections
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -178,7 +177,7 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
     dr_grpo      R - group mean                                            arXiv 2503.20783
     rloo         R - mean of the others in the group                       arXiv 2402.14740
     reinforce++  (R - batch mean) / (batch std + 1e-6)                     arXiv 2501.03262
-    Standard deviations are the unbiased ones (n - 1). ValueError: a group of one under grpo or rloo.
+    Standard deviations are the unbiased ones (n - 1). 0 in a group of one; ValueError: there are no others.
 
     >>> compute_advantages([1, 0, 0, 0], ["q"] * 4, "rloo")
     [1.0, -0.3333333333333333, -0.3333333333333333, -0.3333333333333333]
@@ -188,13 +187,13 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
     members = {}
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
+    if len(members) == len(values) and kind in ("grpo", "rloo"):
+        raise ValueError(f"{kind} compares the rewards of a group: it needs at least 2 samples")
 
     advantages = [0.0] * len(values)
     for indices in members.values():
         rewards_of_group = [values[i] for i in indices]
         G = len(indices)
-        if G == 1 and kind in ("grpo", "rloo"):
-            raise ValueError(f"{kind} compares the rewards of a group: it needs at least 2 samples, not 1")
         if min(rewards_of_group) == max(rewards_of_group):
             continue                                 # nothing was better than anything: exactly 0
         mean = sum(rewards_of_group) / G
@@ -216,15 +215,13 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
 def assign_advantages(turns: list[Turn], kind: str = "grpo") -> None:
     """Compare the rewards of one agent's turns and note on each its advantage.
 
-    It is 0 for a turn that is left alone in its group, since the others were cut off before they spoke.
+    If no group has two turns, since the others were cut off before they spoke, there is nothing to compare: 0.
     """
-    sizes = collections.Counter(turn.group for turn in turns)
-    compared = [turn for turn in turns if sizes[turn.group] > 1 or kind in ("dr_grpo", "reinforce++")]
-    values = [turn.reward for turn in compared]
-    groups = [turn.group for turn in compared]
-    for turn in turns:
-        turn.advantage = 0.0
-    for turn, advantage in zip(compared, compute_advantages(values, groups, kind)):
+    values = [turn.reward for turn in turns]
+    groups = [turn.group for turn in turns]
+    if len(set(groups)) == len(turns) and kind != "reinforce++":
+        return
+    for turn, advantage in zip(turns, compute_advantages(values, groups, kind)):
         turn.advantage = advantage
 
 

@@ -8,6 +8,7 @@ The mathematics, whether 0.5 is \frac12, is in data/answers.
 import re
 
 from data.answers.comparing import count_answers, equivalent, parse, unparsed  # noqa: F401
+from data.answers.leaking import leaks  # noqa: F401
 
 MAX_RESPONSE = 10_000       # characters at the end of a response in which a box is looked for
 
@@ -157,19 +158,3 @@ def find_stated_answer(text: str) -> str | None:
     if counted and parse(counted[0])[0] == "unit" and counted[2] not in ("is", "was", "has", "times", "less"):
         answer = counted[1]                             # outside of a box, people say what they have counted
     return answer or None
-
-
-def leaks(plan: str, answer: str) -> bool:
-    """Does a plan's text hold the gold answer as a whole number or word, not as a part of a longer one?"""
-    text = strip_decoration(plan)
-    gold = strip_decoration(answer)
-    if not gold:
-        return False
-    return re.search(rf"(?<![\w.\-]){re.escape(gold)}(?!\w|[.,]\d)", text) is not None
-
-
-def strip_decoration(text: str) -> str:
-    r"""1,234 becomes 1234, \dfrac{1}{2} frac12, \text{east} east."""
-    text = re.sub(r"\\(?:boxed|fbox|text)(?![a-z])", " ", text)
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))|[{}$\\]|\b[dt](?=frac)", "", text)
-    return text.strip()

@@ -24,7 +24,7 @@ from data import UserError
 from data.formats.files import read_json
 from data.formats.runs import complete_from_run, find_agents
 from data.formats.tokenizer import Tokenizer
-from data.views.program import Parser, add_machine_flags, amount, check_sampling, count, pick_machine, rate
+from data.views.program import Parser, add_machine_flags, amount, count, pick_machine, rate
 from model import Cache, Transformer, compute_logprobs, load
 from rema import Episode, Role, Turn
 
@@ -123,7 +123,10 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
     never fewer than one prompt's samples. bar: advanced by each row. A prompt that leaves no room in the context
     gets turns without tokens.
     """
-    check_sampling(prompts, samples, max_new_tokens, temperature, top_p)
+    if samples < 1 or max_new_tokens < 1 or not all(prompts):
+        raise UserError("samples and max_new_tokens must be at least 1, and no prompt empty")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise UserError(f"temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
     context = model.config.context
     if not isinstance(generator, list):
         generator = [generator or Generator().manual_seed(0)] * len(prompts)
@@ -436,14 +439,16 @@ class GuidedAgent(Agent):
             state = guide.hurry(state, torch.full_like(state, most - t))
             allowed = logits.masked_fill(~guide.allowed[state], -math.inf)
             token, logprob = draw(allowed, uniform[:, t], temperature, top_p)
-            columns.append(torch.stack((token.double(), logprob.double(), state.double())))
+            column = token.double(), logprob.double(), state.double()
+            columns.append(torch.stack(column))
             state = guide.next[state, token].long()
             if (state == guide.FREE).all():
                 break
             logits = self.model.step(token, cache)
         turns = []
         end = self.tokenizer.after([])[0]
-        for tokens, logprobs, states in torch.stack(columns, -1).transpose(0, 1).tolist():     # (B, 3, T)
+        by_row = torch.stack(columns, -1).transpose(0, 1)                      # (B, 3, T)
+        for tokens, logprobs, states in by_row.tolist():
             ids = [int(id) for id in tokens]
             states = [int(number) for number in states]
             n = states.index(guide.END) + 1
@@ -648,8 +653,10 @@ def program(argv: list[str] | None) -> None:
     row = {"id": "question", "problem": args.question, "answer": args.answer or ""}
     roles = choose_roles(args, [row])
     agents = load_agents(args.model, roles, args)
-    [episode] = play(agents, [row], [1] * len(agents), temperatures=[args.temperature] * len(agents),
-                     turns=args.turns, max_new_tokens=args.max_new_tokens, top_p=args.top_p, key=(args.seed,))
+    once = [1] * len(agents)
+    temperatures = [args.temperature] * len(agents)
+    [episode] = play(agents, [row], once, args.turns, temperatures=temperatures, top_p=args.top_p,
+                     max_new_tokens=args.max_new_tokens, key=(args.seed,))
     if not episode.turns[0].tokens:
         raise UserError("the question leaves no room for an answer in this model's context")
     for turn in episode.turns:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,13 +75,69 @@ def test_by_hand():
     assert memory.kept(SMALL, 4, 2, 7, 4, lora=0) == 4 * (4 * 2 * tokens + 4 * 7 * 2 * 2)
 
     got = memory.estimate(SMALL, agents=1, dtype="float32", questions=2, group=2, prompt_tokens=5,
-                          new_tokens=3, batch=4, per_prompt=2)
+                          new_tokens=3, batch=4)
     assert (got["weights"], got["gradients"], got["optimizer"]) == (4 * weights, 4 * weights, 8 * weights)
-    assert got["cache"] == 3 * 2 * 2 * 4 * (2 * 5 + 4 * 3)                     # layers, k and v, KV, float32
+    assert got["cache"] == 3 * 2 * 2 * 4 * 4 * (5 + 3)                         # layers, k and v, KV, float32, rows
+    # Prefill: keys and values, gate, silu and up, three of D, the mask as bools and numbers; of 4 rows of 5
+    assert got["sampling"] == 4 * 5 * (3 * 2 * 2 * 4 + 4 * 3 * 6 + 4 * 3 * 4 + 5 * (4 + 1))
+    long = memory.estimate(SMALL, agents=1, dtype="float32", prompt_tokens=5, new_tokens=95, batch=4)
+    assert long["sampling"] == long["cache"] + 4 * (2 * 100 * (4 + 3 * 4) + 10 * 4)      # scores and logits
     assert got["activations"] == (3 * (memory.kept(SMALL, 4, 2, 7, 4, 0) + memory.kept(SMALL, 2, 5, 5, 4, 0))
                                   + 12 * (2 * 4 * 6 + 16 * 4))
     assert got["logits"] == 5 * 4 * 12 * 10 + 4 * 4 * (2 * (12 + 10) + 2 * 12)
     assert got["total"] == 12 * weights + max(got["sampling"], got["learning"])
+    twice = memory.estimate(SMALL, agents=1, dtype="float32", questions=4, group=2, prompt_tokens=5,
+                            new_tokens=3, batch=4, micro_tokens=22)            # the same micro-batch, two times
+    assert twice["learning"] == got["gradients"] + got["learning"]
+
+
+def test_a_large_embedding_is_held_back_by_adamw():
+    """One short micro-batch: its peak is the optimizer's step, with quotients of the largest tensor, V x D."""
+    config = replace(SMALL, vocab_size=1000, width=100, layers=1)
+    got = memory.estimate(config, dtype="float32", questions=1, group=1, prompt_tokens=1, new_tokens=2)
+    assert got["learning"] == got["gradients"] + 8 * 1000 * 100
+    lora = memory.estimate(config, dtype="float32", questions=1, group=1, prompt_tokens=1, new_tokens=2, lora=1)
+    assert lora["learning"] < 8 * 1000 * 100                                   # the embedding is frozen
+
+
+@pytest.mark.parametrize("flags, expected", [
+    ([], dict(agents=2, questions=3, group=4, prompt_tokens=300, new_tokens=100, batch=24, offload=True)),
+    (["--process", "vrp"], dict(agents=1, questions=3, group=4, prompt_tokens=200, new_tokens=100, batch=12)),
+    (["--share"], dict(agents=1, questions=6, prompt_tokens=300, batch=24, offload=False)),
+    (["--example"], dict(prompt_tokens=500)),
+    (["--turns", "3"], dict(agents=2, questions=3, group=4, prompt_tokens=200, new_tokens=600, batch=12)),
+    (["--lora", "4"], dict(agents=2, lora=4, offload=False)),
+    (["--switch-every", "0"], dict(agents=2, questions=6, offload=False)),
+    (["--answers-high", "9"], dict(questions=3, batch=54)),
+    (["--batch", "5"], dict(batch=5)),
+    (["--eval-questions", "70"], dict(batch=70))])
+def test_what_settings_come_to(monkeypatch, flags, expected):
+    """2 plans and 4 answers (to a plan, 4 too while the plans are learned) of 100 tokens, to 3 questions."""
+    asked = {}
+    monkeypatch.setattr(memory, "estimate", lambda config, **settings: asked.update(settings))
+    base = ["--model", "qwen-0.5b", "--questions", "3", "--plans", "2", "--answers", "4", "--answers-high", "4",
+            "--max-new-tokens", "100", "--eval-questions", "1"]
+    memory.estimate_run(None, parse(base + flags), card=True)
+    assert {name: asked[name] for name in expected} == expected
+    assert asked["dtype"] == "bfloat16"
+    memory.estimate_run(None, parse(base + flags + ["--dtype", "float32"]), card=False)
+    assert asked["dtype"] == "float32" and not asked["offload"]
+
+
+def test_advice_names_no_flag_that_is_not_needed():
+    config = memory.config_of("llama-1b")
+    base = "--model llama-1b --lora 0 --no-checkpointing --micro-tokens 16384 "
+    args = parse(base.split())
+
+    def fits(flags, size):
+        words = (base + " ".join(flags)).split()
+        return memory.advise(config, parse(words), size, card=True) == "fits"
+    for size in (8 * memory.GB, 14 * memory.GB, 24 * memory.GB, 50 * memory.GB):
+        said = memory.advise(config, args, size, card=True)
+        flags = ["--" + flag for flag in said.removeprefix("does not fit, with --").split(" --")]
+        assert len(flags) < 6 and fits(flags, size), said
+        for i in range(len(flags)):
+            assert not fits(flags[:i] + flags[i + 1:], size), said
 
 
 def test_who_holds_what():
@@ -131,6 +188,14 @@ def test_named_models_fit_one_80_gb_card_by_default(name):
     assert " 80 GB: fits" in memory.table(name, args)
 
 
+def test_where_python_cannot_say_how_large_the_memory_is(monkeypatch):
+    """Windows has no os.sysconf: the last line, about the memory here, is left out there."""
+    args = parse(["--model", "qwen-0.5b"])
+    before = memory.table("qwen-0.5b", args).splitlines()
+    monkeypatch.delattr("os.sysconf")
+    assert memory.table("qwen-0.5b", args).splitlines() == before[:-1]
+
+
 def test_all_settings_of_the_command_line_have_a_table():
     for flags in (["--process", "vrp"], ["--share"], ["--kl", "0.1"], ["--switch-every", "0"],
                   ["--turns", "3"], ["--preset", "paper"], ["--preset", "paper-turns"]):
@@ -162,7 +227,7 @@ def one_step(learner, args, questions, group, prompt, new, phase=lambda name: No
 def predicted(name, questions, group, prompt, new, lora=0, micro=10 ** 9, checkpointing=False):
     return memory.estimate(memory.config_of(name), agents=1, dtype="float32", lora=lora, questions=questions,
                            group=group, prompt_tokens=prompt, new_tokens=new, batch=questions * group,
-                           per_prompt=group, micro_tokens=micro, checkpointing=checkpointing)
+                           micro_tokens=micro, checkpointing=checkpointing)
 
 
 def allocated(work):

@@ -1,7 +1,6 @@
 """How a program starts, errs and ends: one line for a mistake of the user's, exit status 2; Ctrl-C; free names."""
 import argparse
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -112,16 +111,6 @@ def pick_machine(args: argparse.Namespace, model: str) -> None:
     args.threads = pick_threads(args.threads, model)
     if args.dtype is None:
         args.dtype = str(pick_dtype(args.device)).removeprefix("torch.")
-
-
-def check_sampling(prompts: list, samples: int, max_new_tokens: int, temperature: float, top_p: float) -> None:
-    """UserError: nothing can be sampled like that."""
-    if not all(prompts):
-        raise UserError("a prompt is empty: there is nothing that a first token could follow")
-    if samples < 1 or max_new_tokens < 1:
-        raise UserError(f"samples {samples} and max_new_tokens {max_new_tokens} must be at least 1")
-    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
-        raise UserError(f"temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
 
 
 def read_number(text: str, kind: type, least: float) -> float:
