@@ -264,7 +264,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
         add_up_sums(sums, device)
     trained = count * args.updates
     statistics = {name: float(value) / trained for name, value in sums.items()}
-    return {**statistics, "grad_norm": max(norms), "trained_tokens": trained}
+    return {**statistics, "grad_norm": torch.tensor(norms).max().item(), "trained_tokens": trained}
 
 
 @torch.no_grad()
