@@ -196,7 +196,7 @@ def make_micro_batches(turns: list[Turn], budget: int) -> list[list[Turn]]:
 
     A prompt is run once in each list, so turns of one prompt stay side by side, and prompts of like length too.
     """
-    ordered = sorted(turns, key=lambda turn: (len(turn.prompt), turn.place[:-1], len(turn.tokens)))
+    ordered = sorted(turns, key=lambda turn: (len(turn.prompt), turn.prompt, len(turn.tokens)))
     batches = []
     for turn in ordered:
         if batches and count_padded(batches[-1] + [turn]) <= budget:
@@ -208,7 +208,7 @@ def make_micro_batches(turns: list[Turn], budget: int) -> list[list[Turn]]:
 
 def count_padded(turns: list[Turn]) -> int:
     """Tokens of a micro-batch: its prompts, once each, and its turns, all as long as the longest."""
-    prompts = {turn.group: len(turn.prompt) for turn in turns}
+    prompts = {tuple(turn.prompt): len(turn.prompt) for turn in turns}
     longest = max(len(turn.tokens) for turn in turns)
     return len(prompts) * max(prompts.values()) + len(turns) * longest
 
