@@ -417,7 +417,10 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
     if not args.resume:
         refuse_used(args.out, f"holds another run: name another --out, or continue it with --resume {args.out}")
     rows, held_rows = split_data(args.data, args.eval_data, args.eval_questions, args.data_dir)
-    agents = load_learners(args, roles or choose_roles(args, rows))
+    roles = roles or choose_roles(args, rows)
+    if args.reward == "consistency":
+        roles = rema.reward_plans_for_agreement(roles)
+    agents = load_learners(args, roles)
     rows = leave_out_long(rows, agents, args)
     if args.sft:
         warm_start(args, agents)
