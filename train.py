@@ -485,22 +485,22 @@ def add_preset_flag(parser: Parser) -> None:
 
 
 def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespace:
-    """Read the flags again, with the preset's values as defaults."""
-    parser.set_defaults(**PRESETS[preset])
+    """Read the flags again, with the preset's values as defaults; its rate waits for whether there are adapters."""
+    parser.set_defaults(**{**PRESETS[preset], "lr": None})
     return parser.parse_args(argv)
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Variants of reward, loss and memory
+# Variants of reward, loss and memory. default=None here and below: whoever fills it in decides, not VARIANTS.
 
 def add_training_flags(parser: Parser) -> None:
     flag = parser.add_argument
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement (base)")
-    flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),
+    flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"), default=None,
          help="what the loss is divided by, see rema.assign_other_weights (batch; dr_grpo: constant)")
     flag("--ratio", choices=("token", "turn"), default="token", help="one ratio a token, or a turn (token)")
     flag("--dual-clip", type=amount, default=0.0, help="bounds a bad sample's loss; the paper's code: 3 (0)")
-    flag("--checkpointing", action=BooleanOptionalAction, help="recompute to save memory (on cuda, not tiny)")
+    flag("--checkpointing", action=BooleanOptionalAction, default=None, help="recompute to save memory (on cuda, not tiny)")
     flag("--fit", action="store_true", help="only say how much memory this would take, and what would fit")
 
 
@@ -617,7 +617,8 @@ LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate o
 def add_sharing_flags(parser: Parser) -> None:
     flag = parser.add_argument
     flag("--share", action="store_true", help="one set of weights speaks for all roles and learns all")
-    flag("--lora", type=count_or_none, metavar="R", help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
+    flag("--lora", type=count_or_none, default=None, metavar="R",
+         help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
     flag("--lora-alpha", type=rate, help="the adapters' output is multiplied by alpha / R (2 R)")
     flag("--lora-targets", help="layers with adapters, with commas between (all seven of a block)")
 
@@ -633,11 +634,13 @@ def fill_in_sharing_defaults(args: Namespace) -> None:
             pass
     if args.lora_alpha is None:
         args.lora_alpha = 2.0 * args.lora
-    if args.lora and (args.lr is None or args.lr == PRESETS.get(args.preset, {}).get("lr")):
-        rate = PRESETS.get(args.preset, REAL)["lr"]
-        if args.model == "tiny" and not args.preset:
-            rate = TINY["lr"]
-        args.lr = LORA_RATE * rate
+    if args.lr is None:
+        defaults = REAL
+        if args.model == "tiny":
+            defaults = TINY
+        args.lr = PRESETS.get(args.preset, defaults)["lr"]
+        if args.lora:
+            args.lr = LORA_RATE * args.lr
 
 
 def check_sharing(args: Namespace) -> None:
