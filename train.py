@@ -36,8 +36,8 @@ from data.formats.files import append_json, forget_after, write_json
 from data.formats.runs import find_agents, go_on, load_state, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import curves, terminal
-from data.views.program import (Parser, add_machine_flags, amount, claim_directory, count, count_or_none,
-                                interruptible, pick_machine, rate, refuse_used, run_program)
+from data.views.program import (Parser, add_machine_flags, amount, choose_first, claim_directory, count,
+                                count_or_none, interruptible, pick_machine, rate, refuse_used, run_program)
 from data.views.statistics import count_tokens, describe_step, group_by_question, record
 from data.views.terminal import say
 from model import Transformer, save
@@ -421,6 +421,7 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
     if args.reward == "consistency":
         roles = rema.reward_plans_for_agreement(roles)
     agents = load_learners(args, roles)
+    args.first = choose_first(args.first, agents)
     rows = leave_out_long(rows, agents, args)
     if args.sft:
         warm_start(args, agents)
@@ -802,7 +803,10 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
             turns = [mine[i] for i in order[start:start + args.questions]]
             count = sum(turn.count_learned() for turn in turns)
             loss = 0.0
-            for batch in make_micro_batches(turns, args.micro_tokens):
+            batches = make_micro_batches(turns, args.micro_tokens)
+            if dist.is_initialized():
+                batches = batches[dist.get_rank()::dist.get_world_size()]
+            for batch in batches:
                 logprobs, _ = agent.compute_logprobs(batch, 1.0)
                 part = -logprobs.sum() / count
                 part.backward()

@@ -116,6 +116,16 @@ def pick_machine(args: argparse.Namespace, model: str) -> None:
         args.dtype = str(pick_dtype(args.device)).removeprefix("torch.")
 
 
+def choose_first(name: str | None, agents: list) -> str:
+    """Who learns first: as --first says, else who speaks first. UserError: nobody has that name."""
+    names = [agent.name for agent in agents]
+    if name is None or len(names) == 1:
+        return names[0]
+    if name not in names:
+        raise UserError(f"--first {name}: the agents are {', '.join(names)}")
+    return name
+
+
 def check_sampling(samples: int, max_new_tokens: int, temperature: float, top_p: float) -> None:
     """UserError: nothing can be sampled like that."""
     if samples < 1 or max_new_tokens < 1:
