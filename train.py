@@ -422,7 +422,7 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
         roles = rema.reward_plans_for_agreement(roles)
     agents = load_learners(args, roles)
     args.first = choose_first(args.first, agents)
-    rows = leave_out_long(rows, agents, args)
+    rows = leave_out_long(rows, held_rows, agents, args)
     if args.sft:
         warm_start(args, agents)
     if not args.out:
