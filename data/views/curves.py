@@ -29,7 +29,8 @@ def draw_curves(lines, path, title=""):
     guided = any("share_EMPTY" in line for line in steps)
     figure, grid = plt.subplots(2 + guided, 2, figsize=(11, 7 + 3 * guided), sharex=True)
     accuracy, reward, entropy, length, *more = axes = list(grid.flat)
-    shade(axes, steps)
+    colours = choose_colours(steps)
+    shade(axes, steps, colours)
 
     def draw(axis, name, style, colour, label, learner=None):
         chosen = [line for line in steps if line.get(name) is not None and learner in (None, line["learner"])]
@@ -41,11 +42,11 @@ def draw_curves(lines, path, title=""):
         accuracy.errorbar([line["step"] for line in measured], [line[f"heldout_{name}"] for line in measured],
                           yerr=[line[f"heldout_{name}_se"] for line in measured], fmt=style, color="black",
                           capsize=2, markersize=4, label=label, alpha=alpha)
-    for role in ("high", "low", "solo"):
-        draw(reward, f"reward_{role}", "-", COLOURS[role], role)
+    for name in list_agents(steps):
+        draw(reward, f"reward_{name}", "-", colours[name], name)
     for learner in dict.fromkeys(line["learner"] for line in steps):
-        draw(entropy, "entropy", "o", COLOURS[learner], learner, learner)
-        draw(length, "length", "o", COLOURS[learner], learner, learner)
+        draw(entropy, "entropy", "o", colours[learner], learner, learner)
+        draw(length, "length", "o", colours[learner], learner, learner)
     for axis, name in zip(more, ("share", "level")):
         for action, (style, colour) in ACTIONS.items():
             draw(axis, f"{name}_{action}", style, colour, action)
@@ -67,12 +68,31 @@ def draw_curves(lines, path, title=""):
     plt.close(figure)
 
 
-def shade(axes, steps):
+def list_agents(steps: list[dict]) -> list[str]:
+    """Names of the agents of a run, in speaking order."""
+    names = {}
+    for line in steps:
+        for key in line:
+            if key.startswith("reward_"):
+                names[key.removeprefix("reward_")] = True
+    return list(names)
+
+
+def choose_colours(steps: list[dict]) -> dict[str, str]:
+    """A colour for every agent and every learner: the usual ones, and for other names matplotlib's."""
+    colours = dict(COLOURS)
+    for name in [*list_agents(steps), *[line["learner"] for line in steps]]:
+        if name not in colours:
+            colours[name] = f"C{len(colours)}"
+    return colours
+
+
+def shade(axes, steps, colours):
     """Colour the background by the agent that learns."""
     for learner, phase in itertools.groupby(steps, key=lambda line: line["learner"]):
         places = [line["step"] for line in phase]
         for axis in axes:
-            axis.axvspan(places[0] - 0.5, places[-1] + 0.5, alpha=0.12, linewidth=0, color=COLOURS[learner])
+            axis.axvspan(places[0] - 0.5, places[-1] + 0.5, alpha=0.12, linewidth=0, color=colours[learner])
 
 
 def draw_run(directory: str | pathlib.Path, args) -> None:
