@@ -492,16 +492,17 @@ def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespa
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Variants of reward, loss and memory. default=None here and below: whoever fills it in decides, not VARIANTS.
+# Variants of reward, loss and memory
 
 def add_training_flags(parser: Parser) -> None:
+    parser.set_defaults(normalise=None, checkpointing=None)  # filled in below
     flag = parser.add_argument
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement (base)")
-    flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"), default=None,
+    flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),
          help="what the loss is divided by, see rema.assign_other_weights (batch; dr_grpo: constant)")
     flag("--ratio", choices=("token", "turn"), default="token", help="one ratio a token, or a turn (token)")
     flag("--dual-clip", type=amount, default=0.0, help="bounds a bad sample's loss; the paper's code: 3 (0)")
-    flag("--checkpointing", action=BooleanOptionalAction, default=None, help="recompute to save memory (on cuda, not tiny)")
+    flag("--checkpointing", action=BooleanOptionalAction, help="recompute to save memory (on cuda, not tiny)")
     flag("--fit", action="store_true", help="only say how much memory this would take, and what would fit")
 
 
@@ -616,10 +617,10 @@ LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate o
 
 
 def add_sharing_flags(parser: Parser) -> None:
+    parser.set_defaults(lora=None)                           # filled in below
     flag = parser.add_argument
     flag("--share", action="store_true", help="one set of weights speaks for all roles and learns all")
-    flag("--lora", type=count_or_none, default=None, metavar="R",
-         help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
+    flag("--lora", type=count_or_none, metavar="R", help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
     flag("--lora-alpha", type=rate, help="the adapters' output is multiplied by alpha / R (2 R)")
     flag("--lora-targets", help="layers with adapters, with commas between (all seven of a block)")
 

@@ -528,3 +528,338 @@ def test_flags_reach_the_sampler(monkeypatch):
         for _, _, how in asked:
             assert how["temperatures"] == [0.7, 0.7] and how["max_new_tokens"] == 9 and how["batch"] == 6
             assert how["turns"] == 1
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Whole runs of the embedded model
+
+SMALL_RUN = ["--questions", "6", "--group", "4", "--eval-questions", "12",
+             "--max-new-tokens", "32", "--warmup", "1", "--switch-every", "2", "--save-every", "3"]
+
+
+def metrics(directory):
+    timing = ("time_sample", "time_train")
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in timing} for line in lines]
+
+
+def copy_weights(agents):
+    return {agent.name: [weight.clone() for weight in agent.model.parameters()] for agent in agents}
+
+
+@pytest.fixture
+def snapshots(monkeypatch):
+    """Each agent's weights after each step of a run, in order."""
+    found, plain = [], train.Run.finish_step
+
+    def spying(run, *rest):
+        found.append(copy_weights(run.agents))
+        return plain(run, *rest)
+    monkeypatch.setattr(train.Run, "finish_step", spying)
+    return found
+
+
+def find_unmoved(snapshots, start):
+    """After each step: {agent: whether all of its weights are bitwise what they were before it}."""
+    before = [{name: start for name in snapshots[0]}, *snapshots]
+    return [{name: all(torch.equal(a, b) for a, b in zip(now[name], then[name])) for name in now}
+            for then, now in zip(before, snapshots)]
+
+
+def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, snapshots):
+    train.main([*SMALL_RUN, "--steps", "6", "--show-every", "3", "--out", str(tmp_path / "run")])
+    start = list(models.load("tiny")[0].parameters())
+    same = find_unmoved(snapshots, start)
+    assert same == [{"high": False, "low": True}] * 2 + [{"high": True, "low": False}] * 2 \
+        + [{"high": False, "low": True}] * 2
+
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(7))
+    assert [line["learner"] for line in lines[1:]] == ["high", "high", "low", "low", "high", "high"]
+    fields = {"reward_high", "reward_low", "accuracy", "length", "truncated", "frac_reward_zero_std",
+              "entropy", "grad_norm", "clip_share", "sampling_logp_difference"}
+    for line in lines[1:]:
+        assert fields <= line.keys()
+        assert line["frac_reward_zero_std"] == 1 or line["sampling_logp_difference"] < 1e-5
+    printed = capsys.readouterr()
+    assert "temperature 1" in printed.out and "problem" in printed.err + printed.out
+    for name in ("curves.png", "episodes.jsonl", "config.json", "high/model.safetensors",
+                 "low/tokenizer.json", "best/high/config.json"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    agents = rollout.load_agents(str(tmp_path / "run"), rema.PROCESSES["rema"], PLAIN)
+    assert all(torch.equal(a, b)
+               for agent in agents for a, b in zip(agent.model.parameters(), snapshots[-1][agent.name]))
+
+
+def reward_variety(turn, episodes):
+    """How many different tokens: made up for a test, but different from turn to turn."""
+    return float(len(set(turn.tokens)) + sum(len(set(episode.turns[-1].tokens)) for episode in episodes))
+
+
+def three_roles():
+    """A planner, a critic who sees the plan, and a solver who sees what both said."""
+    return [rema.Role("planner", "Write a plan.", "{question}", reward_variety),
+            rema.Role("critic", "Say what is wrong with the plan.", "{question}\n{planner}", reward_variety),
+            rema.Role("solver", "Solve it.", "{question}\n{planner}\n{critic}", reward_variety)]
+
+
+def test_three_agents_learn_one_after_the_other(tmp_path, snapshots, capsys):
+    """Nothing in the loop, the log or the pictures knows that there are two. One --group serves all of them."""
+    train.main([*SMALL_RUN, "--switch-every", "1", "--steps", "3", "--max-new-tokens", "8", "--questions", "3",
+                "--show-every", "1", "--save-every", "2", "--out", str(tmp_path / "run")], roles=three_roles())
+    same = find_unmoved(snapshots, list(models.load("tiny")[0].parameters()))
+    names = ["planner", "critic", "solver"]
+    assert same == [{name: name != learner for name in names} for learner in names]
+    lines = metrics(tmp_path / "run")
+    assert [line["learner"] for line in lines[1:]] == names
+    assert all(line["episodes"] == 3 * 4 and line["grad_norm"] > 0 for line in lines[1:])
+    assert all(f"reward_{name}" in line for name in names for line in lines[1:])
+    episodes = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()]
+    assert all([turn["role"] for turn in episode["turns"]] == names for episode in episodes)
+    places = {step: sorted({tuple(e["place"]) for e in episodes if e["step"] == step}) for step in (1, 2, 3)}
+    group = range(4)                     # who spoke before the learner draws one, who speaks after it one for each
+    assert places[1] == [(q, j, 0, 0) for q in range(3) for j in group]
+    assert places[2] == [(q, 0, j, 0) for q in range(3) for j in group]
+    assert places[3] == [(q, 0, 0, j) for q in range(3) for j in group]
+    told = capsys.readouterr()
+    assert all(f"gained in the phases of {name}" in told.out for name in names) and "planner, critic, solver" in told.out
+    for name in names:
+        kept, _ = models.load(str(tmp_path / "run" / name))
+        assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), snapshots[-1][name]))
+
+
+def test_a_run_of_three_agents_goes_on_where_it_was(tmp_path):
+    """All three at once, two steps and one more, as three in one go; and the agents are where --model finds them."""
+    flags = [*SMALL_RUN, "--switch-every", "0", "--group", "2", "--max-new-tokens", "6", "--questions", "2",
+             "--eval-questions", "2"]
+    train.main([*flags, "--steps", "3", "--out", str(tmp_path / "whole")], roles=three_roles())
+    train.main([*flags, "--steps", "2", "--out", str(tmp_path / "part")], roles=three_roles())
+    train.main(["--resume", str(tmp_path / "part"), "--steps", "3"], roles=three_roles())
+    assert metrics(tmp_path / "whole")[3]["learner"] == "planner+critic+solver"
+    assert metrics(tmp_path / "whole")[3] == metrics(tmp_path / "part")[3]
+    agents = rollout.load_agents(str(tmp_path / "part"), three_roles(), PLAIN)
+    others = rollout.load_agents(str(tmp_path / "whole"), three_roles(), PLAIN)
+    for agent, other in zip(agents, others):
+        assert agent.name == other.name
+        assert all(torch.equal(a, b) for a, b in zip(agent.model.parameters(), other.model.parameters()))
+
+
+def test_an_own_advantage_takes_the_place_of_the_usual_one(tmp_path, monkeypatch):
+    """It is called with all turns of the learner, each once, and what it notes is what is learned."""
+    asked, taught, plain = [], [], train.update
+
+    def assign(turns, kind):
+        asked.append((len(turns), {turn.agent for turn in turns}, kind))
+        for i, turn in enumerate(turns):
+            turn.advantage = float(i % 3 - 1)
+
+    def learning(agent, turns, args):
+        taught.append([turn.advantage for turn in turns])
+        return plain(agent, turns, args)
+    monkeypatch.setattr(train, "update", learning)
+    train.main([*SMALL_RUN, "--steps", "2", "--switch-every", "1", "--group", "3", "--advantage", "rloo",
+                "--out", str(tmp_path / "run")], assign_advantages=assign)
+    assert asked == [(18, {"high"}, "rloo"), (18, {"low"}, "rloo")]
+    assert taught == [[-1.0, 0.0, 1.0] * 6] * 2
+
+
+@pytest.mark.parametrize("extra", [["--process", "vrp"], ["--process", "mrp", "--advantage", "reinforce++"],
+                                   ["--switch-every", "0", "--kl", "0.1", "--updates", "2",
+                                    "--temperature", "0.7"],
+                                   ["--advantage", "dr_grpo", "--followers", "2"],
+                                   ["--advantage", "rloo", "--normalise", "sequence", "--checkpointing"],
+                                   ["--share", "--turns", "2", "--ratio", "turn", "--normalise", "turn",
+                                    "--dual-clip", "3", "--updates", "2"],
+                                   ["--turns", "2", "--switch-every", "1", "--normalise", "turns"],
+                                   ["--plan-format", "json", "--lora", "2", "--kl", "0.1", "--updates", "2"],
+                                   ["--plan-format", "json", "--share", "--kl", "0.1"],
+                                   ["--dtype", "bfloat16"],
+                                   ["--filter", "6", "--switch-every", "1", "--reward", "consistency",
+                                    "--followers", "4"]])
+def test_every_way_to_train_runs(tmp_path, extra, monkeypatch):
+    """The trainer's log-probs are the sampler's: a temperature or guide that only one applies would show."""
+    monkeypatch.setattr(curves, "draw_run", lambda *_: "")   # other tests look at those
+    monkeypatch.setattr(terminal, "print_closing", lambda *_: "")
+    train.main([*SMALL_RUN, "--steps", "2", "--switch-every", "1", "--eval-every", "2", "--eval-questions", "3",
+                *extra, "--out", str(tmp_path / "run")])
+    lines = metrics(tmp_path / "run")
+    assert len(lines) == 3 and all(math.isfinite(line["reward_" + line["learner"].split("+")[0]])
+                                   for line in lines[1:])
+    if "--kl" in extra:
+        assert lines[1]["kl"] >= 0 and max(line["kl"] for line in lines[1:]) > 0
+        assert None not in [line["sampling_logp_difference"] for line in lines[1:]]      # no group left out
+    most = 0.1 if "bfloat16" in extra else 1e-5              # its sums are rounded to 8 bits, in another order
+    assert all((line["sampling_logp_difference"] or 0) < most for line in lines[1:])
+    if "json" in extra:
+        assert all(sum(line["share_" + name] for name in ACTIONS) == pytest.approx(1) for line in lines[1:])
+        said = (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()
+        answers = [json.loads(line)["turns"][1]["text"] for line in said]
+        assert not any(text.startswith('{"action"') for text in answers)                 # only plans are guided
+
+
+def test_the_filter_keeps_counts_fills_and_goes_on(tmp_path, monkeypatch):
+    """Which problems are kept follows from the tries; a batch is filled up; --resume takes the old pool.
+
+    The agent about to learn is tried ten times at temperature 1, the other one is greedy.
+    """
+    told, tries, plain, speak = [], [], train.filter_problems, rollout.speak
+
+    def speaking(agent, conversations, samples, generators, **how):
+        tries.append((agent.name, len(conversations), samples, how["temperature"]))
+        return speak(agent, conversations, samples, generators, **how)
+
+    def filtering(*given):
+        with monkeypatch.context() as patch:
+            patch.setattr(rollout, "speak", speaking)
+            told.append(plain(*given))
+        return told[-1]
+    monkeypatch.setattr(train, "filter_problems", filtering)
+    kept = iter([True, False] * 4 + [False] * 8 + [True] * 8)
+    monkeypatch.setattr(rema, "is_worth_learning", lambda tries: len(tries) == 10 and next(kept))
+    train.main([*SMALL_RUN, "--filter", "8", "--steps", "1", "--temperature", "0.7",
+                "--out", str(tmp_path / "run")])
+    [(pool, found)] = told
+    assert len(pool) == 6 and found["filter_kept"] == 0.5 and found["filter_refilled"] == 2
+    line = metrics(tmp_path / "run")[1]
+    assert line["filter_tokens"] == found["filter_tokens"] > 8 * 10 and line["filter_refilled"] == 2
+    train.main(["--resume", str(tmp_path / "run"), "--steps", "5"])
+    assert told[1] == (pool, {}) and told[3] == (told[2][0], {})               # phases of two steps
+    assert told[2][1]["filter_kept"] == 0 and told[2][1]["filter_refilled"] == 6 == len(told[2][0])
+    assert told[4][1]["filter_kept"] == 1 and told[4][1]["filter_refilled"] == 0 and len(told[4][0]) == 8
+    high = [("high", 8, 10, 1.0), ("low", 80, 1, 0.0)]                         # ten plans, an answer to each
+    assert tries == high + [("high", 8, 1, 0.0), ("low", 8, 10, 1.0)] + high
+
+
+def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
+    command = [sys.executable, "train.py", *SMALL_RUN, "--steps", "7", "--eval-every", "4", "--eval-questions", "3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    quiet = dict(cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    whole = subprocess.Popen([*command, "--out", str(tmp_path / "whole")], **quiet)
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], **quiet)
+    log = tmp_path / "killed" / "metrics.jsonl"
+    while not (log.exists() and len(log.read_bytes().splitlines()) > 5):          # past the first checkpoint
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    with open(log, "a") as file:
+        file.write('{"step": 6, "half a li')                                          # what a crash may leave
+    with open(tmp_path / "killed" / "episodes.jsonl", "ab") as file:
+        file.write('{"step": 99, "text": "\x85 \u2028"}\n{"half é'.encode()[:-1])   # ... or a model say
+    subprocess.run([sys.executable, "train.py", "--resume", str(tmp_path / "killed")], check=True, **quiet)
+    assert whole.wait() == 0
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    for role in ("high", "low"):
+        a, b = (read_tensors(tmp_path / run / role / "model.safetensors") for run in ("whole", "killed"))
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert ((tmp_path / "killed" / "episodes.jsonl").read_text()
+            == (tmp_path / "whole" / "episodes.jsonl").read_text())
+
+
+def test_threads_are_recorded_and_kept_on_resume(tmp_path, monkeypatch):
+    """As many threads add in as many orders: bit for bit needs as many again."""
+    before = torch.get_num_threads()
+    try:
+        take_a_step(monkeypatch, tmp_path, ["--threads", "2"])
+        assert torch.get_num_threads() == 2
+        assert json.loads((tmp_path / "run" / "config.json").read_text())["threads"] == 2
+        assert train.parse([]).threads == torch.get_num_threads() == 1         # the embedded model's default
+        with pytest.raises(UserError, match="only --steps, not --threads"):
+            train.parse(["--resume", str(tmp_path / "run"), "--threads", "1"])
+        assert train.parse(["--resume", str(tmp_path / "run"), "--steps", "2"]).threads == 2
+        assert torch.get_num_threads() == 2
+        assert train.parse(["--model", "nowhere"]).threads == 2                # of another model: those there are
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_ctrl_c_where_nothing_waits_for_it_is_one_line(capsys, monkeypatch):
+    def interrupted(*_, **how):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(train, "program", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        train.main([])
+    assert stop.value.code == 130 and capsys.readouterr().err == "train.py: interrupted\n"
+
+
+def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch, capsys):
+    """Pressed in the last step it changes nothing: the run is complete, and closes as one."""
+    plain, fatal = train.play, [1, 3]
+
+    def pressed(*given, key, **how):
+        if key[1] in fatal:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(*given, key=key, **how)
+    monkeypatch.setattr(train, "play", pressed)
+    train.main([*SMALL_RUN, "--steps", "9", "--out", str(tmp_path / "run")])
+    assert len(metrics(tmp_path / "run")) == 3 and (tmp_path / "run" / "high" / "config.json").exists()
+    told = capsys.readouterr()
+    assert f"to go on: python train.py --resume {tmp_path / 'run'}" in told.err and "gained" not in told.out
+    train.main(["--resume", str(tmp_path / "run"), "--steps", "4"])
+    told = capsys.readouterr()
+    assert "to go on" not in told.err and "gained" in told.out
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1, 2, 3, 4]
+
+
+def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rema, "policy_loss", lambda new, *rest: (new.sum() * math.nan,
+                                                                 {"clip_share": 0.0}))
+    with pytest.raises(SystemExit) as stop:
+        train.main([*SMALL_RUN, "--steps", "9", "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2 and "three gradients" in capsys.readouterr().err
+    start = models.load("tiny")[0].parameters()
+    kept = models.load(str(tmp_path / "run" / "high"))[0].parameters()
+    assert all(torch.equal(a, b) for a, b in zip(start, kept)) and len(metrics(tmp_path / "run")) == 4
+
+
+def test_the_data_cursor_goes_through_all_rows_before_it_repeats():
+    rows = [{"id": i} for i in range(10)]
+    seen = [row["id"] for step in range(1, 6) for row in choose_questions(rows, step, 4, seed=0)]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and seen[:10] != seen[10:]
+    [row] = rows[:1]
+    assert [one["copy"] for one in choose_questions([row], 1, 3, seed=0)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--model", "lama-1b"], "llama-1b"), (["--data", "gsm9k"], "gsm8k"), (["--group", "1"], "--group 1"),
+    (["--group", "4", "1"], "--group 1"), (["--group"], "--group"), (["--followers", "0"], "--followers"),
+    (["--process", "vrp", "--group", "1", "--advantage", "rloo"], "--group 1"),
+    (["--questions", "0"], "--questions"), (["--data", "none.jsonl"], "none.jsonl"),
+    (["--resume", "nowhere"], "nowhere"), (["--first", "nobody"], "--first nobody: the agents are high, low"),
+    (["--lr", "-1"], "--lr"), (["--grad-clip", "0"], "--grad-clip"),
+    (["--switch-every", "-1"], "--switch-every"),
+    (["--resume", str(ROOT / "data" / "tiny")], "no run of train.py"),
+    (["--device", "abacus"], "--device abacus"), (["--temperature", "0"], "--temperature: must be at least")])
+def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        train.main(argv)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and message in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_an_out_that_holds_a_run_is_left_alone(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text("precious")
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--out", str(tmp_path)])
+    assert stop.value.code == 2 and "--resume" in capsys.readouterr().err
+    assert (tmp_path / "metrics.jsonl").read_text() == "precious"
+
+
+def test_rows_that_are_too_long_are_left_out_of_training_and_wrong_in_evaluation(tmp_path, capsys):
+    rows = ([{"problem": f"{a}+2*{a}", "answer": str(3 * a)} for a in range(1, 9)]
+            + [{"problem": "1+" * 600, "answer": "1"}])
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train.main(["--data", str(tmp_path / "mine.jsonl"), "--eval-data", str(tmp_path / "mine.jsonl"),
+                *SMALL_RUN, "--steps", "1", "--out", str(tmp_path / "run")])
+    told = capsys.readouterr().err
+    assert "1 of 9 training problems do not fit" in told and "1 held-out ones do not fit" in told
+    agents = rollout.load_agents("tiny", rema.PROCESSES["rema"], PLAIN)
+    found = evaluation.evaluate(agents, load_data(str(tmp_path / "mine.jsonl"), "heldout", None), max_new_tokens=32)
+    silent = [episode for episode in found if not episode.turns[0].tokens]
+    assert len(found) == 9 and [episode.place[0] for episode in silent] == [8] and not silent[0].correct
+    with pytest.raises(SystemExit):
+        train.main(["--data", str(tmp_path / "mine.jsonl"), *SMALL_RUN, "--questions", "50",
+                    "--out", str(tmp_path / "b")])
+    assert "fewer than --questions" in capsys.readouterr().err and not (tmp_path / "b").exists()
