@@ -524,8 +524,10 @@ def fill_in_training_defaults(args: Namespace) -> None:
 def check_training(args: Namespace) -> None:
     if 0 < args.dual_clip <= 1:
         raise UserError(f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none")
-    if args.ratio == "turn" and args.plan_format == "json":
-        raise UserError("--ratio turn is not for --plan-format json: forced tokens have no ratio")
+    by_turn = args.ratio == "turn" or args.normalise in ("turn", "turns")
+    if by_turn and args.plan_format == "json":
+        raise UserError("--ratio turn and --normalise turn, turns are not for --plan-format json: forced tokens would "
+                        "cut a plan into several turns")
     if args.reward == "consistency":
         answers = args.followers
         if args.switch_every == 0:
