@@ -863,3 +863,445 @@ def test_rows_that_are_too_long_are_left_out_of_training_and_wrong_in_evaluation
         train.main(["--data", str(tmp_path / "mine.jsonl"), *SMALL_RUN, "--questions", "50",
                     "--out", str(tmp_path / "b")])
     assert "fewer than --questions" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# A run of the code before the redesign: its log and agents stay readable, it can't be gone on with
+
+OLD_SETTINGS = dict(
+    model="tiny", process="rema", data="arithmetic", eval_data=None, data_dir=None, example=False, sft=None,
+    sft_lr=1e-05, preset=None, lora=0, lora_alpha=0.0, lora_targets=None, share=False, fit=False, questions=8,
+    plans=8, answers=8, answers_high=1, turns=1, plan_format="text", filter=0, max_new_tokens=24, temperature=1.0,
+    batch=256, compile=False, steps=4, switch_every=10, first="high", updates=1, reward="base", box_weight=0.5,
+    leak_weight=1.0, advantage="grpo", normalise="batch", ratio="token", lr=0.0003, warmup=5, clip=0.2,
+    dual_clip=0.0, grad_clip=1.0, kl=0.0, micro_tokens=16384, checkpointing=False, eval_every=2, eval_questions=4,
+    show_every=20, save_every=2, seed=0, device="cpu", dtype="float32", out="out/tiny-rema-s0", resume=None)
+
+
+def make_old_run(directory, **changes):
+    """What it left: settings with other flags, a log, episodes with plan and sample, agents, a state."""
+    old = {**OLD_SETTINGS, **changes}
+    names = ["solo"] if old["process"] == "vrp" else ["high", "low"]
+    model, tokenizer = models.load("tiny")
+    if old["lora"]:
+        model = models.add_adapters(model, old["lora"], old["lora_alpha"], rollout.make_generator(1), name="tiny")
+    for place in (directory, directory / "best"):
+        for name in names:
+            models.save(model, tokenizer, place / name)
+    (directory / "config.json").write_text(json.dumps(old, indent=1))
+    log = [{"step": 0, "heldout_greedy": 50.0, "heldout_greedy_se": 1.0, "heldout_t1": 40.0, "heldout_t1_se": 1.0}]
+    log += [{"step": step, "learner": names[0], "accuracy": 0.5} for step in range(1, 5)]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    (directory / "episodes.jsonl").write_text('{"step": 1, "id": "a", "plan": 0, "sample": 0, "turns": []}\n')
+    (directory / "state.safetensors").write_bytes(b"its own format")
+
+
+@pytest.mark.parametrize("changes", [{}, dict(process="vrp"), dict(turns=2), dict(plan_format="json"),
+                                     dict(lora=2, lora_alpha=4.0)])
+def test_a_run_of_the_old_code_is_refused_in_one_line_and_measured(tmp_path, capsys, monkeypatch, changes):
+    """With the process, turns and plan format that it was trained with, which no flag says."""
+    run = tmp_path / "run"
+    make_old_run(run, **changes)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for more in ([], ["--steps", "9"]):
+        with pytest.raises(SystemExit) as stop:
+            train.main(["--resume", str(run), *more])
+        err = capsys.readouterr().err
+        assert stop.value.code == 2 and "another version" in err and err.count("\n") == 1
+    played, plain = [], evaluation.play
+
+    def playing(agents, rows, samples, **how):
+        episodes = plain(agents, rows, samples, **how)
+        played.append((agents, len(rows), how["turns"], how["max_new_tokens"], episodes))
+        return episodes
+    monkeypatch.setattr(evaluation, "play", playing)
+    for i, model in enumerate((run, run / "best")):
+        evaluation.main(["--model", str(model), "--out", str(tmp_path / str(i))])
+        agents, rows, turns, length, episodes = played[-1]
+        assert (rows, turns, length) == (4, changes.get("turns", 1), 24)       # as it was trained, as it held out
+        names = ["solo"] if "process" in changes else ["high", "low"]
+        assert [agent.name for agent in agents] == names
+        guided = [isinstance(agent, rollout.GuidedAgent) for agent in agents]
+        assert guided == ([True, False] if "plan_format" in changes else [False] * len(names))
+        assert ("[FINISH]" in agents[0].role.system) == ("turns" in changes)
+        assert bool(agents[0].model.adapter) == ("lora" in changes)
+        assert "accuracy" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_learning_goes_on_from_the_agents_of_an_old_run(tmp_path):
+    """--model takes them, as a start of a new run: each agent has its own."""
+    make_old_run(tmp_path / "old")
+    model, tokenizer = models.load("tiny")
+    with torch.no_grad():
+        model.norm.weight *= 1.5
+    models.save(model, tokenizer, tmp_path / "old" / "low")
+    args = train.parse(["--model", str(tmp_path / "old"), "--device", "cpu"])
+    high, low = train.load_learners(args, rema.PROCESSES["rema"])
+    assert torch.allclose(low.model.norm.weight, 1.5 * high.model.norm.weight)
+    assert torch.equal(low.model.embed_tokens.weight, high.model.embed_tokens.weight)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# LoRA
+
+def test_adapters_learn_and_the_base_does_not(tmp_path):
+    """Two agents on one base: base and frozen adapter stay bitwise as they were; the run loads again."""
+    base = [w.clone() for w in models.load("tiny")[0].parameters()]
+    train.main([*SMALL_RUN, "--steps", "2", "--eval-every", "2", "--lora", "2", "--out", str(tmp_path / "run")])
+    high, low = [agent.model for agent in rollout.load_agents(str(tmp_path / "run"), rema.PROCESSES["rema"], PLAIN)]
+    names = [name for name, _ in high.named_parameters() if "lora" not in name]
+    assert len(names) == len(base)
+    for name, weight in zip(names, base):
+        assert high.get_parameter(name) is low.get_parameter(name) and torch.equal(high.get_parameter(name), weight)
+    assert any(w.any() for name, w in high.named_parameters() if name.endswith("lora_B"))          # high learned
+    assert not any(w.any() for name, w in low.named_parameters() if name.endswith("lora_B"))       # low was frozen
+    assert {p.name for p in (tmp_path / "run/high").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert not (tmp_path / "run/high/model.safetensors").exists()
+
+
+def test_an_adapter_is_a_low_rank_correction():
+    """y = W x + b + (alpha / r) B A x against the merged matrix; off at first; alpha and targets count."""
+    model = small()
+    agent = models.add_adapters(model, 2, 6.0, rollout.make_generator("lora"), ("q_proj", "down_proj"))
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    assert torch.equal(agent(tokens), model(tokens))
+    trained = [w for w in agent.parameters() if w.requires_grad]
+    assert len(trained) == 2 * 2 * model.config.layers and all(w.dtype == torch.float64 for w in trained)
+    generator = rollout.make_generator("more")
+    with torch.no_grad():
+        for weight in trained:
+            weight.normal_(0, 0.1, generator=generator)
+        shown = agent(tokens)
+        merged = small()
+        for name, layer in agent.named_modules():
+            if isinstance(layer, models.LoRA):
+                merged.get_submodule(name).weight += 3.0 * layer.lora_B @ layer.lora_A
+        assert (shown - model(tokens)).abs().max() > 1e-4
+        assert (shown - merged(tokens)).abs().max() < 1e-10
+
+
+def test_two_agents_with_adapters_cost_little_more_than_one():
+    model = small()
+    def size(*agents):
+        return sum(w.untyped_storage().nbytes() for w in
+                   {w.data_ptr(): w for agent in agents for w in agent.parameters()}.values())
+    agents = [models.add_adapters(model, 1, 2.0, rollout.make_generator(i)) for i in range(2)]
+    assert size(*agents) < 1.2 * size(agents[0])
+
+
+def test_two_agents_of_135m_with_adapters_cost_little_more_than_one(smollm2):
+    """Weights, adapters, gradients and moments, by their bytes: rank 16, 1.13 times one agent's."""
+    base, _ = models.load(str(smollm2))
+    agents = [models.add_adapters(base, 16, 32.0, rollout.make_generator(i)) for i in range(2)]
+    def size(*agents):
+        weights = {id(w): w for agent in agents for w in agent.parameters()}.values()
+        return sum(w.nbytes * (4 if w.requires_grad else 1) for w in weights)
+    assert 1.1 < size(*agents) / size(agents[0]) < 1.2
+
+
+def test_peft_reads_the_adapters(tmp_path, smollm2):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    base, tokenizer = models.load(str(smollm2))
+    tokens = torch.randint(0, 1000, (2, 17), generator=rollout.make_generator("peft"))
+    for i in range(2):
+        agent = models.add_adapters(base, 4, 8.0, rollout.make_generator(i), name=smollm2)
+        generator = rollout.make_generator(i)
+        with torch.no_grad():
+            for weight in agent.parameters():
+                if weight.requires_grad:
+                    weight.normal_(0, 0.02, generator=generator)
+            models.save(agent, tokenizer, tmp_path / str(i))
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+            theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / str(i))
+            assert (theirs(tokens).logits - agent(tokens)).abs().max() < 5e-4
+            assert (agent(tokens) - base(tokens)).abs().max() > 0.01
+            assert torch.equal(models.load(str(tmp_path / str(i)))[0](tokens), agent(tokens))
+
+
+def test_adapters_on_a_run_start_from_each_agents_own_weights(tmp_path):
+    train.main([*SMALL_RUN, "--steps", "2", "--switch-every", "0", "--out", str(tmp_path / "run")])
+    agents = train.load_learners(
+        train.parse(["--model", str(tmp_path / "run"), "--lora", "2"]), rema.PROCESSES["rema"])
+    tokenizer = agents[0].tokenizer
+    ids = torch.tensor([tokenizer.encode("1+2*3")])
+    for agent in agents:
+        own, _ = models.load(str(tmp_path / "run" / agent.name))
+        assert torch.equal(agent.model(ids), own(ids)) and torch.equal(agent.reference(ids), own(ids))
+    low = agents[1].model
+    models.save(low, tokenizer, tmp_path / "adapter")
+    again, _ = models.load(str(tmp_path / "adapter"))
+    assert torch.equal(again(ids), low(ids))
+    with pytest.raises(UserError, match="adapters already"):
+        models.add_adapters(again, 2, 4, None)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Several processes
+
+WORKER = """
+import json, sys, os, torch, torch.distributed as dist
+sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+torch.set_num_threads(1)
+import rema, rollout, train, model as models
+from data.problems.generate import generate
+from test_train import PLAIN, batch, make_learner, settings
+from test_rollout import small
+if "WORLD_SIZE" in os.environ:
+    dist.init_process_group("gloo")
+learner, found = make_learner(small(), settings()), {{}}
+plain = torch.nn.utils.clip_grad_norm_
+def spy(weights, *rest):
+    weights = list(weights)
+    found["gradient"] = [w.grad.clone() for w in weights]
+    return plain(weights, *rest)
+torch.nn.utils.clip_grad_norm_ = spy
+found["stats"] = train.update(learner, batch(small()), settings(micro_tokens=40, updates=2))
+found["update"] = found["gradient"]
+agents = rollout.load_agents("tiny", rema.PROCESSES["rema"], PLAIN)
+episodes = rollout.play(agents, generate(5), [2, 2], temperatures=[1.0, 1.0], max_new_tokens=24, key=(1, 2))
+found["episodes"] = [(e.row["id"], e.place, *(t.place for t in e.turns), *(t.tokens for t in e.turns)) for e in episodes]
+found["shared"] = episodes[0].turns[0] is episodes[1].turns[0]
+talks = rollout.play(agents, generate(3), [1, 2], 2, temperatures=[1.0, 1.0], max_new_tokens=12, key=(1, 2))
+found["talks"] = [(e.row["id"], e.place, *(t.tokens for t in e.turns)) for e in talks]
+with open(sys.argv[1] + ".jsonl" + os.environ.get("RANK", ""), "w") as file:
+    for i in range(4):
+        said = [dict(role="user", content="x" * (9 * i + 1)), dict(role="assistant", content="y" * (i + 1))]
+        print(json.dumps(dict(messages=said)), file=file)
+args = settings(sft=file.name, sft_lr=1e-3, questions=4, micro_tokens=40, share=False, resume=None, seed=0)
+solo = rollout.load_agents("tiny", rema.PROCESSES["vrp"], PLAIN)
+solo[0].optimizer = train.Optimizer(solo[0].model, args)
+train.warm_start(args, solo)
+found["lessons"] = found["gradient"]
+torch.save(found, sys.argv[1] + os.environ.get("RANK", ""))
+if dist.is_initialized():
+    dist.destroy_process_group()             # without this one exit in twenty aborted
+"""
+
+
+def test_two_processes_have_the_gradient_and_the_episodes_of_one(tmp_path):
+    """Also of a supervised warm start: each process takes its share of the lessons."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(root=str(ROOT)))
+    subprocess.run([sys.executable, script, str(tmp_path / "one")], check=True, timeout=300)
+    port = str(20000 + os.getpid() % 20000)
+    both = [subprocess.Popen([sys.executable, script, str(tmp_path / "two")], env={
+        **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
+        for rank in range(2)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    one, *two = [torch.load(tmp_path / name, weights_only=True) for name in ("one", "two0", "two1")]
+    for found in two:
+        for name in ("update", "lessons"):
+            for a, b in zip(one[name], found[name]):
+                assert (a - b).norm() <= 1e-5 * a.norm() + 1e-12
+            assert sum(a.norm() for a in one[name]) > 0
+        assert found["stats"] == pytest.approx(one["stats"])
+        assert found["episodes"] == one["episodes"] and found["shared"] and one["shared"]
+        assert found["talks"] == one["talks"]
+
+
+@pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="15 seconds: set REMA_SLOW=1")
+def test_torchrun_trains_as_one_process_does(tmp_path):
+    """The whole program on two ranks: the same steps as on one, written by the first alone."""
+    flags = [*SMALL_RUN, "--steps", "1", "--questions", "4", "--eval-questions", "4"]
+    train.main([*flags, "--out", str(tmp_path / "one")])
+    port = str(21000 + os.getpid() % 20000)
+    both = [subprocess.Popen([sys.executable, str(ROOT / "train.py"), *flags, "--out", str(tmp_path / "two")],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={
+        **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}) for rank in range(2)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two")):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            assert b[key] == (pytest.approx(value, rel=1e-3, abs=1e-6) if isinstance(value, float) else value), key
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The warm start
+
+def test_a_supervised_warm_start_teaches_each_role_its_conversations(tmp_path, monkeypatch):
+    """Each once: those with its own system message, and those with none or with another for all roles."""
+    roles, row, said = rema.PROCESSES["rema"], {"problem": "2+3*4"}, {"high": "b"}
+    rows = [role.prompt(row, said) + [{"role": "assistant", "content": text}]
+            for role, text in zip(roles, ("zz", "qq"))]
+    common = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yy"}]
+    rows = rows * 60 + [common, [{"role": "system", "content": "Be brief."}, *common]]
+    (tmp_path / "sft.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    args = train.parse(["--sft", str(tmp_path / "sft.jsonl"), "--sft-lr", "3e-3", "--questions", "2", "--warmup", "0"])
+    agents = train.load_learners(args, roles)
+    tokenizer, plain = agents[0].tokenizer, rollout.Agent.compute_logprobs
+    taught = {agent.name: Counter() for agent in agents}
+
+    def spying(agent, turns, temperature):
+        taught[agent.name].update(tokenizer.decode(turn.tokens) for turn in turns)
+        return plain(agent, turns, temperature)
+    monkeypatch.setattr(rollout.Agent, "compute_logprobs", spying)
+    train.warm_start(args, agents)
+    assert taught == {"high": {"zz": 60, "yy": 2}, "low": {"qq": 60, "yy": 2}}
+    for agent, text in zip(agents, ("zz", "qq")):
+        [[turn]] = rollout.generate(agent.model, [tokenizer.chat(agent.role.prompt(row, said))],
+                                    max_new_tokens=8, temperature=0, stop_ids=tokenizer.stop_ids)
+        assert tokenizer.decode(turn.tokens) == text
+        assert agent.optimizer.updates == 0 and not agent.optimizer.adamw.state
+
+
+def test_shared_weights_are_warm_started_once_with_everything(tmp_path, monkeypatch):
+    rows = [[{"role": "system", "content": role.system}, {"role": "user", "content": "x"},
+             {"role": "assistant", "content": role.name}] for role in rema.PROCESSES["rema"]]
+    (tmp_path / "sft.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    args = train.parse(["--sft", str(tmp_path / "sft.jsonl"), "--share", "--questions", "1"])
+    agents, rates = train.load_learners(args, rema.PROCESSES["rema"]), []
+    monkeypatch.setattr(agents[0].optimizer, "step", rates.append)
+    train.warm_start(args, agents)
+    assert rates == [1e-5, 1e-5]                             # --sft-lr, for each of two conversations
+
+
+def test_a_run_that_goes_on_has_its_warm_start_behind_it(tmp_path):
+    (tmp_path / "sft.jsonl").write_text("no conversation at all\n")
+    args = SimpleNamespace(resume=str(tmp_path), sft=str(tmp_path / "sft.jsonl"))
+    with pytest.raises(UserError):
+        train.read_lessons(args, [])                         # killed before its first checkpoint: once more
+    (tmp_path / "state.safetensors").touch()
+    assert train.read_lessons(args, []) == []
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What a review found
+
+def test_micro_tokens_are_few_on_a_cpu_only():
+    for flags, expected in (([], 16384), (["--model", "nowhere"], 1200), (["--model", "llama-1b", "--fit"], 16384),
+                            (["--model", "nowhere", "--micro-tokens", "7"], 7)):
+        assert train.parse([*flags, "--device", "cpu"]).micro_tokens == expected
+
+
+def test_what_no_flag_says_follows_from_the_others():
+    """Defaults that are filled in: of the tiny model and others, of what is compared, of how large a model is."""
+    for flags, expected in (
+            ([], dict(lr=3e-4, steps=60, questions=32, data="arithmetic", lora=0, normalise="batch", eval_every=10,
+                      checkpointing=False, first=None, group=[8], followers=1)),
+            (["--model", "nowhere"], dict(lr=1e-6, steps=100, questions=16, data="words", lora=0)),
+            (["--lora", "4"], dict(lr=pytest.approx(3e-3), lora_alpha=8.0)),
+            (["--lora", "4", "--lr", "0.1", "--lora-alpha", "1"], dict(lr=0.1, lora_alpha=1.0)),
+            (["--advantage", "dr_grpo"], dict(normalise="constant")),
+            (["--advantage", "dr_grpo", "--normalise", "batch"], dict(normalise="batch")),
+            (["--switch-every", "3"], dict(eval_every=3)), (["--switch-every", "0"], dict(eval_every=10)),
+            (["--share"], dict(switch_every=0, eval_every=10)), (["--checkpointing"], dict(checkpointing=True)),
+            (["--model", "llama-1b", "--fit"], dict(lora=0, checkpointing=True, lr=1e-6)),
+            (["--model", "llama-1b", "--fit", "--no-checkpointing"], dict(checkpointing=False)),
+            (["--model", "llama-8b", "--fit"], dict(lora=16, lora_alpha=32.0, lr=pytest.approx(1e-5))),
+            (["--model", "llama-8b", "--fit", "--lora", "0"], dict(lora=0, lr=1e-6)),
+            (["--preset", "paper", "--fit"], dict(first="low", group=[4], kl=0.01, updates=2, lr=5e-7)),
+            (["--preset", "paper", "--fit", "--group", "6", "--kl", "0"], dict(group=[6], kl=0.0, updates=2)),
+            (["--preset", "paper-turns", "--fit"], dict(share=True, switch_every=0, turns=30, ratio="turn"))):
+        args = train.parse([*flags, "--device", "cpu"])
+        assert {name: getattr(args, name) for name in expected} == expected, flags
+
+
+def test_no_turn_of_the_learner_is_no_crash(tmp_path):
+    train.main([*SMALL_RUN, "--turns", "2", "--first", "low", "--steps", "1", "--max-new-tokens", "1",
+                "--out", str(tmp_path / "run")])
+    assert metrics(tmp_path / "run")[1]["grad_norm"] is None
+
+
+def test_who_learns_first_is_recorded_and_one_agent_has_no_choice(tmp_path, monkeypatch):
+    """--preset paper says --first low, which a single agent of --process vrp must not stumble over."""
+    for i, (flags, first, learner) in enumerate((
+            ([], "high", "high"), (["--first", "low"], "low", "low"),
+            (["--process", "vrp", "--first", "low"], "solo", "solo"))):
+        monkeypatch.setattr(rema, "collect_turns", lambda *_: [])
+        monkeypatch.setattr(train, "describe_step", lambda episodes, names, learning, found: {
+            "learner": names[learning[0]]})
+        found, _, _ = take_a_step(monkeypatch, tmp_path / str(i), flags)
+        assert found["learner"] == learner
+        assert json.loads((tmp_path / str(i) / "run" / "config.json").read_text())["first"] == first
+
+
+@pytest.mark.parametrize("flags, why", [
+    (["--temperature", "nan"], "temperature"), (["--lr", "nan"], "lr"), (["--sft-lr", "-1"], "sft-lr"),
+    (["--lr", "inf"], "lr"), (["--temperature", "inf"], "temperature"), (["--updates", "1.5"], "--updates: invalid"),
+    (["--stepz", "3"], "unrecognized"), (["--lora", "4", "--lora-alpha", "0"], "--lora-alpha"),
+    (["--filter", "3", "--questions", "4"], "fewer problems"), (["--filter", "64", "--turns", "2"], "needs --turns 1"),
+    (["--sft", "x.jsonl", "--kl", "0.1"], "warm start a run of its own"), (["--dual-clip", "1"], "above 1"),
+    (["--reward", "consistency"], "with 1 answers"), (["--share", "--process", "vrp"], "needs two roles"),
+    (["--reward", "consistency", "--switch-every", "0", "--group", "3", "--followers", "8"], "with 3 answers"),
+    (["--reward", "consistency", "--switch-every", "0", "--group", "8", "3"], "with 3 answers"),
+    (["--reward", "consistency", "--share", "--group", "2"], "with 2 answers"),
+    (["--reward", "consistency", "--process", "vrp", "--followers", "4"], "--process rema"),
+    (["--reward", "consistency", "--turns", "2", "--followers", "4"], "in one turn"),
+    (["--plan-format", "json", "--ratio", "turn"], "json"), (["--plan-format", "json", "--normalise", "turn"], "json"),
+    (["--plan-format", "json", "--normalise", "turns"], "json")])
+def test_flags_that_make_no_sense_are_refused(flags, why):
+    with pytest.raises(UserError, match=why):
+        train.parse(flags)
+
+
+def test_agreement_among_answers_counts_those_that_are_sampled():
+    assert train.parse(["--reward", "consistency", "--switch-every", "0", "--group", "4"]).followers == 1
+
+
+def test_a_preset_takes_the_learning_rate_of_adapters_with_adapters():
+    rates = [train.parse(["--preset", "paper", "--fit", "--model", *flags]).lr for flags in (
+        ["llama-1b"], ["llama-8b"], ["llama-8b", "--lr", "5e-7"])]         # 8b: too large for full weights here
+    assert rates == [5e-7, pytest.approx(5e-6), 5e-7]
+
+
+def test_what_has_no_state_is_not_resumed(tmp_path, capsys):
+    """A published run, or one whose state was deleted: its log used to be emptied."""
+    train.main([*SMALL_RUN, "--steps", "2", "--out", str(tmp_path / "run")])
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as log:
+        log.write('{"step": 3, "lea')                        # killed while it wrote: no reason to refuse
+    with pytest.raises(UserError, match="has done 2 already"):
+        train.parse(["--resume", str(tmp_path / "run"), "--steps", "1"])
+    for flag in ("--lr", "--updates"):
+        with pytest.raises(UserError, match=f"only --steps, not {flag}"):
+            train.parse(["--resume", str(tmp_path / "run"), flag, "2"])
+    (tmp_path / "run" / "state.safetensors").unlink()
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(SystemExit):
+        train.main(["--resume", str(tmp_path / "run"), "--steps", "3"])
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert "no state.safetensors" in capsys.readouterr().err
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0}\nno JSON\n')
+    with pytest.raises(UserError, match="metrics.jsonl: malformed"):
+        train.parse(["--resume", str(tmp_path / "run")])
+    with pytest.raises(UserError, match="holds two agents"):
+        train.parse(["--share", "--model", str(tmp_path / "run")])
+    shutil.rmtree(tmp_path / "run" / "low")
+    shutil.rmtree(tmp_path / "run" / "high")
+    with pytest.raises(UserError, match="killed ones .*run/best"):
+        train.load_agents(str(tmp_path / "run"), rema.PROCESSES["rema"], PLAIN)
+
+
+def test_a_conversation_longer_than_the_context_is_refused(tmp_path, monkeypatch, capsys):
+    turns = [{"role": "user", "content": "1+" * 400 + "1"}, {"role": "assistant", "content": "401"}]
+    (tmp_path / "sft.jsonl").write_text(json.dumps({"messages": turns}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--sft", str(tmp_path / "sft.jsonl")])
+    assert stop.value.code == 2 and "but a context of 512" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_weights_are_one_line():
+    model, tokenizer = models.load("tiny")
+    model.norm.weight.data.fill_(math.nan)
+    with pytest.raises(UserError, match="not finite"):
+        rollout.generate(model, [tokenizer.encode("1+1")], max_new_tokens=2)
+
+
+def test_judge_tasks_and_problems_do_not_mix(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"question": "q", "response_a": "a", "response_b": "b", "answer": "A"}\n')
+    (tmp_path / "b.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--data", str(tmp_path / "a.jsonl"), "--eval-data", str(tmp_path / "b.jsonl"),
+                    "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2 and "judge tasks" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_messages_in_parts_are_refused_in_one_line(tmp_path):
+    parts = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}, {"role": "assistant", "content": "x"}]
+    (tmp_path / "sft.jsonl").write_text(json.dumps({"messages": parts}))
+    args = train.parse(["--sft", str(tmp_path / "sft.jsonl")])
+    with pytest.raises(UserError, match="conversation 1"):
+        train.warm_start(args, train.load_learners(args, rema.PROCESSES["rema"]))
