@@ -473,7 +473,7 @@ class GuidedAgent(Agent):
         hidden, targets = run_turns(self.model, turns)
         states = []
         for turn in turns:
-            if not isinstance(turn, GuidedTurn):
+            if not isinstance(turn, GuidedTurn):             # of an agent that shares the weights
                 states += [self.guide.FREE] * turn.count_learned()
                 continue
             for state, learned in zip(turn.states, turn.learned):

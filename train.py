@@ -35,7 +35,7 @@ from data.formats.files import append_json, forget_after
 from data.formats.runs import claim_run, go_on, load_state, refuse_used_run, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import curves, terminal
-from data.views.program import (Parser, add_machine_flags, amount, count, count_or_none, interruptible,
+from data.views.program import (Parser, add_machine_flags, amount, choose_first, count, count_or_none, interruptible,
                                 pick_machine, rate, run_program)
 from data.views.statistics import count_tokens, describe_step, group_by_question, record
 from data.views.terminal import say
@@ -260,7 +260,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
         add_up_sums(sums, device)
     trained = args.updates * sum(turn.count_learned() for turn in turns)
     statistics = {name: float(value) / trained for name, value in sums.items()}
-    return {**statistics, "grad_norm": sum(norms) / len(norms), "trained_tokens": trained}
+    return {**statistics, "grad_norm": torch.tensor(norms).max().item(), "trained_tokens": trained}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -403,7 +403,8 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
     refuse_used_run(args)
     rows, held_rows = split_data(args.data, args.eval_data, args.eval_questions, args.data_dir)
     agents = load_learners(args, roles or choose_roles(args, rows))
-    rows = leave_out_long(rows, agents, args)
+    args.first = choose_first(args.first, agents)
+    rows = leave_out_long(rows, held_rows, agents, args)
     if args.sft:                                     # extension
         warm_start(args, agents)
     claim_run(args)
@@ -466,8 +467,8 @@ def add_preset_flag(parser: Parser) -> None:
 
 
 def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespace:
-    """Read the flags again, with the preset's values as defaults."""
-    parser.set_defaults(**PRESETS[preset])
+    """Read the flags again, with the preset's values as defaults; its rate waits for whether there are adapters."""
+    parser.set_defaults(**{**PRESETS[preset], "lr": None})
     return parser.parse_args(argv)
 
 
@@ -475,6 +476,7 @@ def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespa
 # Variants of reward, loss and memory
 
 def add_training_flags(parser: Parser) -> None:
+    parser.set_defaults(normalise=None, checkpointing=None)  # filled in below
     flag = parser.add_argument
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement (base)")
     flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),
@@ -505,8 +507,10 @@ def fill_in_training_defaults(args: Namespace) -> None:
 def check_training(args: Namespace) -> None:
     if 0 < args.dual_clip <= 1:
         raise UserError(f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none")
-    if args.ratio == "turn" and args.plan_format == "json":
-        raise UserError("--ratio turn is not for --plan-format json: forced tokens have no ratio")
+    by_turn = args.ratio == "turn" or args.normalise in ("turn", "turns")
+    if by_turn and args.plan_format == "json":
+        raise UserError("--ratio turn and --normalise turn, turns are not for --plan-format json: forced tokens would "
+                        "cut a plan into several turns")
     if args.reward == "consistency":
         answers = args.followers
         if args.switch_every == 0:
@@ -614,6 +618,7 @@ LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate o
 
 
 def add_sharing_flags(parser: Parser) -> None:
+    parser.set_defaults(lora=None)                           # filled in below
     flag = parser.add_argument
     flag("--share", action="store_true", help="one set of weights speaks for all roles and learns all")
     flag("--lora", type=count_or_none, metavar="R", help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
@@ -632,11 +637,13 @@ def fill_in_sharing_defaults(args: Namespace) -> None:
             pass
     if args.lora_alpha is None:
         args.lora_alpha = 2.0 * args.lora
-    if args.lora and (args.lr is None or args.lr == PRESETS.get(args.preset, {}).get("lr")):
-        rate = PRESETS.get(args.preset, REAL)["lr"]
-        if args.model == "tiny" and not args.preset:
-            rate = TINY["lr"]
-        args.lr = LORA_RATE * rate
+    if args.lr is None:
+        defaults = REAL
+        if args.model == "tiny":
+            defaults = TINY
+        args.lr = PRESETS.get(args.preset, defaults)["lr"]
+        if args.lora:
+            args.lr = LORA_RATE * args.lr
 
 
 def check_sharing(args: Namespace) -> None:
@@ -657,7 +664,10 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
     bases, agents = {}, []
     for role, source in zip(roles, find_agents(args.model, [role.name for role in roles])):
         if args.share and agents:
-            agents.append(replace(agents[0], role=role))
+            first = agents[0]
+            agent = make_agent(role, first.model, first.tokenizer, args)
+            agent.optimizer, agent.reference = first.optimizer, first.reference
+            agents.append(agent)
             continue
         if source not in bases:
             bases[source] = load(source, args.device, getattr(torch, args.dtype))
@@ -797,7 +807,10 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
             turns = [mine[i] for i in order[start:start + args.questions]]
             count = sum(turn.count_learned() for turn in turns)
             loss = 0.0
-            for batch in make_micro_batches(turns, args.micro_tokens):
+            batches = make_micro_batches(turns, args.micro_tokens)
+            if dist.is_initialized():
+                batches = batches[dist.get_rank()::dist.get_world_size()]
+            for batch in batches:
                 logprobs, _ = agent.compute_logprobs(batch, 1.0)
                 part = -logprobs.sum() / count
                 part.backward()
