@@ -1,4 +1,5 @@
 """The grader's mathematics, kind by kind: what people report about graders, and cases of our own beside it."""
+import doctest
 import json
 import math
 import random
@@ -248,6 +249,13 @@ def test_lenient_refuses(response, gold):
 def test_verdicts(response, expected):
     """13. The last line with a tag counts, and on it a last word."""
     assert rewards.verdict(response) == expected
+
+
+@pytest.mark.parametrize("module", [reading, comparing, rewards])
+def test_docstrings(module):
+    """The examples in the docstrings."""
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
 
 
 def test_random_expressions():

@@ -291,7 +291,8 @@ LATEX.add("\\", r"\\(?:text\w*|mbox|hbox|emph|underline|math(?:rm|bf|it|sf)|oper
 
 NUMBERS = Rules()
 # 0.1\overline{6}, 0.\dot3, 0.1\dot23\dot4
-NUMBERS.add(".", r"(?<![\d.])(\d*)\.(\d*)\s*(\\(?:overline|bar|dot)\s*\{?\d+\}?(?:\d*\\dot\s*\{?\d\}?)?)", read_overline)
+NUMBERS.add(".", r"(?<![\d.])(\d*)\.(\d*)\s*(\\(?:overline|bar|dot)\s*\{?\d+\}?(?:\d*\\dot\s*\{?\d\}?)?)",
+            read_overline)
 # 12th, 12^{th}
 NUMBERS.add("", r"(?<=\d)\s?\^?\s?(?:\{\s*\"?(?:st|nd|rd|th)\b\"?\s*\}|\"?(?:st|nd|rd|th)\b\"?)", "")
 NUMBERS.add(" ", r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,]*\d)", drop_separators)
@@ -314,17 +315,17 @@ def phrase(words: str) -> str:
     return pattern
 
 
-OPENERS = ("so|thus|hence|therefore|about|approximately|roughly|exactly|is|the|final|correct|answer|ans|option|choice|result|"
-           "value|sum|total|probability")
-NUMBERS_ALL = "real|reals (number|numbers|value|values)"
+OPENERS = ("so|thus|hence|therefore|about|approximately|roughly|exactly|is|the|final|correct|answer|ans|option|choice|"
+           "result|value|sum|total|probability")
+ALL_REALS = "real|reals (number|numbers|value|values)"
 
 PHRASES = Rules(re.IGNORECASE)
 PHRASES.add("", rf"^\s*(?:{phrase(OPENERS)}[:=]?\s*)+(?=.)", "")                        # "The final answer is: 17"
 PHRASES.add("olution", rf"^\s*{phrase('solution')}(?:{phrase('is')}|[:=])", "")         # but "solution set" stays
 PHRASES.add("at", rf"^\s*{phrase('at')}(?=\d)", "")                                     # "at 3 pm"
 # all real x > 2; all real numbers
-PHRASES.add("eal", phrase(f"all {NUMBERS_ALL} (of|such|with|for) (that|where)") + r"(?=[a-z]\s*(?:\\[nlgi]|[<>=!]))", "")
-PHRASES.add("eal", phrase(f"(the) (set) (of) all|any|every {NUMBERS_ALL} (of)") + r'(?:[a-z](?=[\s",]*(?:except|$)))?',
+PHRASES.add("eal", phrase(f"all {ALL_REALS} (of|such|with|for) (that|where)") + r"(?=[a-z]\s*(?:\\[nlgi]|[<>=!]))", "")
+PHRASES.add("eal", phrase(f"(the) (set) (of) all|any|every {ALL_REALS} (of)") + r'(?:[a-z](?=[\s",]*(?:except|$)))?',
             r" \\mathbb{R} ")
 PHRASES.add("xc", rf"[\s,]*{phrase('except|excluding (for|at|when|where)')}(.+)$", r" \\setminus \\{\1\\}")
 PHRASES.add("nfinity", phrase("positive|plus infinity"), r"\\infty ")
@@ -346,8 +347,8 @@ SEPARATORS.add("", r"^\s*(?:\\approx|\\sim|=|:|,)", "")
 
 # Behind an answer: "for all x"; k \in Z, k an integer; n > 0
 QUALIFIER = re.compile(r'[\s",(]{0,4}(?:\b(for|if|when|where|whenever|with|such[\s"]+that)\b|\\forall)')
-MEMBERSHIP = re.compile(r"[\s,(]{1,3}[A-Za-z](?:\s?,\s?[A-Za-z])*\s*"
-                        rf"(?:\\in\s*\\mathbb\{{[NZQR]\}}[\d^_+*{{}}]*|{phrase('(is|are) (an|any) integer|integers')})\s*\)?\s*$")
+INTEGERS = r"\\in\s*\\mathbb\{[NZQR]\}[\d^_+*{}]*|" + phrase("(is|are) (an|any) integer|integers")
+MEMBERSHIP = re.compile(rf"[\s,(]{{1,3}}[A-Za-z](?:\s?,\s?[A-Za-z])*\s*(?:{INTEGERS})\s*\)?\s*$")
 CONDITION = re.compile(r"\s?[,(]\s*[A-Za-z]\s*(?:\\[gln]eq?(?![a-z])|[<>]=?)\s*-?\w+\s*\)?\s*$")
 GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
@@ -423,6 +424,7 @@ def strip_text(text: str) -> str:
     return text
 
 
+OTHER_LABEL = re.compile(r'\s*(?:[,∧∨*/^+)]|\\cup|\\cap)|.*(?:[,∧∨]\s*\(?"?[A-J]\b|\b[A-J]"?\s?\))', re.DOTALL)
 LABEL = re.compile(r'\s*(?:\(\s*"?\s*([A-J])\s*"?\s*\)|"?([A-J])"?\s*[:.)]\s|"([A-J])\."\s)[\s:.]*(.+)', re.DOTALL)
 
 
@@ -433,8 +435,8 @@ def split_label(text: str) -> tuple[str, str]:
     (('B', '17'), ('', '17'))
     """
     found = LABEL.fullmatch(text)
-    if found is None or re.match(r"[,∧∨*/^+)]|\\cup|\\cap", found[4]) or re.search(r'[,∧∨]\s*\(?"?[A-J]\b|\b[A-J]"?\s?\)', found[4]):
-        return "", text                                 # (A) or (B) is two options
+    if found is None or OTHER_LABEL.match(found[4]):    # (A) or (B) is two options
+        return "", text
     return found[1] or found[2] or found[3], found[4]
 
 
@@ -454,7 +456,7 @@ TOKEN = re.compile(r"""
 
 # The first of a row is the token, the others are its spellings.
 ALIAS_ROWS = r"""
-    < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; ≈ ~ \approx; ∈ \in
+    < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; ≈ \approx; ∈ \in
     * \cdot \times; / : \div; \bmod \mod mod; ^ **; | \lvert \rvert \vert; ( \langle; ) \rangle; ⦃ \{; ⦄ \}
     ⌊ \lfloor; ⌋ \rfloor; ⌈ \lceil; ⌉ \rceil; ∪ \cup; ∩ \cap; ∖ \setminus \backslash; ∅ \emptyset \varnothing
     % \% percent percentage pct; \pi pi; \infty infty infinity inf oo; \frac \dfrac \tfrac \cfrac
@@ -513,11 +515,12 @@ def split_tokens(text: str) -> list[str]:
 #   atom       := "-" expression | number | name | function | call | "\frac" atom atom | "(" answer ")"
 
 RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "≈", "∈"}
-LEVELS = {"∪": 1, "∩": 1, "∖": 1, "+": 2, "-": 2, "*": 3, "/": 3, "\\bmod": 3, "^": 5}         # how tightly they bind
+LEVELS = {"∪": 1, "∩": 1, "∖": 1, "+": 2, "-": 2, "*": 3, "/": 3, "\\bmod": 3, "^": 5}    # how tightly they bind
 PRODUCT, ARGUMENT, POWER = 3, 4, 5          # levels; an argument is the 2x of sin 2x + 1
 CLOSING = {"(": ")]", "[": "])", "{": "}", "|": "|", "⦃": "⦄", "⌊": "⌋", "⌈": "⌉"}
 JOINT_KINDS = {",": "list", "∧": "and", "∨": "or"}
-NO_FACTOR = {"", "'", "_", "\\mid", "\\to", "\\forall", *")]}⦄⌋⌉", *JOINT_KINDS, *RELATIONS, *LEVELS}     # end a product
+# These end a product.
+NO_FACTOR = {"", "'", "_", "\\mid", "\\to", "\\forall", *")]}⦄⌋⌉", *JOINT_KINDS, *RELATIONS, *LEVELS}
 CONSTANTS = {"\\pi": math.pi, "e": math.e, "i": 1j, "\\infty": math.inf}
 CALLED = set("fghpqFGHINPQW")               # f(x), P(0): these before one token in brackets are functions
 ONE = ("num", 1, 0)
@@ -698,7 +701,8 @@ class Parser:
         """Step over the words behind a number and remember them: "square" "cm", "km" / "h", "m" / "s" ^ 2."""
         words = []
         while is_word(self.next) or self.next in ("/", "^"):
-            if self.next == "/" and not is_word(self.tokens[self.at + 1]) and self.tokens[self.at + 1] not in ("h", "s"):
+            following = self.tokens[self.at + 1]
+            if self.next == "/" and not is_word(following) and following not in ("h", "s"):
                 break
             word = self.take().strip('"')
             words.append(word)
@@ -839,7 +843,8 @@ class Parser:
 # ------------------------------------------------------------------------------------------------------------
 # Times of day
 
-TIME = re.compile(r'[\s"]*(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?[\s"]*(?:([ap])\.?\s?m\.?|oclock)?[\s"]*', re.IGNORECASE)
+TIME = re.compile(r'[\s"]*(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?[\s"]*'
+                  r'(?:([ap])\.?\s?m\.?|oclock)?[\s"]*', re.IGNORECASE)
 
 
 def read_time(text: str) -> Tree | None:
