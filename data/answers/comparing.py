@@ -657,7 +657,7 @@ def match(gold: Tree, answer: Tree, budget: Budget) -> bool:
         return match_times(gold, answer, budget)
     if "unit" in (gold[0], answer[0]):
         return match_units(gold, answer, budget)
-    if "rel" in (gold[0], answer[0]) and match_relations(gold, answer, budget):
+    if gold[0] in ("rel", "named") and answer[0] in ("rel", "named") and match_relations(gold, answer, budget):
         return True
     if match_structure(gold, answer, budget):
         return True

@@ -62,12 +62,13 @@ COUNTED = """
     jar pack packet ticket card coin ball marble toy game car bus truck tree flower plant seed row column seat room
     house door window shirt shoe hat dress sticker pencil pen crayon photo picture song step lap trip round stamp
     pizza slice sandwich meal serving calorie battery batteries block brick bead balloon shell job task score clip
+    distinct different possible total arrangement outcome combination permutation
 """
 # These words change the number before them.
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 POWERS = {"squared": 2, "cubed": 3}
 NUMBER_WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-    seventeen eighteen nineteen twenty""".split()
+    seventeen eighteen nineteen""".split()
 
 # Bare letters are a product, xy is x times y, unless there are more than three of them or they stand here.
 SHORT_WORDS = set("mm cm km ft in yd mi kg lb lbs oz sec min hr hrs mph mL ml am pm USD rad day yr".split())
@@ -241,6 +242,11 @@ def read_matrix(match: re.Match) -> str:
     return f"(({rows}))"
 
 
+def read_system(match: re.Match) -> str:
+    r"""Equations that hold together are a list: x=1 \\ y=2 becomes x=1,y=2. (With an & they are cases.)"""
+    return match[1].replace("\\\\", ",")
+
+
 def read_subscript(match: re.Match) -> str:
     """A subscript belongs to the name: x_{10} becomes x_10."""
     letters = re.sub(r"\W", "", match[1])
@@ -278,8 +284,10 @@ LATEX.add("degree", r"\^\s*\{?\s*\\degree\s*\}?|\\degree|\bdegrees?\b", "°")
 LATEX.add("°", r"\^\s*\{?\s*°\s*\}?", "°")
 LATEX.add("°", r"°\s*(?:\\(?:text|mathrm)\s*\{)?\s*\b[CF]\b\s*\}?$", "°")
 # matrices, sets with a letter, subscripts
+LATEX.add("°", r"°\s*(?:Celsius|Fahrenheit)\b", "°")
 LATEX.add("matrix", r"\\begin\{[pbBv]?matrix\}((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}", read_matrix)
 LATEX.add("array", r"\\begin\{array\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}", read_matrix)
+LATEX.add("cases", r"\\begin\{cases\}([^&]*?)(?:\\\\\s*)?\\end\{cases\}", read_system)
 LATEX.add("\\math", r"\\mathbb\s*\{?\s*([RZNQC])(?![A-Za-z])\s*\}?", r"\\mathbb{\1}")
 LATEX.add("R", r"\\R(?:eals)?(?![A-Za-z])|\\mathbf\s*\{R\}", r"\\mathbb{R}")
 LATEX.add("_", r"(?<!log)_\s*\{?((?<=\{)[^{}]*|\w)\}?", read_subscript)
@@ -333,6 +341,7 @@ PHRASES.add("nfinity", phrase("negative|minus infinity"), r"-\\infty ")
 PHRASES.add("a", rf"^\s*{phrase('a|an')}(?=\"?(?:{'|'.join(SCALES)})\b)", "1 ")         # a dozen
 PHRASES.add("egative", rf"^\s*{phrase('negative')}(?=\d)", "-")
 PHRASES.add("zero", rf"^(\d[\d.]*)\s*°?\s*{phrase('below zero')}$", r"-\1")
+PHRASES.add("to", rf"(?<=\d)\s*{phrase('to')}(?=\d)", ":")                               # 3 to 4
 PHRASES.add("noon", rf"^\s*(?:12\s*)?{phrase('noon')}$", "12:00 pm")
 PHRASES.add("midnight", rf"^\s*(?:12\s*)?{phrase('midnight')}$", "12:00 am")
 
@@ -671,6 +680,8 @@ class Parser:
                 binding = LEVELS[token]
                 if token != "^":                                        # 2^3^4 is 2^(3^4), but 2-3-4 is (2-3)-4
                     binding += 1
+                if token == "/" and tree[0] == "num" and self.next.isdigit() and self.tokens[self.at + 1].isalpha():
+                    binding = POWER                                     # 1/2x is (1/2)x, though a/2x is a/(2x)
                 tree = (token, tree, self.expression(binding))
             elif self.ends_product(level):
                 return tree
