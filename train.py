@@ -664,10 +664,7 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
     bases, agents = {}, []
     for role, source in zip(roles, find_agents(args.model, [role.name for role in roles])):
         if args.share and agents:
-            first = agents[0]
-            agent = make_agent(role, first.model, first.tokenizer, args)
-            agent.optimizer, agent.reference = first.optimizer, first.reference
-            agents.append(agent)
+            agents.append(replace(agents[0], role=role))
             continue
         if source not in bases:
             bases[source] = load(source, args.device, getattr(torch, args.dtype))
