@@ -82,7 +82,7 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
     table = {}
     for figure, values in statistics.measure_problems(groups).items():
         table[figure] = compute_mean(values)
-    if len(groups[0]) > 1:
+    if len(groups[0]) > 1:                           # extension
         table.update(rate_samples(groups))
     return table
 
@@ -93,7 +93,9 @@ def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace) -> 
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
         episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,
                             turns=args.turns, batch=args.batch)
-        result[f"heldout_{name}"], result[f"heldout_{name}_se"] = summarise(episodes)["accuracy"]
+        accuracy, error = summarise(episodes)["accuracy"]
+        result[f"heldout_{name}"] = accuracy
+        result[f"heldout_{name}_se"] = error
         for figure, value in statistics.describe_held_out(episodes).items():
             result[f"heldout_{name}_{figure}"] = value
     return result
@@ -112,7 +114,7 @@ def program(argv: list[str] | None) -> None:
     rows = choose_held_out(args, trained)
     agents = load_agents(args.model, choose_roles(args, rows), args)
     samples = [1] * len(agents)
-    if args.plans * args.answers > 1:
+    if args.plans * args.answers > 1:                # extension
         samples = choose_numbers_of_samples(args, len(agents))
     out = claim_evaluation(args)
     with tqdm(desc="evaluate", unit="turn", total=len(rows) * statistics.count_turns(samples, args.turns)) as bar:
@@ -210,7 +212,16 @@ def is_answer(choice: str | None, gold: str) -> bool:
 
 
 def rate_samples(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
-    """How often problems are solved by several samples. groups: the n episodes of each problem."""
+    """How often problems are solved by several samples: all of them, then those of each level, subject, category."""
+    table = compute_rates(groups)
+    for part, chosen in statistics.split_groups(groups).items():
+        for figure, rate in compute_rates(chosen).items():
+            table[f"{figure}, {part}"] = rate
+    return table
+
+
+def compute_rates(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
+    """pass@k and votes. groups: the n episodes of each problem."""
     table = {}
     n = max(len(group) for group in groups)
     k = 2
@@ -243,6 +254,8 @@ def add_diagnose_flag(parser: Parser) -> None:
 def check_diagnose(args: Namespace) -> None:
     if args.diagnose and (args.process != "rema" or args.turns > 1):
         raise UserError("--diagnose is about plans: --process rema in one turn")
+    if args.diagnose and args.limit == 1:
+        raise UserError("--diagnose swaps the plans of two problems: --limit 1 is too few")
 
 
 def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key: tuple = ("eval",),
@@ -294,6 +307,8 @@ def print_diagnosis(args: Namespace, agents: list[Agent], rows: list[dict], epis
     outcomes = diagnose(agents, rows, max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch)
     print(describe_diagnosis(outcomes))
     print("    Tokens of all agents are the price of an episode: compare accuracies at equal sums.")
+    print("    Roles are reversed where plans hold the gold answer: the high-level agent solves the problem itself.")
+    print("    If training raises answers with a verifying phrase, these may only check what plans solve.")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -316,7 +331,7 @@ def print_actions(args: Namespace, agents: list[Agent], rows: list[dict], episod
 
 def print_paper(args: Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
                 out: Path) -> None:
-    for name, value in benchmarks.PAPER.get((args.base, args.data), {}).items():
+    for name, value in benchmarks.paper_figures(args.base, args.data).items():
         print(f"  the paper's {name:32} {value:7.2f} %")
 
 

@@ -32,7 +32,7 @@ def compute_rope_frequencies(config: Config) -> Tensor:
     """Angle per position of each pair of channels -> (C / 2,), float32: theta^(-2i / C)."""
     even = torch.arange(0, config.head_width, 2, dtype=torch.int64).float()
     frequency = 1.0 / config.rope_theta ** (even / config.head_width)
-    if config.rope_scaling:
+    if config.rope_scaling:              # extension: Llama 3.1
         frequency = stretch_frequencies(frequency, config.rope_scaling)
     return frequency
 
@@ -82,10 +82,11 @@ def attend(q, k, v, mask):
         scores = q @ k.transpose(2, 3)                                         # (B, K, H / K, S)
         scores = scores.masked_fill(~mask, -math.inf)
         return (scores.softmax(-1) @ v).view(B, H, 1, C)
-    # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
-    k = k.repeat_interleave(H // K, 1)
-    v = v.repeat_interleave(H // K, 1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if q.is_cuda:
+        # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
+        k = k.repeat_interleave(H // K, 1)
+        v = v.repeat_interleave(H // K, 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=k.shape[1] < H)
 
 
 class Attention(nn.Module):
@@ -151,7 +152,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.width), freeze=False)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
@@ -202,17 +203,18 @@ class Cache:
     """Keys and values of B rows. All rows write into the same slots; `real` says in which a row has a token.
 
     Prompts are padded on the left, so that they all end at the same slot and every row draws its next token
-    into the next one. A row's position is the number of its real slots so far.
+    into the next one. A row's position is the number of its real slots so far. There are three uses:
 
-    Prompts are run once, into a Cache that keeps the tensors as they come (gradients flow through them). Their
-    samples go on from its rows: in training from `select`, while sampling from `repeat`, which copies them
-    into buffers with room for what will be drawn.
+    prompts    Cache() collects what one call of the model makes; gradients flow through it
+    training   prompts.select(rows): one call more, for the samples, whose keys are put behind those of their
+               prompts. `past` stays as it is, since recomputing a block (checkpointing) puts them there again
+    sampling   prompts.repeat(samples, room): buffers with room for what is drawn, written in place, call by call
     """
 
     def __init__(self, real: Tensor | None = None, past: dict | None = None, filled: int = 0, capacity: int = 0):
         self.real = real                 # (B, S) bool, or with buffers (B, capacity)
-        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) that a call goes on from
-        self.kv = {}                     # the same, with what the last call added; or the buffers
+        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) of the prompts
+        self.kv = {}                     # layer -> those of this cache; with buffers (2, B, K, capacity, C)
         self.filled = filled             # slots in use
         self.capacity = capacity         # slots of the buffers; 0: there are none
 
@@ -235,7 +237,8 @@ class Cache:
         # A token sees the real ones up to itself; padding sees itself, since softmax needs something.
         slots = torch.arange(self.filled, device=tokens.device)
         own = slots[first:, None]                                              # (T, 1)
-        mask = (slots <= own) & seen[:, None] | (slots == own)                 # (B, T, S)
+        earlier = (slots <= own) & seen[:, None]                               # (B, T, S)
+        mask = earlier | (slots == own)
         return positions, mask[:, None]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> Tensor:
@@ -246,7 +249,7 @@ class Cache:
             self.kv[layer][:, :, :, first:self.filled] = new
             return self.kv[layer][:, :, :, :self.filled]
         if layer in self.past:
-            new = torch.cat((self.past[layer], new), 3)
+            return torch.cat((self.past[layer], new), 3)
         self.kv[layer] = new
         return new
 
@@ -259,7 +262,8 @@ class Cache:
         """Each row `samples` times, in buffers with room for so many more tokens: for sampling."""
         real = self.real.repeat_interleave(samples, 0)
         cache = Cache(F.pad(real, (0, room)), filled=self.filled, capacity=self.filled + room)
-        for layer, kv in self.kv.items():
+        for layer in list(self.kv):
+            kv = self.kv.pop(layer)                  # a layer at a time: both would be twice the memory
             cache.kv[layer] = F.pad(kv.repeat_interleave(samples, 1), (0, 0, 0, room))
         return cache
 
@@ -332,7 +336,7 @@ def load(name_or_dir: str, device: str = "cpu", dtype: torch.dtype = torch.float
     bases: see load_adapters. Raises UserError that names what is missing, unexpected or misshapen.
     """
     directory = resolve(name_or_dir)
-    if (directory / "adapter_config.json").exists():
+    if (directory / "adapter_config.json").exists():         # extension
         return load_adapters(directory, device, dtype, bases)
     config = Config.from_hf(read_json(directory / "config.json"))
     wanted = {}
@@ -351,7 +355,7 @@ def save(model: Transformer, tokenizer: Tokenizer, directory: str | Path) -> Non
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(directory)
-    if model.adapter:
+    if model.adapter:                    # extension
         return save_adapters(model, directory)
     tensors = {}
     for name, weight in model.named_parameters():

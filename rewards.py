@@ -105,8 +105,8 @@ def consistency_reward(plan_text: str, responses: list[str], leak: float = 1.0) 
 
 
 TAG = re.compile(r"\[([A-Z])\]")            # also inside [[A]]
-LAST_WORD = re.compile(r"\b(?:verdict|decision|winner|choose|pick|prefer|conclusion|therefore|overall|(?:final|my)\s(?:answer|choice))\b"
-                       r"[^\[\]]*\[+([A-Z])\]", re.IGNORECASE)
+LAST_WORD = re.compile(r"\b(?:verdict|decision|winner|choose|pick|prefer|conclusion|therefore|overall|"
+                       r"(?:final|my)\s(?:answer|choice))\b[^\[\]]*\[+([A-Z])\]", re.I)
 
 
 def verdict(response: str) -> str | None:
@@ -134,11 +134,11 @@ def box_verdict(response: str) -> str:
     return f"\\boxed{{{found}}}"
 
 
-STATED = re.compile(r"(?:####|\banswer\b[^.:=#\n]{0,60}?(?:\bis\b|\bbe\b|:|=))[\s:*$]*([^\n]*)", re.IGNORECASE)
-OPENING = re.compile(r"(?:[\s:*$,]|\\[(\[]|\b(?:therefore|thus|hence|so|then|simply|just|now|clearly)\b)*", re.IGNORECASE)
+STATED = re.compile(r"(?:####|\banswer\b[^.:=#\n]{0,60}?(?:\bis\b|\bbe\b|:|=))[\s:*$]*([^\n]*)", re.I)
+OPENING = re.compile(r"(?:[\s:*$,]|\\[(\[]|\b(?:therefore|thus|hence|so|then|simply|just|now|clearly)\b)*", re.I)
 # Where an answer ends and prose begins. A comma ends it only before a word: "72, in total", but "5, 6 and 7".
 PROSE = re.compile(r"\$|\*\*|\\[)\]]|[.!?;]\s|\s(?:because|since|so|as|which|in total|and not)\b|\s\((?=[a-z]{2})"
-                   r"|(?<=\d),\s(?!and\b|or\b)(?=[a-z]{2})", re.IGNORECASE)
+                   r"|(?<=\d),\s(?!and\b|or\b)(?=[a-z]{2})", re.I)
 COUNT = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)\s([a-z]+s)\b")
 
 

@@ -72,21 +72,22 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     """logits (B, V), uniform (B,) in [0, 1) -> tokens (B,), log-probs (B,) under the distribution drawn from.
 
     Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
-    greedy and reports log-probs at temperature 1.
+    greedy and reports log-probs at temperature 1. top_p below 1 is for evaluation only: in training the new
+    policy's nucleus would differ from the old one's, and ratios would be 0 or infinite.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature > 0:
         logits = logits / temperature
     probs = logits.softmax(-1)                                                 # (B, V)
-    if top_p < 1:
-        probs = keep_nucleus(probs, top_p)
     if temperature == 0:
         tokens = logits.argmax(-1, keepdim=True)                               # (B, 1)
     else:
+        if top_p < 1:                                # extension
+            probs = keep_nucleus(probs, top_p)
         cdf = probs.cumsum(-1)
-        end = cdf[:, -1:]                            # 1, but for rounding, which must not draw beyond it
-        point = uniform.to(cdf)[:, None] * end
-        point = torch.minimum(point, torch.nextafter(end, torch.zeros_like(end)))
+        end = cdf[:, -1:]                            # 1, but for rounding
+        below = torch.nextafter(end, torch.zeros_like(end))                    # the next smaller number
+        point = torch.minimum(uniform.to(cdf)[:, None] * end, below)           # never beyond the last token
         tokens = torch.searchsorted(cdf, point, right=True)
     return tokens[:, 0], probs.gather(-1, tokens)[:, 0].log()
 
@@ -128,6 +129,7 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
     if temperature < 0 or not 0 < top_p <= 1:
         raise UserError(f"temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
     context = model.config.context
+    max_new_tokens = min(max_new_tokens, context)    # buffers are made for no more
     if not isinstance(generator, list):
         generator = [generator or Generator().manual_seed(0)] * len(prompts)
     # All random numbers are drawn ahead, per prompt, so that they depend on nothing that happens on the way.
@@ -170,9 +172,9 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
     stops = torch.tensor(sorted(stop_ids), device=device)
     tokens = torch.zeros(B, most, dtype=torch.int64, device=device)
     logprobs = torch.zeros(B, most, device=device, dtype=torch.promote_types(logits.dtype, torch.float32))
-    length = torch.tensor(room, device=device)       # tokens of each row, its end token included
+    length = torch.tensor(room, device=device)       # where each row ends: at first at its room, then at its end token
     stopped = torch.zeros(B, dtype=torch.bool, device=device)
-    live = torch.arange(B, device=device)            # rows that are still in the batch
+    live = torch.arange(B, device=device)            # the rows still in the batch, by their first numbers
     look_every = 1
     if device.type == "cuda":
         look_every = 16                              # asking a card whether rows are done makes it wait
@@ -226,6 +228,7 @@ def run_turns(model: Transformer, turns: list[Turn]) -> tuple[Tensor, Tensor]:
     tokens = torch.tensor(tokens, device=device)                               # (B, T)
     learned = torch.tensor(learned, device=device)                             # (B, T)
 
+    # The hidden state at a token predicts the next one, so there is one for each but the last.
     hidden = last[owner][:, None]                                              # (B, 1, D)
     if longest > 1:
         rest = model.hidden(tokens[:, :-1], cache.select(owner))
@@ -284,12 +287,12 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     rows: dicts with problem, answer and id. key: (seed, step ...), what the draws depend on. how: what generate
     takes besides (max_new_tokens, top_p, batch, bar).
     """
-    episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]
+    episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]          # what was said so far
     for agent, n, temperature in zip(agents, samples, temperatures):
         conversations, generators = [], []
         for episode in episodes:
             conversations.append(agent.role.prompt(episode.row, episode.said()))
-            # copy: of a problem that stands in the batch twice
+            # Draws depend on the problem, not on its place in the batch. copy: of one that stands there twice
             row_key = episode.row["id"], episode.row.get("copy", 0), *episode.place[1:]
             generators.append(make_generator(*key, *row_key, agent.name))
         groups = speak(agent, conversations, n, generators, temperature=temperature, **how)
@@ -304,9 +307,9 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
 
 def play(agents: list[Agent], rows: list[dict], samples: list[int], turns: int = 1, **how) -> list[Episode]:
     """rollout, or what an extension puts in its place."""
-    if dist.is_initialized():
+    if dist.is_initialized():                        # extension: several processes
         return play_together(agents, rows, samples, turns, **how)
-    if turns > 1:
+    if turns > 1:                                    # extension: conversations
         return converse(agents, rows, samples[-1], turns, **how)
     return rollout(agents, rows, samples, **how)
 
@@ -318,7 +321,7 @@ def load_agents(name: str, roles: list[Role], args: Namespace, share: bool = Tru
         if source not in loaded or not share:
             loaded[source] = load(source, args.device, getattr(torch, args.dtype), bases)
         agents.append(Agent(role, *loaded[source]))
-    if args.plan_format == "json":
+    if args.plan_format == "json":                   # extension
         guide_plans(agents)
     return agents
 
@@ -334,6 +337,9 @@ def choose_roles(args: Namespace, rows: list[dict]) -> list[Role]:
 # --- extensions ---------------------------------------------------------------------------------------------
 
 import math  # noqa: E402
+
+import torch.nn.functional as F  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from data.views import terminal  # noqa: E402
 from data.views.program import run_program  # noqa: E402
@@ -401,76 +407,97 @@ class GuidedAgent(Agent):
     @torch.inference_mode()
     def generate(self, prompts, samples, *, max_new_tokens, temperature=1.0, top_p=1.0, generator, batch=256,
                  bar=None):
-        """As generate(): draws from the model's distribution renormalised over the tokens that are allowed."""
+        """As generate(): draws from the model's distribution renormalised over the tokens that are allowed.
+
+        A prompt that leaves no room for a plan in the model's context gets empty turns.
+        """
         least, context = self.guide.least, self.model.config.context
         if max_new_tokens < least:
             raise UserError(f"--max-new-tokens {max_new_tokens}: a guided plan needs at least {least}")
-        for prompt in prompts:
-            if len(prompt) + max_new_tokens > context:
-                raise UserError(f"a prompt of {len(prompt)} tokens leaves no room for a guided plan in the model's "
-                                f"context of {context}")
-        groups = []
+        groups, fitting = [], []
+        for i, prompt in enumerate(prompts):
+            groups.append([GuidedTurn(prompt, [], [], False, learned=[], states=[]) for _ in range(samples)])
+            if len(prompt) + least <= context:
+                fitting.append(i)
         at_once = max(1, batch // samples)
-        for start in range(0, len(prompts), at_once):
-            chosen = prompts[start:start + at_once]
-            cache, hidden = prefill(self.model, chosen)
+        for start in range(0, len(fitting), at_once):
+            chosen = fitting[start:start + at_once]
+            cache, hidden = prefill(self.model, [prompts[i] for i in chosen])
             cache = cache.repeat(samples, max_new_tokens)
             logits = self.model.lm_head(hidden).repeat_interleave(samples, 0)
-            uniform = []
-            for one in generator[start:start + at_once]:
-                uniform.append(torch.rand(samples, max_new_tokens, generator=one))
-            turns = self.write(cache, logits, torch.cat(uniform).to(logits.device), temperature, top_p)
-            for i, prompt in enumerate(chosen):
-                group = turns[i * samples:(i + 1) * samples]
-                for turn in group:
-                    turn.prompt = prompt
-                groups.append(group)
+            room, uniform = [], []
+            for i in chosen:
+                room += [min(max_new_tokens, context - len(prompts[i]))] * samples
+                uniform.append(torch.rand(samples, max_new_tokens, generator=generator[i]))
+            turns = self.write(cache, logits, room, torch.cat(uniform), temperature, top_p)
+            for j, i in enumerate(chosen):
+                groups[i] = turns[j * samples:(j + 1) * samples]
+                for turn in groups[i]:
+                    turn.prompt = prompts[i]
             if bar is not None:
                 bar.update(len(turns))
         return groups
 
-    def write(self, cache, logits, uniform, temperature, top_p):
-        """All rows until all have come to their end: those that have go on and are cut."""
-        guide = self.guide
-        B, most = uniform.shape
-        state = torch.full((B,), guide.START, device=logits.device)
-        columns = []
-        for t in range(most):
-            state = guide.hurry(state, torch.full_like(state, most - t))
+    def write(self, cache, logits, room, uniform, temperature, top_p):
+        """As decode(), all rows until all have come to their end: those that have go on and are cut."""
+        if not logits.isfinite().all():
+            raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
+        guide, device = self.guide, logits.device
+        uniform = uniform.to(device)
+        left = torch.tensor(room, device=device)     # tokens that each row may still draw
+        state = torch.full_like(left, guide.START)
+        tokens, logprobs, states = [], [], []
+        for t in range(max(room)):
+            state = guide.hurry(state, left - t)
             allowed = logits.masked_fill(~guide.allowed[state], -math.inf)
             token, logprob = draw(allowed, uniform[:, t], temperature, top_p)
-            column = token.double(), logprob.double(), state.double()
-            columns.append(torch.stack(column))
+            tokens.append(token)
+            logprobs.append(logprob)
+            states.append(state)
             state = guide.next[state, token].long()
             if (state == guide.FREE).all():
                 break
             logits = self.model.step(token, cache)
-        turns = []
-        end = self.tokenizer.after([])[0]
-        by_row = torch.stack(columns, -1).transpose(0, 1)                      # (B, 3, T)
-        for tokens, logprobs, states in by_row.tolist():
-            ids = [int(id) for id in tokens]
-            states = [int(number) for number in states]
-            n = states.index(guide.END) + 1
+        turns, forced = [], guide.forced.tolist()
+        columns = [torch.stack(column, 1).tolist() for column in (tokens, logprobs, states)]   # (B, T) each
+        for row_tokens, row_logprobs, row_states in zip(*columns):
+            n = row_states.index(guide.END) + 1
             # Where one token is allowed there is nothing to learn: its log-prob is 0, whatever the weights are.
-            learned = [not guide.forced[number] for number in states[:n]]
-            assert ids[n - 1] == end
-            turns.append(GuidedTurn([], ids[:n], logprobs[:n], True, learned=learned, states=states[:n]))
+            learned = [not forced[number] for number in row_states[:n]]
+            turns.append(GuidedTurn([], row_tokens[:n], row_logprobs[:n], True, learned=learned,
+                                    states=row_states[:n]))
         return turns
 
     def compute_logprobs(self, turns, temperature):
+        """As batch_logprobs. Where agents share weights some turns are another one's, who may say anything."""
         hidden, targets = run_turns(self.model, turns)
         states = []
         for turn in turns:
+            if not isinstance(turn, GuidedTurn):             # of an agent that shares the weights
+                states += [self.guide.FREE] * turn.count_learned()
+                continue
             for state, learned in zip(turn.states, turn.learned):
                 if learned:
                     states.append(state)
-        logits = self.model.lm_head(hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-        allowed = self.guide.allowed[torch.tensor(states, device=logits.device)]
-        logprobs = logits.masked_fill(~allowed, -1e30).log_softmax(-1)         # not -inf: 0 * -inf is no number
-        entropy = -(logprobs.exp() * logprobs).sum(-1).detach()
-        return logprobs.gather(1, targets[:, None])[:, 0], entropy
+        states = torch.tensor(states, device=hidden.device)                    # (N,)
+        logprobs, entropies = [], []
+        for start in range(0, len(targets), 1024):   # in chunks, as model.compute_logprobs
+            end = start + 1024
+            part = checkpoint(compute_guided_logprobs, hidden[start:end], self.model.lm_head.weight,
+                              targets[start:end], temperature, self.guide.allowed, states[start:end],
+                              use_reentrant=False)
+            logprobs.append(part[0])
+            entropies.append(part[1])
+        return torch.cat(logprobs), torch.cat(entropies)
+
+
+def compute_guided_logprobs(hidden, weight, targets, temperature, allowed, states):
+    logits = F.linear(hidden, weight)                                          # (N, V)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    logits = logits.masked_fill(~allowed[states], -1e30)     # not -inf: 0 * -inf is no number
+    logprobs = logits.log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1).detach()
+    return logprobs.gather(1, targets[:, None])[:, 0], entropy
 
 
 def guide_plans(agents: list[Agent]) -> None:
@@ -512,20 +539,21 @@ def talk(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
     for t in range(turns):
         for agent, temperature in zip(agents, temperatures):
             context = agent.model.config.context
+            most = min(max_new_tokens, context)      # buffers are made for no more
             for episode in live:
                 episode.turns.append(Turn(hear(agent, episode), [], [], False, agent.name))
             live = go_on(live, caches, [count_seen(agent, episode) < context for episode in live])
             if not live:
                 return
-            logits = listen(agent, live, caches, max_new_tokens)
+            logits = listen(agent, live, caches, most)
             cache = caches[agent.name]
             first = cache.filled
             room, uniform = [], []
             for episode in live:
-                room.append(min(max_new_tokens, context - count_seen(agent, episode)))
+                room.append(min(most, context - count_seen(agent, episode)))
                 row_key = episode.row["id"], episode.row.get("copy", 0), episode.place[1]
                 generator = make_generator(*key, *row_key, agent.name, t)
-                uniform.append(torch.rand(max_new_tokens, generator=generator))
+                uniform.append(torch.rand(most, generator=generator))
             drawn = decode(agent.model, cache, logits, room, torch.stack(uniform), temperature, top_p,
                            agent.tokenizer.stop_ids, drop_done=False)
             going = []

@@ -35,7 +35,7 @@ from data.formats.files import append_json, forget_after
 from data.formats.runs import claim_run, go_on, load_state, refuse_used_run, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import curves, terminal
-from data.views.program import (Parser, add_machine_flags, amount, count, count_or_none, interruptible,
+from data.views.program import (Parser, add_machine_flags, amount, choose_first, count, count_or_none, interruptible,
                                 pick_machine, rate, run_program)
 from data.views.statistics import count_tokens, describe_step, group_by_question, record
 from data.views.terminal import say
@@ -53,8 +53,9 @@ TINY = dict(data="arithmetic", lr=3e-4, max_new_tokens=64, questions=32, steps=6
 REAL = dict(data="words", lr=1e-6, max_new_tokens=512, questions=16, steps=100, eval_questions=100,
             micro_tokens=16384)
 
-# Where extensions step in: functions that add flags, fill in defaults, check what was asked for, look at the
-# agents after training; and what their flags are when nobody asks for them.
+# Where extensions step in. They append, at the end of this file, functions that add flags, fill in defaults (before
+# ours, which depend on them), check what was asked for, and look at the agents after training. VARIANTS: what their
+# flags are when nobody asks for them. Lines of the core that call an extension are marked so.
 FLAGS, DEFAULTS, CHECKS, AFTER = [], [], [], []
 VARIANTS = dict(turns=1, plan_format="text", example=False, sft=None, preset=None, lora=0, share=False, fit=False,
                 filter=0, reward="base", normalise="batch", ratio="token", dual_clip=0.0, checkpointing=False)
@@ -106,7 +107,7 @@ def parse(argv: list[str] | None) -> Namespace:
     for add in [add_flags, *FLAGS]:
         add(parser)
     args = parser.parse_args(argv)
-    if args.preset:
+    if args.preset:                                  # extension
         args = apply_preset(parser, argv, args.preset)
     if args.resume:
         args = go_on(args, parser.get_default)
@@ -155,7 +156,7 @@ class Optimizer:
 
     def step(self, lr: float | None = None) -> float:
         """Apply the gradient and forget it -> its norm before clipping. Not finite: nothing is applied."""
-        if dist.is_initialized():
+        if dist.is_initialized():                    # extension
             add_up_gradients(self.masters)
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.args.grad_clip).item()
         if math.isfinite(norm):
@@ -169,7 +170,7 @@ class Optimizer:
 
 def load_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
     """Agents that learn: each has weights of its own, and with --kl their first state as well, which stays."""
-    if args.lora or args.share:
+    if args.lora or args.share:                      # extension
         return load_sharing_learners(args, roles)
     agents = load_agents(args.model, roles, args, share=False)
     for agent in agents:
@@ -182,9 +183,10 @@ def load_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
 def equip(agent: Agent, args: Namespace) -> None:
     """Make an agent able to learn."""
     agent.model.checkpointing = args.checkpointing
-    agent.optimizer = Optimizer(agent.model, args)
-    if args.dtype == "bfloat16":
+    if args.dtype == "bfloat16":                     # extension
         agent.optimizer = MasterOptimizer(agent.model, args)
+    else:
+        agent.optimizer = Optimizer(agent.model, args)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -227,40 +229,38 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
     The weights of the tokens are fixed for the whole batch first, so micro-batches only bound memory.
     """
     rema.assign_weights(turns)
-    if args.normalise != "batch":
+    if args.normalise != "batch":                    # extension
         rema.assign_other_weights(turns, args.normalise, args.max_new_tokens)
     batches = make_micro_batches(turns, args.micro_tokens)
-    if dist.is_initialized():
+    if dist.is_initialized():                        # extension
         batches = batches[dist.get_rank()::dist.get_world_size()]
     device = agent.model.device
-    count = sum(turn.count_learned() for turn in turns)
 
     sums = {"clip_share": 0.0, "entropy": 0.0, "kl": 0.0, "sampling_logp_difference": 0.0}
     references = [None] * len(batches)
     if args.kl:
         references = compute_references(agent, batches, args.temperature)
     norms = []
-    for i in range(args.updates):
+    for _ in range(args.updates):
         for batch, reference in zip(batches, references):
             old, advantages, weights = flatten(batch, device)
-            numbers = None
-            if args.ratio == "turn":
-                numbers = number_batch(batch, device)
+            turn_numbers = None
+            if args.ratio == "turn":                 # extension
+                turn_numbers = number_batch(batch, device)
             new, entropy = agent.compute_logprobs(batch, args.temperature)
-            loss, found = rema.policy_loss(new, old, advantages, weights, args.clip, args.kl, reference, numbers,
+            loss, found = rema.policy_loss(new, old, advantages, weights, args.clip, args.kl, reference, turn_numbers,
                                            args.dual_clip)
             loss.backward()
             found["entropy"] = entropy.mean()
-            if i == 0:                               # before the first step sampler and trainer should agree
-                found["sampling_logp_difference"] = args.updates * (new - old).abs().mean().detach()
+            found["sampling_logp_difference"] = (new - old).abs().mean().detach()      # of fresh samples: near 0
             for name, value in found.items():
                 sums[name] = sums[name] + value * len(old)
         norms.append(agent.optimizer.step())
-    if dist.is_initialized():
+    if dist.is_initialized():                        # extension
         add_up_sums(sums, device)
-    trained = count * args.updates
+    trained = args.updates * sum(turn.count_learned() for turn in turns)
     statistics = {name: float(value) / trained for name, value in sums.items()}
-    return {**statistics, "grad_norm": sum(norms) / len(norms), "trained_tokens": trained}
+    return {**statistics, "grad_norm": torch.tensor(norms).max().item(), "trained_tokens": trained}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -279,15 +279,15 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
     first = names.index(args.first or names[0])
     done = run.restore()
     stopped = False
-    for step in tqdm(range(done + 1, args.steps + 1), "train", args.steps, initial=done, unit="step"):
+    for step in tqdm(range(done + 1, args.steps + 1), desc="train", total=args.steps, initial=done, unit="step"):
         started = time.perf_counter()
         learning = rema.choose_learners(step - 1, len(agents), args.switch_every, first)
-        if args.dtype == "bfloat16":
+        if args.dtype == "bfloat16":                 # extension: the others' moments leave the card
             move_optimizers(agents, learning, args.device)
 
         # Sample: question -> plans -> answers
         pool, filtered = rows, {}
-        if args.filter:
+        if args.filter:                              # extension
             pool, filtered = filter_problems(args, agents, rows, step, learning[0])
         questions = choose_questions(pool, step, args.questions, args.seed)
         samples = rema.choose_samples(learning, len(agents), args.group, args.followers)
@@ -298,21 +298,21 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
         sampled = time.perf_counter()
 
         # Learn: compare each turn with its group, make better ones likelier
-        lessons, found = [], []
+        jobs, results = [], []
         for position in learning:
             turns = rema.collect_turns(episodes, position)
             assign_advantages(turns, args.advantage)
-            if not args.kl:                          # which is learned from dead groups, too
+            if not args.kl:                          # the KL term learns from dead groups, too
                 turns = rema.drop_dead_groups(turns)
-            lessons.append((agents[position], turns))
-        if args.share:
-            lessons = join_lessons(lessons)
-        for agent, turns in lessons:
-            if turns:
-                found.append(update(agent, turns, args))
+            jobs.append((agents[position], turns))
+        if args.share:                               # extension: one update for all
+            jobs = join_jobs(jobs)
+        for agent, turns in jobs:
+            if turns:                                # only the learners' optimizers ever make a step
+                results.append(update(agent, turns, args))
 
         # Log, evaluate, save
-        metrics = describe_step(episodes, names, learning, found)
+        metrics = describe_step(episodes, names, learning, results)    # dead groups are counted, too
         metrics.update(filtered, time_sample=sampled - started, time_train=time.perf_counter() - sampled)
         stopped = run.finish_step(step, metrics, episodes, bool(interrupted))
         if stopped:
@@ -330,16 +330,18 @@ class Run:
     def __init__(self, args: Namespace, agents: list[Agent], held_rows: list[dict]):
         self.args, self.agents, self.held_rows = args, agents, held_rows
         self.out = Path(args.out)
-        self.best, self.failures = -1.0, 0           # best held-out accuracy; bad gradients in a row
+        self.best = -1.0                             # held-out accuracy of the best evaluation after the start
+        self.failures = 0                            # gradients in a row that were not finite
 
     def restore(self) -> int:
         """Go back to the last step that was saved -> its number; or measure the agents as they are -> 0."""
+        # The state: weights and moments of all agents, and the note. Random draws follow from the step alone.
         state = Path(self.args.resume or self.out) / "state.safetensors"
-        note = {"step": -1}
+        note = {"step": -1}                          # nothing is done yet, not even the first measurement
         if state.exists():
             note = load_state(state, self.agents)
             self.best, self.failures = note["best"], note["failures"]
-            if self.args.dtype == "bfloat16":
+            if self.args.dtype == "bfloat16":        # extension
                 move_optimizers(self.agents, [], "cpu")
         for name in ("metrics.jsonl", "episodes.jsonl"):
             forget_after(self.out / name, note["step"])
@@ -357,7 +359,7 @@ class Run:
             if math.isfinite(norm):
                 self.failures = 0
         stop = stop or self.failures >= 3
-        if dist.is_initialized():
+        if dist.is_initialized():                    # extension
             stop = agree(stop, args.device)
         last = stop or step == args.steps
         if last or step % args.eval_every == 0:
@@ -396,13 +398,14 @@ def is_first_process() -> bool:
 
 def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages) -> None:
     args = parse(argv)
-    if args.fit:
+    if args.fit:                                     # extension
         return print_fit(args)
     refuse_used_run(args)
     rows, held_rows = split_data(args.data, args.eval_data, args.eval_questions, args.data_dir)
     agents = load_learners(args, roles or choose_roles(args, rows))
-    rows = leave_out_long(rows, agents, args)
-    if args.sft:
+    args.first = choose_first(args.first, agents)
+    rows = leave_out_long(rows, held_rows, agents, args)
+    if args.sft:                                     # extension
         warm_start(args, agents)
     claim_run(args)
     with interruptible(say) as interrupted:
@@ -464,8 +467,8 @@ def add_preset_flag(parser: Parser) -> None:
 
 
 def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespace:
-    """Read the flags again, with the preset's values as defaults."""
-    parser.set_defaults(**PRESETS[preset])
+    """Read the flags again, with the preset's values as defaults; its rate waits for whether there are adapters."""
+    parser.set_defaults(**{**PRESETS[preset], "lr": None})
     return parser.parse_args(argv)
 
 
@@ -473,6 +476,7 @@ def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespa
 # Variants of reward, loss and memory
 
 def add_training_flags(parser: Parser) -> None:
+    parser.set_defaults(normalise=None, checkpointing=None)  # filled in below
     flag = parser.add_argument
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement (base)")
     flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),
@@ -503,8 +507,10 @@ def fill_in_training_defaults(args: Namespace) -> None:
 def check_training(args: Namespace) -> None:
     if 0 < args.dual_clip <= 1:
         raise UserError(f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none")
-    if args.ratio == "turn" and args.plan_format == "json":
-        raise UserError("--ratio turn is not for --plan-format json: forced tokens have no ratio")
+    by_turn = args.ratio == "turn" or args.normalise in ("turn", "turns")
+    if by_turn and args.plan_format == "json":
+        raise UserError("--ratio turn and --normalise turn, turns are not for --plan-format json: forced tokens would "
+                        "cut a plan into several turns")
     if args.reward == "consistency":
         answers = args.followers
         if args.switch_every == 0:
@@ -612,6 +618,7 @@ LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate o
 
 
 def add_sharing_flags(parser: Parser) -> None:
+    parser.set_defaults(lora=None)                           # filled in below
     flag = parser.add_argument
     flag("--share", action="store_true", help="one set of weights speaks for all roles and learns all")
     flag("--lora", type=count_or_none, metavar="R", help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
@@ -630,11 +637,13 @@ def fill_in_sharing_defaults(args: Namespace) -> None:
             pass
     if args.lora_alpha is None:
         args.lora_alpha = 2.0 * args.lora
-    if args.lora and (args.lr is None or args.lr == PRESETS.get(args.preset, {}).get("lr")):
-        rate = PRESETS.get(args.preset, REAL)["lr"]
-        if args.model == "tiny" and not args.preset:
-            rate = TINY["lr"]
-        args.lr = LORA_RATE * rate
+    if args.lr is None:
+        defaults = REAL
+        if args.model == "tiny":
+            defaults = TINY
+        args.lr = PRESETS.get(args.preset, defaults)["lr"]
+        if args.lora:
+            args.lr = LORA_RATE * args.lr
 
 
 def check_sharing(args: Namespace) -> None:
@@ -684,12 +693,12 @@ def add_named_adapters(base: Transformer, source: str, generator: torch.Generato
     return add_adapters(base, args.lora, args.lora_alpha, generator, targets, name)
 
 
-def join_lessons(lessons: list[tuple[Agent, list[Turn]]]) -> list[tuple[Agent, list[Turn]]]:
+def join_jobs(jobs: list[tuple[Agent, list[Turn]]]) -> list[tuple[Agent, list[Turn]]]:
     """All turns in one update of the weights that the agents share."""
     everything = []
-    for _, turns in lessons:
+    for _, turns in jobs:
         everything += turns
-    return [(lessons[0][0], everything)]
+    return [(jobs[0][0], everything)]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -795,7 +804,10 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
             turns = [mine[i] for i in order[start:start + args.questions]]
             count = sum(turn.count_learned() for turn in turns)
             loss = 0.0
-            for batch in make_micro_batches(turns, args.micro_tokens):
+            batches = make_micro_batches(turns, args.micro_tokens)
+            if dist.is_initialized():
+                batches = batches[dist.get_rank()::dist.get_world_size()]
+            for batch in batches:
                 logprobs, _ = agent.compute_logprobs(batch, 1.0)
                 part = -logprobs.sum() / count
                 part.backward()

@@ -1,4 +1,5 @@
 """The grader's mathematics, kind by kind: what people report about graders, and cases of our own beside it."""
+import doctest
 import json
 import math
 import random
@@ -31,6 +32,7 @@ n \bmod 2 | 1 ;; n \bmod 2 | 0 ;; mn-\lfloor m/2\rfloor | mn-\frac m2 ;; \lfloor
 \lceil x\rceil | \lfloor x\rfloor + 1 ;; |x+y| | |x|+|y| ;; |x-y| | x-y ;; (-1)^{nm} | (-1)^n ;; (-1)^{n+m} | (-1)^n
 (-1)^{n(n+1)/2} | (-1)^n ;; \max(n,10) | n ;; |x-100| | 100-x ;; |x-5| | x-5 ;; x^2 | x|x| ;; (-1)^n n | |n|
 \gcd(a,b) | a ;; \min(a,b) | \max(a,b) ;; f(a,b) | f(b,a) ;; f(x) | f(y) ;; n! | n ;; x | x!!!! ;; \binom n2 | \binom n3
+|y\cdot y+2n| | y^2+2n ;; \lceil \frac{x}{2n}\rceil | \lceil \frac{x}{3n}\rceil ;; |\ln(20)+\frac nx| | \ln(20)+\frac nx
 \lfloor\sqrt n\rfloor | \sqrt n ;; \sqrt{x+y} | \sqrt x+\sqrt y ;; \lfloor -x\rfloor | -\lfloor x\rfloor
 """
 # 3. A label, or an equation, before the answer
@@ -40,7 +42,7 @@ D | \text{Option D} ;; D | choice D ;; D | \textbf{(D)}\ 5 ;; A | \text{A. Paris
 17 | \text{The answer is } 17 ;; 12 | Answer: 12 ;; 42 | \text{So } 42 ;; 24 | \text{Area} = 24 ;; 7 | \text{Total: } 7
 5 | |AB| = 5 ;; 5 | \overline{AB} = 5 ;; 30 | \angle ABC = 30^\circ ;; 0.5 | P(A) = 0.5 ;; 7 | f(3) = 7 ;; 13 | |z| = 13
 10 | x + y = 3 + 7 = 10 ;; 8 | 2^3 = 8 ;; 60 | 3\cdot 4\cdot 5 = 60 ;; 293 | m+n = 293 ;; 3 | 3 = x
-41 | p+q = 12+29 = 41 ;; \frac34 | p = \frac68 = \frac34
+41 | p+q = 12+29 = 41 ;; 293 | 2m+n = 256+37 = 293 ;; \frac34 | p = \frac68 = \frac34
 """
 WRONG["labels"] = r"""
 10 | 2x = 10 ;; 5 | 2x = 10 ;; 12 | p+q = 12+29 = 41 ;; 41 | p+q = 12+28 = 41 ;; B | (A) 17 ;; C | B: 12 ;; 17 | (B) 18
@@ -58,7 +60,7 @@ RIGHT["sets"] = r"""
 (-\infty,1)\cup(1,2)\cup(2,\infty) | x \ne 1, 2 ;; (-\infty,1)\cup(3,\infty) | x<1 \cup x>3 ;; (0,1] | 0<x \text{ and } x \le 1
 \emptyset | \text{no solution} ;; \emptyset | \varnothing ;; \emptyset | \{\} ;; \text{no solution} | \text{no real solutions}
 (-\infty,2) | 2x<4 ;; (-2,\infty) | -2x<4 ;; x \ge 2 | [2,\infty) ;; [2,5] | \{x \mid 2\le x\le 5\} ;; x \neq 3 | x \ne 3
-\{1\}\cup(3,\infty) | x=1 \text{ or } x>3 ;; (2a,\infty) | x > 2a ;; (-\infty,2)\cup(2,\infty) | \{x \in \mathbb{R} \mid x \ne 2\}
+\mathbb{R}\setminus[1,3] | x<1, x>3 ;; \{1\}\cup(3,\infty) | x=1 \text{ or } x>3 ;; (2a,\infty) | x > 2a ;; (-\infty,2)\cup(2,\infty) | \{x \in \mathbb{R} \mid x \ne 2\}
 """
 WRONG["sets"] = r"""
 (-\infty,-4)\cup(-4,\infty) | x \ne 4 ;; (1,3) | x>1 \text{ or } x<3 ;; (-\infty,1)\cup(3,\infty) | x<1 \text{ and } x>3
@@ -135,6 +137,18 @@ DNE | 0 ;; \infty | -\infty ;; \text{undefined} | 0 ;; \text{no solution} | 0 ;;
 """
 
 
+# Numbers: how operators bind, mixed numbers, the last digit of a decimal, entries that repeat
+RIGHT["numbers"] = r"""
+-5 | 2-3-4 ;; \frac18 | 1/2/4 ;; 512 | 2^3^2 ;; 40/3 | 4\frac{10}{3} ;; \sqrt2 | 1.41421 ;; \sqrt2 | 1.414214 ;; 0.12 | 0.\overline{12}
+y=-\frac12x+3 | y=-1/2x+3 ;; \frac{1}{2\pi} | 1/2\pi ;; y=x | x=y ;; x+y=3 | y=3-x ;; 3:4 | 3 \text{ to } 4 ;; x=1,y=2 | \begin{cases}x=1\\y=2\end{cases}
+3,-1 | -1,3 ;; \{1\pm\sqrt5,-2\} | 1-\sqrt5, -2, 1+\sqrt5 ;; 1,000 | 1000 ;; \$32,\!348 | 32348 ;; \$5 | 5 \text{ dollars}
+"""
+WRONG["numbers"] = r"""
+3 | 2-3-4 ;; 2 | 1/2/4 ;; 64 | 2^3^2 ;; 22/3 | 4\frac{10}{3} ;; \sqrt2 | 1.414215 ;; \sqrt2 | 1.4142 ;; -1,3,3 | -1,3 ;; \$5 | 5^\circ
+x=5 | y=5 ;; x+y=3 | y=3+x ;; 4.2 | \frac{8}{\sqrt[3]{7}} ;; \$5 | 5 \text{ cents}
+"""
+
+
 def cases(tables):
     """(kind, reference, answer) of all tables."""
     found = []
@@ -173,6 +187,17 @@ def test_variables_take_all_kinds_of_values():
         if name not in comparing.INTEGER_NAMES:
             fractions = [value for value in values if value != int(value)]
             assert min(fractions) < -1 and max(fractions) > 10 and any(0 < value < 1 for value in fractions)
+
+
+def test_few_points_prove_nothing():
+    """A root that has a value at a single point is not what it happens to be there."""
+    top = max(comparing.choose_points("x", 0, 0))
+    assert not rewards.equivalent(rf"\sqrt{{x-{top - 1}}}", "1")
+
+
+def test_nesting_is_bounded():
+    """By a number of ours, not by how deep Python's stack is when the grader is called."""
+    assert rewards.unparsed("(" * 40 + "4" + ")" * 40) and not rewards.unparsed("(" * 20 + "4" + ")" * 20)
 
 
 def test_halves_are_independent():
@@ -244,10 +269,18 @@ def test_lenient_refuses(response, gold):
     ("[[A]]", "A"), ("Verdict: [B]", "B"), ("[A] or [B]", None), ("[A]\n[C]", None), ("I prefer [A] over [B]", "A"),
     ("The winner is [B], not [A].", "B"), ("Answer [A] is worse than answer [B]", None), ("**Verdict**: [[A]]", "A"),
     ("[[A]] seems better\nVerdict: [[C]]", None), ("[B]\n\nthanks", "B"), ("Verdict: A", None), ("[A], [A]", "A"),
-    ("Final verdict: [A] (not [B])", "A"), ("[A] is long, so my verdict: [B]", "B"), ("", None)])
+    ("Final verdict: [A] (not [B])", "A"), ("[A] is long, so my verdict: [B]", "B"),
+    ("At first I pick [A], but my verdict: [B]", "B"), ("", None)])
 def test_verdicts(response, expected):
     """13. The last line with a tag counts, and on it a last word."""
     assert rewards.verdict(response) == expected
+
+
+@pytest.mark.parametrize("module", [reading, comparing, rewards])
+def test_docstrings(module):
+    """The examples in the docstrings."""
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
 
 
 def test_random_expressions():

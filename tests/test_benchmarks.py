@@ -434,8 +434,8 @@ def test_a_stub_with_the_gold_answer_is_always_right_and_one_with_another_answer
                 text = f"[{gold if right else 'BA'['AB'.index(gold)]}]"
             else:
                 text = f"\\boxed{{{gold if right else '7' + gold}}}"
-            episodes.append(rema.Episode(row, i, 0, 0, [rema.Turn("solo", [1], [2], [0.0], True, text)]))
-        rema.score(episodes)
+            episodes.append(rema.Episode(row, (i, 0), [rema.Turn([1], [2], [0.0], True, "solo", text)]))
+        rema.score(episodes, rema.PROCESSES["vrp"])
         wrong = [e.row["id"] for e in episodes if e.correct != right]
         assert not wrong, wrong[:5]
-        assert evaluation.summary(episodes)["accuracy"] == (100.0 * right, 0.0)
+        assert evaluation.summarise(episodes)["accuracy"] == (100.0 * right, 0.0)

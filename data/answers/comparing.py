@@ -3,9 +3,9 @@ r"""Do two answers say the same?
     >>> equivalent(r"\frac12", "0.5"), equivalent("(-1)^n", "-1"), equivalent("x > 2", r"(2, \infty)")
     (True, False, True)
 
-Both are read (reading.py) and their trees compared: lists and sets entry by entry, intervals and inequalities as sets
-of real numbers, everything else by its value. Numbers are compared exactly as long as they are rational, else as floats;
-expressions in variables by their values at a few points of both signs and both parities. The first answer is the
+Both are read (reading.py) and their trees compared: lists and sets entry by entry, intervals and inequalities as
+sets of real numbers, everything else by its value. Numbers are compared exactly as long as they are rational, else as
+floats; expressions in variables by their values at points of both signs and both parities. The first answer is the
 reference: where it is a rounded decimal, what rounds to it is right. Work is bounded by counting: there is no timer
 and no child process, nothing is executed, and no input raises.
 """
@@ -21,7 +21,7 @@ from data.answers.reading import (ANGULAR, FAILURES, MAX_TEXT, Tree, Unsure, is_
 
 MAX_WORK = 4_000            # steps of one comparison, two to three microseconds each
 MAX_BITS = 20_000           # of a power: 2^2008 passes, 9^9^9^9 does not
-MIN_POINTS = 3              # at which two expressions have to be defined; x!!!! is x at 1 and 2, and too large elsewhere
+MIN_POINTS = 3              # at which two expressions have a value; x!!!! is x at 1 and 2, and too large elsewhere
 MAX_FACTORIAL = 2_500       # 2500! has 25,000 bits
 
 Number = int | Fraction | float | complex
@@ -69,7 +69,7 @@ def require(truth: bool, reason: str) -> None:
 
 
 def evaluate(tree: Tree, point: Point, scaled: bool = False) -> Number:
-    """The value at a point. scaled: 50 % is 1/2 and 180° is pi; else they are 50 and 180. Inside sin it is always so."""
+    """The value at a point. scaled: 50 % is 1/2 and 180° is pi, as always inside sin; else they are 50 and 180."""
     kind = tree[0]
     if kind == "num" or kind == "const":
         return tree[1]
@@ -364,8 +364,8 @@ def make_points(first: Tree, second: Tree, real: bool, budget: Budget) -> Iterat
             yield Point(dict(zip(names, row)), real, budget)
 
 
-def sample_values(first: Tree, second: Tree, budget: Budget, scaled: bool, real: bool) -> Iterator[tuple[Number, Number]]:
-    """Values of both at the points where both have one."""
+def sample_values(first: Tree, second: Tree, budget: Budget, scaled: bool, real: bool) -> Iterator[tuple]:
+    """Pairs of values, at the points where both have one."""
     for point in make_points(first, second, real, budget):
         try:
             pair = evaluate(first, point, scaled), evaluate(second, point, scaled)
@@ -569,7 +569,7 @@ def find_points(trees: Tree, budget: Budget) -> Region:
 
 
 def find_joint_region(tree: Tree, budget: Budget) -> Region:
-    """Several conditions: x > 1 and x < 3; x < 1 or x > 3; x != 1, 2. A comma means "and" unless nothing is left then."""
+    """Several conditions: x > 1 and x < 3; x < 1 or x > 3; x != 1, 2. A comma means "and", or "or" if nothing is left."""
     kind, first, *rest = tree
     require(any(part[0] == "rel" for part in tree[1:]), "a list, not a set")
     region = find_region(first, budget)
@@ -657,7 +657,7 @@ def match(gold: Tree, answer: Tree, budget: Budget) -> bool:
         return match_times(gold, answer, budget)
     if "unit" in (gold[0], answer[0]):
         return match_units(gold, answer, budget)
-    if "rel" in (gold[0], answer[0]) and match_relations(gold, answer, budget):
+    if gold[0] in ("rel", "named") and answer[0] in ("rel", "named") and match_relations(gold, answer, budget):
         return True
     if match_structure(gold, answer, budget):
         return True
@@ -699,7 +699,10 @@ def match_in_order(first: Tree, second: Tree, budget: Budget) -> bool:
 
 
 def match_in_any_order(first: list[Tree], second: list[Tree], budget: Budget) -> bool:
-    """Each of the first is among the second and the other way round. 5 is no list, so it is not 5, 5; nor is 1, 2 1, 2, 2."""
+    """Each of the first is among the second and the other way round.
+
+    5 is no list, so that it is not 5, 5; and where the reference has 1, 2, 2, 1, 2 is too short.
+    """
     if (len(first) == 1) != (len(second) == 1) or len(first) > len(second):
         return False
     for a in first:
@@ -806,7 +809,7 @@ def split_relation(tree: Tree) -> tuple[tuple, tuple]:
 
 
 def match_units(gold: Tree, answer: Tree, budget: Budget) -> bool:
-    """5 cm is 5, but neither 5 km nor 5 or 5 is wrong: an unknown word behind a number has to stand in the reference."""
+    """5 cm is 5, but not 5 km. A word that is no unit, as in "5 is wrong", has to stand behind the reference too."""
     units = []
     values = []
     for tree in (gold, answer):

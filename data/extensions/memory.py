@@ -83,7 +83,7 @@ def estimate(config: Config, *, agents=2, dtype="bfloat16", lora=0, questions=16
     chunk                       positions whose logits exist at once while learning
     offload                     a frozen agent's masters and moments rest in `host` memory, not on the card
     """
-    D, _, KV, F = widths(config)
+    D, Q, KV, F = widths(config)
     V = config.vocab_size
     Tp, T = prompt_tokens, new_tokens
     e = getattr(torch, dtype).itemsize
@@ -117,9 +117,11 @@ def estimate(config: Config, *, agents=2, dtype="bfloat16", lora=0, questions=16
     outputs = 2 * e                                      # beside each number that a layer makes
     if lora and e < 4:
         outputs = 12                                     # B A x, the same scaled, the sum, in float32
-    block = max(new, old) * (F * outputs + 16 * D)       # gradients on their way through a block
-    if checkpointing:                                    # held: inputs, keys and values; a block runs again
-        held = config.layers * (new + old) * (D + 2 * KV) * e
+    block = max(new, old) * (F * outputs + 16 * D)       # gradients on their way through a block, and those
+    block += P * rows * (Tp + T) * 2 * Q * e             # of keys and values
+    if checkpointing:                                    # a block's input is held, and three caches; it runs again
+        cached = old + P * rows * Tp + P * rows * (Tp + T)               # prompts, a copy for each sample, all
+        held = config.layers * ((new + old) * D + cached * 2 * KV) * e
         block += max(of_samples, of_prompts)
     logits = 5 * 4 * min(chunk, new) * V                 # five in float32
     logits += (new + old) * D * (4 + e)                  # the last norm
@@ -179,7 +181,7 @@ def kept(config, B, T, S, e, lora):
         inputs = (5 * D + Q + F + 7 * lora) * 4
     attention = (2 * Q + S) * e + config.heads * 4       # queries, result, the mask as numbers; log-sum-exp
     mlp = 3 * F * e                                      # gate, silu, up
-    keys_and_values = 2 * S * KV * e
+    keys_and_values = 2 * S * Q * e                      # repeated for all query heads
     return B * (T * (norms + inputs + attention + mlp) + keys_and_values)
 
 
@@ -211,24 +213,26 @@ def estimate_run(config, args, card):
     """The estimate for train.py's settings; card: bfloat16, and the frozen agent rests in host memory."""
     both = args.switch_every == 0                        # do both agents learn in every step?
     agents = 1
-    plans = 1
     prompt = 2 * PROMPT if args.example else PROMPT
     new = args.max_new_tokens
+    prompts = args.questions                             # that are answered by a group each
+    group = args.group[-1]
+    rows = prompts * group                               # sampled in a step
     if args.process == "rema":
         if not args.share:
             agents = 2
         if args.turns > 1:                               # a conversation is one row
             new *= 2 * args.turns
         else:
-            plans = args.plans
             prompt += args.max_new_tokens                # the low-level agent is shown a plan
-    answers = args.answers if both else args.answers_high        # to a plan, while the high-level agent learns
-    rows = args.questions * max(plans * answers, args.answers)
-    questions = args.questions
-    if both:
-        questions *= plans
+            plans = args.questions * args.group[0]
+            if both:
+                prompts = plans
+                rows = plans * group
+            rows = max(rows, plans * args.followers)     # answers, while the plans are learned
+            group = max(args.group)
     return estimate(config, agents=agents, dtype="bfloat16" if card else args.dtype, lora=args.lora, kl=args.kl,
-                    questions=questions, group=max(plans, args.answers), prompt_tokens=prompt, new_tokens=new,
+                    questions=prompts, group=group, prompt_tokens=prompt, new_tokens=new,
                     batch=min(args.batch, max(rows, args.eval_questions)), micro_tokens=args.micro_tokens,
                     checkpointing=args.checkpointing, offload=card and not args.lora and not both)
 

@@ -81,23 +81,29 @@ def choose_questions(rows: list[dict], step: int, count: int, seed: int) -> list
     return chosen
 
 
-def leave_out_long(rows: list[dict], agents: list, args) -> list[dict]:
+def measure_prompt(row: dict, agents: list) -> int:
+    """Tokens of the longest prompt about a problem, as long as nobody has said anything."""
+    nothing = {agent.name: "" for agent in agents}
+    lengths = [len(agent.tokenizer.chat(agent.role.prompt(row, nothing))) for agent in agents]
+    return max(lengths)
+
+
+def leave_out_long(rows: list[dict], held_rows: list[dict], agents: list, args) -> list[dict]:
     """Rows whose prompts leave room in the context for all that the agents may say.
 
-    How many are left out is said. UserError: fewer than a step takes are left.
+    How many are left out is said, and how many held-out ones will be wrong. UserError: fewer than a step takes
+    are left.
     """
     context = agents[0].model.config.context
-    nothing = {agent.name: "" for agent in agents}
-    fitting, longest = [], 0
-    for row in rows:
-        length = max(len(agent.tokenizer.chat(agent.role.prompt(row, nothing))) for agent in agents)
-        longest = max(longest, length)
-        if length + len(agents) * args.max_new_tokens <= context:
-            fitting.append(row)
-    if len(fitting) < len(rows):
+    room = context - len(agents) * args.max_new_tokens
+    lengths = [measure_prompt(row, agents) for row in rows]
+    fitting = [row for row, length in zip(rows, lengths) if length <= room]
+    held_out = [row for row in held_rows if measure_prompt(row, agents) > room]
+    if held_out or len(fitting) < len(rows):
         print(f"with --max-new-tokens {args.max_new_tokens}, {len(rows) - len(fitting)} of {len(rows)} training "
-              f"problems do not fit the context of {context} and are left out", file=sys.stderr)
+              f"problems do not fit the context of {context} and are left out; {len(held_out)} held-out ones do not "
+              "fit and count as wrong", file=sys.stderr)
     if len(fitting) < args.questions:
         raise UserError(f"{len(fitting)} training problems fit the context of {context} (the longest prompt has "
-                        f"{longest} tokens), fewer than --questions {args.questions}")
+                        f"{max(lengths)} tokens), fewer than --questions {args.questions}")
     return fitting

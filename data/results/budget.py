@@ -23,8 +23,9 @@ import matplotlib.pyplot as plt  # noqa: E402
 import eval as evaluation  # noqa: E402
 import rewards  # noqa: E402
 from data import UserError  # noqa: E402
+from data.formats.runs import claim_directory, refuse_used  # noqa: E402
 from data.problems.reading import read_jsonl  # noqa: E402
-from data.views.program import Parser, claim_directory, refuse_used, run_program  # noqa: E402
+from data.views.program import Parser, run_program  # noqa: E402
 
 SAMPLED = (16, 4), (4, 16)
 COLUMNS = "avg@n", "flat vote", "hierarchical vote", "pass@n"

@@ -113,6 +113,16 @@ def pick_machine(args: argparse.Namespace, model: str) -> None:
         args.dtype = str(pick_dtype(args.device)).removeprefix("torch.")
 
 
+def choose_first(name: str | None, agents: list) -> str:
+    """Who learns first: as --first says, else who speaks first. UserError: nobody has that name."""
+    names = [agent.name for agent in agents]
+    if name is None or len(names) == 1:
+        return names[0]
+    if name not in names:
+        raise UserError(f"--first {name}: the agents are {', '.join(names)}")
+    return name
+
+
 def read_number(text: str, kind: type, least: float) -> float:
     """What a flag says. ValueError, from which argparse makes an error, of a number that is too small or none."""
     number = kind(text)
