@@ -232,7 +232,7 @@ def read_dots(match: re.Match) -> str:
 
 def quote_words(match: re.Match) -> str:
     r"""Words of \text{square inches} go into quotes, each for itself; \mathrm{e} is e."""
-    if match[1] in ("e", "i", "d"):
+    if match[1].strip() in ("e", "i", "d"):
         return match[1]
     return re.sub(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?", r' "\g<0>" ', match[1])
 
@@ -285,7 +285,7 @@ LATEX.add("$", r"\\?\$", "")                                                    
 LATEX.add("circ", r"\^\s*\{?\s*\\circ\s*\}?", "°")
 LATEX.add("degree", r"\^\s*\{?\s*\\degree\s*\}?|\\degree|\bdegrees?\b", "°")
 LATEX.add("°", r"\^\s*\{?\s*°\s*\}?", "°")
-LATEX.add("°", r"°\s*(?:\\(?:text|mathrm)\s*\{)?\s*\b[CF]\b\s*\}?$", "°")
+LATEX.add("°", r"°\s?(?:\\(?:text|mathrm)\s?\{)?\s?\b[CF]\b\s?\}?$", "°")
 # matrices, sets with a letter, subscripts
 LATEX.add("°", r"°\s*(?:Celsius|Fahrenheit)\b", "°")
 LATEX.add("matrix", r"\\begin\{[pbBv]?matrix\}((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}", read_matrix)
@@ -297,7 +297,7 @@ LATEX.add("_", r"(?<!log)_\s*\{?((?<=\{)[^{}]*|\w)\}?", read_subscript)
 # words
 LATEX.add("n't", r"n't\b", " not")
 LATEX.add("o'c", r"o'clock\b", "oclock")
-LATEX.add("\\", r"\\(?:text\w*|mbox|hbox|emph|underline|math(?:rm|bf|it|sf)|operatorname)\s*\{\s*([^{}]*?)\s*\}",
+LATEX.add("\\", r"\\(?:text\w*|mbox|hbox|emph|underline|math(?:rm|bf|it|sf)|operatorname)\s*\{([^{}]*)\}",
           quote_words)
 
 NUMBERS = Rules()
@@ -360,7 +360,7 @@ SEPARATORS.add("", r"^\s*(?:\\approx|\\sim|=|:|,)", "")
 # Behind an answer: "for all x"; k \in Z, k an integer; n > 0
 QUALIFIER = re.compile(r'[\s",(]{0,4}(?:\b(for|if|when|where|whenever|with|such[\s"]+that)\b|\\forall)')
 INTEGERS = r"\\in\s*\\mathbb\{[NZQR]\}[\d^_+*{}]*|" + phrase("(is|are) (an|any) integer|integers")
-MEMBERSHIP = re.compile(rf"[\s,(]{{1,3}}[A-Za-z](?:\s?,\s?[A-Za-z])*\s*(?:{INTEGERS})\s*\)?\s*$")
+MEMBERSHIP = re.compile(rf"[\s,(]{{1,3}}[A-Za-z](?:\s?,\s?[A-Za-z]){{0,3}}\s*(?:{INTEGERS})\s*\)?\s*$")
 CONDITION = re.compile(r"\s?[,(]\s*[A-Za-z]\s*(?:\\[gln]eq?(?![a-z])|[<>]=?)\s*-?\w+\s*\)?\s*$")
 GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
