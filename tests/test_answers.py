@@ -132,7 +132,7 @@ RIGHT["words"] = r"""
 \text{DNE} | \text{doesn't exist} ;; DNE | \text{D.N.E.} ;; \emptyset | \text{No solutions exist} ;; \infty | +\infty ;; \emptyset | \text{There is no solution} ;; -5 | negative 5
 """
 WRONG["words"] = r"""
-DNE | 0 ;; \infty | -\infty ;; \text{undefined} | 0 ;; \text{no solution} | 0 ;; \text{does not exist} | \text{exists}
+DNE | 0 ;; \infty | -\infty ;; \sqrt2 | \infty ;; \infty | x ;; x | \infty ;; \infty | 5\sqrt2 ;; (0,\infty) | (0,\sqrt2) ;; \text{undefined} | 0 ;; \text{no solution} | 0 ;; \text{does not exist} | \text{exists}
 \text{defined} | \text{undefined} ;; \text{DNE} | \infty ;; 5 | ;; \text{} | \text{} ;; 5 | negative 5
 """
 

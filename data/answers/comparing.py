@@ -72,6 +72,7 @@ def evaluate(tree: Tree, point: Point, scaled: bool = False) -> Number:
     """The value at a point. scaled: 50 % is 1/2 and 180° is pi, as always inside sin; else they are 50 and 180."""
     kind = tree[0]
     if kind == "num" or kind == "const":
+        require(tree[1] != math.inf, "infinity is no number")
         return tree[1]
     if kind == "sym":
         return point.values[tree[1]]

@@ -565,6 +565,8 @@ def is_proper(tree: Tree) -> bool:
 
 
 class Parser:
+    """The grammar above, a method for each of its rules and a few more for what an atom may be."""
+
     def __init__(self, text: str):
         self.tokens = split_tokens(text)
         self.at = 0
@@ -714,7 +716,7 @@ class Parser:
         return ("*", left, self.expression(POWER))
 
     def unit(self) -> None:
-        """Step over the words behind a number and remember them: "square" "cm", "km" / "h", "m" / "s" ^ 2."""
+        """Step over the words behind a number and remember them for its item: square cm, km/h, m/s^2."""
         words = []
         while is_word(self.next) or self.next in ("/", "^"):
             following = self.tokens[self.at + 1]
@@ -733,6 +735,7 @@ class Parser:
             self.units.add(name)
 
     def atom(self, level: int) -> Tree:
+        """What stands between two operators. level: that of the operator before it, for -x."""
         token = self.take()
         if token in ("-", "+"):
             tree = self.expression(max(level, PRODUCT))
