@@ -141,7 +141,7 @@ DNE | 0 ;; \infty | -\infty ;; \sqrt2 | \infty ;; \infty | x ;; x | \infty ;; \i
 RIGHT["numbers"] = r"""
 -5 | 2-3-4 ;; \frac18 | 1/2/4 ;; 512 | 2^3^2 ;; 40/3 | 4\frac{10}{3} ;; \sqrt2 | 1.41421 ;; \sqrt2 | 1.414214 ;; 0.12 | 0.\overline{12}
 y=-\frac12x+3 | y=-1/2x+3 ;; \frac{1}{2\pi} | 1/2\pi ;; y=x | x=y ;; x+y=3 | y=3-x ;; 3:4 | 3 \text{ to } 4 ;; x=1,y=2 | \begin{cases}x=1\\y=2\end{cases}
-3,-1 | -1,3 ;; \{1\pm\sqrt5,-2\} | 1-\sqrt5, -2, 1+\sqrt5 ;; 1,000 | 1000 ;; \$32,\!348 | 32348 ;; \$5 | 5 \text{ dollars}
+-5,-2,7 | 7, -2, \text{ and } -5 ;; 3,-1 | -1,3 ;; \{1\pm\sqrt5,-2\} | 1-\sqrt5, -2, 1+\sqrt5 ;; 1,000 | 1000 ;; \$32,\!348 | 32348 ;; \$5 | 5 \text{ dollars}
 """
 WRONG["numbers"] = r"""
 3 | 2-3-4 ;; 2 | 1/2/4 ;; 64 | 2^3^2 ;; 22/3 | 4\frac{10}{3} ;; \sqrt2 | 1.414215 ;; \sqrt2 | 1.4142 ;; -1,3,3 | -1,3 ;; \$5 | 5^\circ

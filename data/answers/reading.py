@@ -232,9 +232,10 @@ def read_dots(match: re.Match) -> str:
 
 def quote_words(match: re.Match) -> str:
     r"""Words of \text{square inches} go into quotes, each for itself; \mathrm{e} is e."""
-    if match[1].strip() in ("e", "i", "d"):
-        return match[1]
-    return re.sub(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?", r' "\g<0>" ', match[1])
+    text = match[1].strip()
+    if text in ("e", "i", "d"):
+        return text
+    return re.sub(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?", r' "\g<0>" ', text)
 
 
 def read_matrix(match: re.Match) -> str:
@@ -350,8 +351,8 @@ PHRASES.add("midnight", rf"^\s*(?:12\s*)?{phrase('midnight')}$", "12:00 am")
 
 SEPARATORS = Rules()
 SEPARATORS.add("\\cup", r"\\cup(?=[^()\[\]]*[<>])", " ∨ ")                              # x < 1 ∪ x > 3
-SEPARATORS.add("and", r'[\s,]{0,3}"?\band\b"?', " ∧ ")
-SEPARATORS.add("or", r'[\s,]{0,3}"?\bor\b"?', " ∨ ")
+SEPARATORS.add("and", r'[\s,]{0,6}"?\band\b"?', " ∧ ")
+SEPARATORS.add("or", r'[\s,]{0,6}"?\bor\b"?', " ∨ ")
 SEPARATORS.add(";", r"[\s,]{0,3};", " , ")
 # {x | x > 2} is x > 2
 SEPARATORS.add("\\{", r"^\s*\\\{\s*\w\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid(?![a-z])|:)(.*)\\\}\s*$", r"\1")
