@@ -570,7 +570,7 @@ def find_points(trees: Tree, budget: Budget) -> Region:
 
 
 def find_joint_region(tree: Tree, budget: Budget) -> Region:
-    """Several conditions: x > 1 and x < 3; x < 1 or x > 3; x != 1, 2. A comma means "and", or "or" if nothing is left."""
+    """Several conditions: x > 1 and x < 3; x < 1 or x > 3; x != 1, 2. A comma is "and", or "or" if nothing is left."""
     kind, first, *rest = tree
     require(any(part[0] == "rel" for part in tree[1:]), "a list, not a set")
     region = find_region(first, budget)
@@ -686,7 +686,7 @@ def match_structure(gold: Tree, answer: Tree, budget: Budget) -> bool:
         return match_in_order(gold[1:], answer[1:], budget)
     if set(kinds) == {"()", "list"}:                                    # 1, 2 may stand for (1, 2), in this order
         return match_in_order(gold[1:], answer[1:], budget)
-    if kinds[0] != kinds[1] and ("and" in kinds or "or" in kinds) and "∪" not in kinds or set(kinds) == {"and", "∪"}:
+    if kinds[0] != kinds[1] and ("and" in kinds or "or" in kinds) and set(kinds) != {"or", "∪"}:
         return False                                                    # x < 1 and x > 3 is not x < 1 or x > 3
     if gold[0] in UNORDERED or answer[0] in UNORDERED:
         return match_in_any_order(list_entries(gold), list_entries(answer), budget)
