@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 import rema
 from data.formats.files import write_json
+from data.formats.runs import claim_evaluation, refuse_used
 from data.problems.choosing import choose_held_out
 from data.views import statistics, terminal
-from data.views.program import Parser, claim_directory, count, refuse_used, run_program
+from data.views.program import Parser, count, run_program
 from rema import Episode
 from rollout import Agent, add_speaking_flags, choose_roles, complete_speaking, load_agents, play
 
@@ -60,12 +61,6 @@ def compute_mean(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / n)
 
 
-def compute_percent(shares: list[float]) -> tuple[float, float]:
-    """The same in percent."""
-    mean, error = compute_mean(shares)
-    return 100 * mean, 100 * error
-
-
 def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temperature: float = 0.0,
              samples: list[int] | None = None, key: tuple = ("eval",), **how) -> list[Episode]:
     """Episodes of each row, scored: one, or as many as samples says. how: what rollout.play takes besides.
@@ -85,20 +80,19 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
     """
     groups = statistics.group_by_question(episodes)
     table = {}
-    for figure, shares in statistics.measure_problems(groups).items():
-        table[figure] = compute_percent(shares)
-    for name, counts in statistics.count_agents_tokens(groups).items():
-        table[f"tokens of {name}"] = compute_mean(counts)
-    if len(groups[0]) > 1:
+    for figure, values in statistics.measure_problems(groups).items():
+        table[figure] = compute_mean(values)
+    if len(groups[0]) > 1:                           # extension
         table.update(rate_samples(groups))
     return table
 
 
-def measure_held_out(agents: list[Agent], rows: list[dict], **how) -> dict[str, float]:
-    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log."""
+def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace) -> dict[str, float]:
+    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log of a run."""
     result = {}
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
-        episodes = evaluate(agents, rows, temperature=temperature, **how)
+        episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,
+                            turns=args.turns, batch=args.batch)
         accuracy, error = summarise(episodes)["accuracy"]
         result[f"heldout_{name}"] = accuracy
         result[f"heldout_{name}_se"] = error
@@ -115,23 +109,21 @@ def program(argv: list[str] | None) -> None:
     trained = complete_speaking(args)
     for check in CHECKS:
         check(args)
+    if args.temperature is None:
+        args.temperature = 0.0
     rows = choose_held_out(args, trained)
     agents = load_agents(args.model, choose_roles(args, rows), args)
     samples = [1] * len(agents)
-    if args.plans * args.answers > 1:
+    if args.plans * args.answers > 1:                # extension
         samples = choose_numbers_of_samples(args, len(agents))
-    name = f"{Path(args.model).name}-{args.process}-{Path(args.data).stem}"
-    out = Path(args.out or claim_directory(f"out/eval-{name}"))
+    out = claim_evaluation(args)
     with tqdm(desc="evaluate", unit="turn", total=len(rows) * statistics.count_turns(samples, args.turns)) as bar:
-        episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature or 0.0,
+        episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
                             samples=samples, key=(args.seed, "eval"), top_p=args.top_p, batch=args.batch,
                             turns=args.turns, bar=bar)
     statistics.refuse_silence(episodes, agents[0].model.config.context)
-    write_json(out / "config.json", [vars(args)])
     write_json(out / "episodes.jsonl", [statistics.record(episode) for episode in episodes])
-    print(f"{args.model}, {args.process}, {args.data}, {len(rows)} problems, temperature {args.temperature or 0:g}, "
-          f"{math.prod(samples)} samples each")
-    terminal.print_table(summarise(episodes))
+    terminal.print_table(args, len(rows), summarise(episodes))
     for look in AFTER:
         look(args, agents, rows, episodes, out)
     print(f"every response and verdict: {out / 'episodes.jsonl'}")
@@ -155,6 +147,12 @@ from rollout import add_variant_flags, make_generator, speak  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------------------
 # Several samples of a problem: avg@n, pass@k, votes
+
+def compute_percent(shares: list[float]) -> tuple[float, float]:
+    """compute_mean in percent."""
+    mean, error = compute_mean(shares)
+    return 100 * mean, 100 * error
+
 
 def add_samples_flags(parser: Parser) -> None:
     flag = parser.add_argument
@@ -209,20 +207,37 @@ def vote_by_plan(group: list[Episode]) -> str | None:
     return vote(choices)
 
 
+def is_answer(choice: str | None, gold: str) -> bool:
+    return choice is not None and rewards.equivalent(gold, choice)
+
+
 def rate_samples(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
-    """How often problems are solved by several samples. groups: the n episodes of each problem."""
+    """How often problems are solved by several samples: all of them, then those of each level, subject, category."""
+    table = compute_rates(groups)
+    for part, chosen in statistics.split_groups(groups).items():
+        for figure, rate in compute_rates(chosen).items():
+            table[f"{figure}, {part}"] = rate
+    return table
+
+
+def compute_rates(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
+    """pass@k and votes. groups: the n episodes of each problem."""
     table = {}
     n = max(len(group) for group in groups)
     k = 2
     while k < 2 * n:
-        shares = [compute_pass_at(k, [episode.correct for episode in group]) for group in groups]
+        shares = []
+        for group in groups:
+            outcomes = [episode.correct for episode in group]
+            shares.append(compute_pass_at(k, outcomes))
         table[f"pass@{min(k, n)}"] = compute_percent(shares)
         k = 2 * k
     flat, by_plan = [], []
     for group in groups:
         gold = group[0].row["answer"]
-        flat.append(rewards.equivalent(gold, vote([episode.answer for episode in group]) or ""))
-        by_plan.append(rewards.equivalent(gold, vote_by_plan(group) or ""))
+        answers = [episode.answer for episode in group]
+        flat.append(is_answer(vote(answers), gold))
+        by_plan.append(is_answer(vote_by_plan(group), gold))
     table["majority vote, flat"] = compute_percent(flat)
     table["majority vote, hierarchical"] = compute_percent(by_plan)
     return table
@@ -239,6 +254,8 @@ def add_diagnose_flag(parser: Parser) -> None:
 def check_diagnose(args: Namespace) -> None:
     if args.diagnose and (args.process != "rema" or args.turns > 1):
         raise UserError("--diagnose is about plans: --process rema in one turn")
+    if args.diagnose and args.limit == 1:
+        raise UserError("--diagnose swaps the plans of two problems: --limit 1 is too few")
 
 
 def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key: tuple = ("eval",),
@@ -273,7 +290,10 @@ def describe_diagnosis(outcomes: dict[str, list[bool]]) -> str:
     lines = [f"  greedy, plan kept            {mean:6.1f} % +- {error:.1f}"]
     for name in ("swapped", "emptied"):
         mean, error = compute_percent(outcomes[name])
-        cost, cost_error = compute_percent([a - b for a, b in zip(kept, outcomes[name])])
+        lost = []
+        for before, after in zip(kept, outcomes[name]):
+            lost.append(before - after)
+        cost, cost_error = compute_percent(lost)
         lines.append(f"  greedy, plan {name:15} {mean:6.1f} % +- {error:.1f}   "
                      f"costs {cost:.1f} points +- {cost_error:.1f}")
     lines.append("    Emptying costs what plans are worth; if swapping costs more, wrong plans are followed too.")
@@ -287,6 +307,8 @@ def print_diagnosis(args: Namespace, agents: list[Agent], rows: list[dict], epis
     outcomes = diagnose(agents, rows, max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch)
     print(describe_diagnosis(outcomes))
     print("    Tokens of all agents are the price of an episode: compare accuracies at equal sums.")
+    print("    Roles are reversed where plans hold the gold answer: the high-level agent solves the problem itself.")
+    print("    If training raises answers with a verifying phrase, these may only check what plans solve.")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -309,7 +331,7 @@ def print_actions(args: Namespace, agents: list[Agent], rows: list[dict], episod
 
 def print_paper(args: Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
                 out: Path) -> None:
-    for name, value in benchmarks.PAPER.get((args.base, args.data), {}).items():
+    for name, value in benchmarks.paper_figures(args.base, args.data).items():
         print(f"  the paper's {name:32} {value:7.2f} %")
 
 

@@ -32,7 +32,7 @@ def compute_rope_frequencies(config: Config) -> Tensor:
     """Angle per position of each pair of channels -> (C / 2,), float32: theta^(-2i / C)."""
     even = torch.arange(0, config.head_width, 2, dtype=torch.int64).float()
     frequency = 1.0 / config.rope_theta ** (even / config.head_width)
-    if config.rope_scaling:
+    if config.rope_scaling:              # extension: Llama 3.1
         frequency = stretch_frequencies(frequency, config.rope_scaling)
     return frequency
 
@@ -62,9 +62,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        wide = x.to(self.precision)
-        mean_square = wide.square().mean(-1, keepdim=True)
-        normed = wide * torch.rsqrt(mean_square + self.eps)
+        normed = F.rms_norm(x.to(self.precision), x.shape[-1:], eps=self.eps)   # x / sqrt(mean(x^2) + eps)
         return self.weight * normed.to(x.dtype)
 
 
@@ -88,15 +86,18 @@ def attend(q, k, v, mask):
         # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
         k = k.repeat_interleave(H // K, 1)
         v = v.repeat_interleave(H // K, 1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=k.shape[1] < H)
 
 
 class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
-        D, H, K, C = config.width, config.heads, config.kv_heads, config.head_width
-        self.layer, self.head_width = layer, C
+        D = config.width
+        H = config.heads
+        K = config.kv_heads
+        C = config.head_width
+        self.layer = layer
+        self.head_width = C
         self.q_proj = nn.Linear(D, H * C, bias=config.qkv_bias)
         self.k_proj = nn.Linear(D, K * C, bias=config.qkv_bias)
         self.v_proj = nn.Linear(D, K * C, bias=config.qkv_bias)
@@ -151,7 +152,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.width), freeze=False)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
@@ -180,7 +181,8 @@ class Transformer(nn.Module):
         """
         x = self.embed_tokens(tokens)                                          # (B, T, D)
         if cache is None:
-            positions, mask = torch.arange(tokens.shape[1], device=x.device)[None], None
+            positions = torch.arange(tokens.shape[1], device=x.device)[None]
+            mask = None
         else:
             positions, mask = cache.begin(tokens, real)                        # (B, T), (B, 1, T, S)
         if self.frequency is None or self.frequency.device != x.device:
@@ -201,17 +203,18 @@ class Cache:
     """Keys and values of B rows. All rows write into the same slots; `real` says in which a row has a token.
 
     Prompts are padded on the left, so that they all end at the same slot and every row draws its next token
-    into the next one. A row's position is the number of its real slots so far.
+    into the next one. A row's position is the number of its real slots so far. There are three uses:
 
-    Prompts are run once, into a Cache that keeps the tensors as they come (gradients flow through them). Their
-    samples go on from its rows: in training from `select`, while sampling from `repeat`, which copies them
-    into buffers with room for what will be drawn.
+    prompts    Cache() collects what one call of the model makes; gradients flow through it
+    training   prompts.select(rows): one call more, for the samples, whose keys are put behind those of their
+               prompts. `past` stays as it is, since recomputing a block (checkpointing) puts them there again
+    sampling   prompts.repeat(samples, room): buffers with room for what is drawn, written in place, call by call
     """
 
     def __init__(self, real: Tensor | None = None, past: dict | None = None, filled: int = 0, capacity: int = 0):
         self.real = real                 # (B, S) bool, or with buffers (B, capacity)
-        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) that a call goes on from
-        self.kv = {}                     # the same, with what the last call added; or the buffers
+        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) of the prompts
+        self.kv = {}                     # layer -> those of this cache; with buffers (2, B, K, capacity, C)
         self.filled = filled             # slots in use
         self.capacity = capacity         # slots of the buffers; 0: there are none
 
@@ -234,7 +237,8 @@ class Cache:
         # A token sees the real ones up to itself; padding sees itself, since softmax needs something.
         slots = torch.arange(self.filled, device=tokens.device)
         own = slots[first:, None]                                              # (T, 1)
-        mask = (slots <= own) & seen[:, None] | (slots == own)                 # (B, T, S)
+        earlier = (slots <= own) & seen[:, None]                               # (B, T, S)
+        mask = earlier | (slots == own)
         return positions, mask[:, None]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> Tensor:
@@ -245,7 +249,7 @@ class Cache:
             self.kv[layer][:, :, :, first:self.filled] = new
             return self.kv[layer][:, :, :, :self.filled]
         if layer in self.past:
-            new = torch.cat((self.past[layer], new), 3)
+            return torch.cat((self.past[layer], new), 3)
         self.kv[layer] = new
         return new
 
@@ -258,7 +262,8 @@ class Cache:
         """Each row `samples` times, in buffers with room for so many more tokens: for sampling."""
         real = self.real.repeat_interleave(samples, 0)
         cache = Cache(F.pad(real, (0, room)), filled=self.filled, capacity=self.filled + room)
-        for layer, kv in self.kv.items():
+        for layer in list(self.kv):
+            kv = self.kv.pop(layer)                  # a layer at a time: both would be twice the memory
             cache.kv[layer] = F.pad(kv.repeat_interleave(samples, 1), (0, 0, 0, room))
         return cache
 
@@ -331,7 +336,7 @@ def load(name_or_dir: str, device: str = "cpu", dtype: torch.dtype = torch.float
     bases: see load_adapters. Raises UserError that names what is missing, unexpected or misshapen.
     """
     directory = resolve(name_or_dir)
-    if (directory / "adapter_config.json").exists():
+    if (directory / "adapter_config.json").exists():         # extension
         return load_adapters(directory, device, dtype, bases)
     config = Config.from_hf(read_json(directory / "config.json"))
     wanted = {}
@@ -345,16 +350,16 @@ def load(name_or_dir: str, device: str = "cpu", dtype: torch.dtype = torch.float
     return assemble(config, weights), Tokenizer.load(directory)
 
 
-def save(model: Transformer, tokenizer: Tokenizer, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+def save(model: Transformer, tokenizer: Tokenizer, directory: str | Path) -> None:
     """Write a Hugging Face directory that transformers 4, 5 and load read: config, weights, tokenizer."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(directory)
-    if model.adapter:
+    if model.adapter:                    # extension
         return save_adapters(model, directory)
     tensors = {}
     for name, weight in model.named_parameters():
-        tensors[to_file_name(name)] = weight.detach().to("cpu", dtype or weight.dtype)
+        tensors[to_file_name(name)] = weight.detach().cpu()
     write_tensors(tensors, directory / "model.safetensors")
     config = model.config.to_hf(str(tensors["model.norm.weight"].dtype), tokenizer.stop_ids)
     atomic_write(directory / "config.json", json.dumps(config, indent=1))
@@ -423,18 +428,22 @@ class LoRA(nn.Linear):
 
     def __init__(self, linear, rank, alpha, generator):
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight, self.bias, self.scale = linear.weight, linear.bias, alpha / rank
-        device = linear.weight.device
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.scale = alpha / rank
         dtype = torch.promote_types(linear.weight.dtype, torch.float32)
         bound = linear.in_features ** -0.5
         a = torch.empty(rank, linear.in_features, dtype=dtype)
         nn.init.uniform_(a, -bound, bound, generator=generator)
-        self.lora_A = nn.Parameter(a.to(device))
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=device, dtype=dtype))
+        b = torch.zeros(linear.out_features, rank, dtype=dtype)
+        self.lora_A = nn.Parameter(a.to(linear.weight.device))
+        self.lora_B = nn.Parameter(b.to(linear.weight.device))
 
     def forward(self, x):
-        low = F.linear(F.linear(x.to(self.lora_A.dtype), self.lora_A), self.lora_B)
-        return (super().forward(x) + self.scale * low).to(x.dtype)
+        low = F.linear(x.to(self.lora_A.dtype), self.lora_A)                   # (..., r)
+        learned = F.linear(low, self.lora_B)
+        y = super().forward(x) + self.scale * learned
+        return y.to(x.dtype)
 
 
 def add_adapters(base: Transformer, rank: int, alpha: float, generator: torch.Generator | None,
@@ -455,9 +464,11 @@ def add_adapters(base: Transformer, rank: int, alpha: float, generator: torch.Ge
             for layer, linear in list(part.named_children()):
                 if layer in targets:
                     setattr(part, layer, LoRA(linear, rank, alpha, generator))
-    model.adapter = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(name),
-                     "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
-                     "target_modules": sorted(targets)}
+    model.adapter = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "lora_dropout": 0.0, "bias": "none"}
+    model.adapter["base_model_name_or_path"] = str(name)
+    model.adapter["r"] = rank
+    model.adapter["lora_alpha"] = alpha
+    model.adapter["target_modules"] = sorted(targets)
     return model
 
 

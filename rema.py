@@ -9,7 +9,6 @@ that list is written for a list of any length.
 
 Shapes: N tokens (of all turns in a batch, one after the other).
 """
-import collections
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -68,7 +67,7 @@ class Episode:
     def response(self) -> str:
         """The text that is judged: what was said last."""
         text = self.turns[-1].text
-        if self.row.get("judge"):
+        if self.row.get("judge"):                    # extension
             return rewards.box_verdict(text)
         return text
 
@@ -89,8 +88,8 @@ class Episode:
         return self.turns[position]
 
 
-def group_episodes(episodes: list[Episode], position: int) -> list[list[Episode]]:
-    """Episodes -> for each turn of the agent at `position` the list of episodes that contain it."""
+def group_by_turn(episodes: list[Episode], position: int) -> list[list[Episode]]:
+    """Episodes -> for each turn of the agent at `position` the list of episodes that begin with it."""
     groups = {}
     for episode in episodes:
         turn = episode.spoken_by(position)
@@ -101,7 +100,7 @@ def group_episodes(episodes: list[Episode], position: int) -> list[list[Episode]
 def collect_turns(episodes: list[Episode], position: int) -> list[Turn]:
     """All turns of the agent at `position`, each once (the answers to a plan share its turn); no empty ones."""
     turns = []
-    for sharing in group_episodes(episodes, position):
+    for sharing in group_by_turn(episodes, position):
         turn = sharing[0].spoken_by(position)
         if turn.tokens:
             turns.append(turn)
@@ -118,7 +117,10 @@ def reward_answer(turn: Turn, episodes: list[Episode]) -> float:
 
 
 def reward_plan(turn: Turn, episodes: list[Episode]) -> float:
-    """Of who speaks earlier: how often the episodes that follow are right, minus 1 if it states an answer."""
+    """Of who speaks earlier: how often the episodes that follow are right, minus 1 if it states an answer.
+
+    episodes: those that begin with this turn, with eight answers to a plan eight of them.
+    """
     correct = [episode.correct for episode in episodes]
     return rewards.plan_reward(turn.text, correct)
 
@@ -154,7 +156,9 @@ HIGH = Role("high", "You guide a weaker solver. Write a short plan: the steps th
 LOW = Role("low", f"Follow the plan and show every step. {BOX}", "Problem:\n{question}\n\nPlan:\n{high}",
            reward_answer)
 
-# Who speaks, in order, in the three processes of the paper (its equations 3 to 5)
+# Who speaks, in order, in the three processes of the paper (its equations 3 to 5). A third agent is a third Role in
+# such a list, given to train.main: what it is shown (`user`), what it earns, when it learns, how many turns it draws
+# and where it is saved follow from its place in the list and its name.
 PROCESSES = {"vrp": [VRP], "mrp": [MRP], "rema": [HIGH, LOW]}
 
 
@@ -163,7 +167,7 @@ def score(episodes: list[Episode], roles: list[Role]) -> None:
     for episode in episodes:
         episode.correct = rewards.is_correct(episode.response, episode.row["answer"])
     for position, role in enumerate(roles):
-        for sharing in group_episodes(episodes, position):
+        for sharing in group_by_turn(episodes, position):
             turn = sharing[0].spoken_by(position)
             turn.reward = role.reward(turn, sharing)
 
@@ -178,7 +182,8 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
     dr_grpo      R - group mean                                            arXiv 2503.20783
     rloo         R - mean of the others in the group                       arXiv 2402.14740
     reinforce++  (R - batch mean) / (batch std + 1e-6)                     arXiv 2501.03262
-    Standard deviations are the unbiased ones (n - 1). ValueError: a group of one under grpo or rloo.
+    Standard deviations are the unbiased ones (n - 1). Who is alone in a group, since the others were cut off before
+    they spoke, has nothing to be compared with: 0. (train.py refuses groups of one.)
 
     >>> compute_advantages([1, 0, 0, 0], ["q"] * 4, "rloo")
     [1.0, -0.3333333333333333, -0.3333333333333333, -0.3333333333333333]
@@ -193,10 +198,8 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
     for indices in members.values():
         rewards_of_group = [values[i] for i in indices]
         G = len(indices)
-        if G == 1 and kind in ("grpo", "rloo"):
-            raise ValueError(f"{kind} compares the rewards of a group: it needs at least 2 samples, not 1")
         if min(rewards_of_group) == max(rewards_of_group):
-            continue                                 # nothing was better than anything: exactly 0
+            continue                                 # nothing was better than anything, or one is alone: exactly 0
         mean = sum(rewards_of_group) / G
         squares = [(value - mean) ** 2 for value in rewards_of_group]
         std = (sum(squares) / (G - 1)) ** 0.5
@@ -214,24 +217,18 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
 
 
 def assign_advantages(turns: list[Turn], kind: str = "grpo") -> None:
-    """Compare the rewards of one agent's turns and note on each its advantage.
-
-    It is 0 for a turn that is left alone in its group, since the others were cut off before they spoke.
-    """
-    sizes = collections.Counter(turn.group for turn in turns)
-    compared = [turn for turn in turns if sizes[turn.group] > 1 or kind in ("dr_grpo", "reinforce++")]
-    values = [turn.reward for turn in compared]
-    groups = [turn.group for turn in compared]
-    for turn in turns:
-        turn.advantage = 0.0
-    for turn, advantage in zip(compared, compute_advantages(values, groups, kind)):
+    """Compare the rewards of one agent's turns and note on each its advantage."""
+    values = [turn.reward for turn in turns]
+    groups = [turn.group for turn in turns]
+    for turn, advantage in zip(turns, compute_advantages(values, groups, kind)):
         turn.advantage = advantage
 
 
 def drop_dead_groups(turns: list[Turn]) -> list[Turn]:
-    """Leave out groups in which every advantage is 0: they teach nothing.
+    """Leave out groups in which every advantage is 0: all earned the same, which teaches nothing.
 
-    Otherwise their tokens would count in the loss's denominator and make every step smaller.
+    Otherwise their tokens would count in the loss's denominator and make every step smaller. Two cases stay: under
+    reinforce++ such a group may be better than the batch; and a KL term learns from it (train.py then keeps all).
     """
     alive = set()
     for turn in turns:
@@ -246,7 +243,8 @@ def drop_dead_groups(turns: list[Turn]) -> list[Turn]:
 def assign_weights(turns: list[Turn]) -> None:
     """Note on each turn what its tokens weigh in the loss: all tokens of the WHOLE batch alike (DAPO's choice).
 
-    The weights are fixed before the batch is cut into micro-batches, so how it is cut changes nothing.
+    The weights are fixed before the batch is cut into micro-batches, so how it is cut changes nothing. The loss only
+    multiplies by them: another average is another function in this place, such as assign_other_weights.
     """
     total = sum(turn.count_learned() for turn in turns)
     for turn in turns:
@@ -255,7 +253,7 @@ def assign_weights(turns: list[Turn]) -> None:
 
 def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
                 clip: float = 0.2, kl: float = 0.0, ref: Tensor | None = None,
-                turns: Tensor | None = None, dual_clip: float = 0.0) -> tuple[Tensor, dict]:
+                turn_numbers: Tensor | None = None, dual_clip: float = 0.0) -> tuple[Tensor, dict]:
     """The clipped objective with its sign turned, eq. 2 -> (loss, statistics). All tensors (N,), an entry a token.
 
         r = exp(new - old)                                                  the ratio, 1 on fresh samples
@@ -264,17 +262,18 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
         loss = sum of weight * (-gain + kl * k3)
 
     new, old, ref: log-probs under the weights that learn, when sampled, and under the first weights.
+    turn_numbers, dual_clip: see average_over_turns and bound_loss, among the extensions.
     """
     log_ratio = new - old
-    if turns is not None:
-        log_ratio = average_over_turns(log_ratio, turns)
-    ratio = torch.exp(log_ratio.clamp(max=3))        # the clamp is in ReMA's code: no ratio above 20
+    if turn_numbers is not None:                     # extension
+        log_ratio = average_over_turns(log_ratio, turn_numbers)
+    ratio = torch.exp(log_ratio.clamp(max=3))        # as in ReMA's code: a bad token (A < 0) costs at most 20 |A|
     clipped_ratio = ratio.clamp(1 - clip, 1 + clip)
-    # min for both signs of A: a token that got better stops counting once it has moved far enough (A > 0 above
-    # 1 + clip, A < 0 below 1 - clip); a step for the worse is always taken back.
+    # The same min for both signs of A: a token that got better stops counting once it has moved far enough (A > 0
+    # above 1 + clip, A < 0 below 1 - clip); a step for the worse is always taken back.
     gain = torch.minimum(ratio * advantages, clipped_ratio * advantages)
     was_clipped = clipped_ratio * advantages < ratio * advantages
-    if dual_clip:
+    if dual_clip:                                    # extension
         gain = bound_loss(gain, advantages, dual_clip)
     loss = -(weights * gain).sum()
     statistics = {"clip_share": was_clipped.float().mean()}
@@ -292,7 +291,7 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
     """Positions of the agents that learn at a step (from 0), Algorithm 1: one after the other, from `first` on.
 
     While the others are frozen the learner faces a world that stands still: block coordinate ascent.
-    switch_every 0: all of them learn at every step.
+    switch_every 0: all of them learn at every step. (Phases are of one length: --filter counts on that.)
 
     >>> [choose_learners(step, agents=2, switch_every=10) for step in (0, 9, 10, 20)]
     [[0], [0], [1], [0]]
@@ -303,21 +302,21 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
     return [(first + phase) % agents]
 
 
-def choose_samples(learning: list[int], agents: int, group: list[int], followers: int = 1) -> list[int]:
+def choose_samples(learning: list[int], agents: int, sizes: list[int], followers: int = 1) -> list[int]:
     """How many turns each agent draws for each thing that it is shown -> one number an agent.
 
-    Who learns draws its group (one size for all, or one for each agent). Who spoke before it draws one, so that a
-    group shares everything that was said before; who speaks after it draws `followers`: more of them make the
-    learner's reward less noisy. While the high-level agent learns these are G plans and 1 answer to each (k1 = G,
-    k2 = 1); while the low-level agent learns, 1 plan and G answers.
+    Who learns draws a group, of sizes[0], or sizes[i] where each agent has its own. Who spoke before it draws one,
+    so that a group shares everything that was said before; who speaks after it draws `followers`: more of them make
+    the learner's reward less noisy. While the high-level agent learns these are G plans and 1 answer to each
+    (k1 = G, k2 = 1); while the low-level agent learns, 1 plan and G answers.
 
-    >>> choose_samples([0], 2, [8]), choose_samples([1], 2, [8]), choose_samples([0, 1], 2, [4, 2])
-    ([8, 1], [1, 8], [4, 2])
+    >>> choose_samples([0], 2, [8]), choose_samples([1], 2, [8])
+    ([8, 1], [1, 8])
     """
     samples = []
     for position in range(agents):
         if position in learning:
-            samples.append(group[min(position, len(group) - 1)])
+            samples.append(sizes[position % len(sizes)])
         elif position < min(learning):
             samples.append(1)
         else:
@@ -406,7 +405,10 @@ HIGH_JSON = Role("high", 'You guide a weaker solver. Write one JSON object {"act
 
 def reward_agreement(turn: Turn, episodes: list[Episode]) -> float:
     responses = [episode.response for episode in episodes]
-    return rewards.consistency_reward(turn.text, responses)
+    plan = turn.text
+    if episodes[0].row.get("judge"):
+        plan = rewards.box_verdict(plan)
+    return rewards.consistency_reward(plan, responses)
 
 
 def reward_plans_for_agreement(roles: list[Role]) -> list[Role]:

@@ -8,6 +8,7 @@ The mathematics, whether 0.5 is \frac12, is in data/answers.
 import re
 
 from data.answers.comparing import count_answers, equivalent, parse, unparsed  # noqa: F401
+from data.answers.leaking import leaks  # noqa: F401
 
 MAX_RESPONSE = 10_000       # characters at the end of a response in which a box is looked for
 
@@ -104,8 +105,8 @@ def consistency_reward(plan_text: str, responses: list[str], leak: float = 1.0) 
 
 
 TAG = re.compile(r"\[([A-Z])\]")            # also inside [[A]]
-LAST_WORD = re.compile(r"\b(?:verdict|decision|winner|choose|pick|prefer|conclusion|therefore|overall|(?:final|my)\s(?:answer|choice))\b"
-                       r"[^\[\]]*\[+([A-Z])\]", re.IGNORECASE)
+LAST_WORD = re.compile(r"\b(?:verdict|decision|winner|choose|pick|prefer|conclusion|therefore|overall|"
+                       r"(?:final|my)\s(?:answer|choice))\b[^\[\]]{0,200}\[+([A-Z])\]", re.I)
 
 
 def verdict(response: str) -> str | None:
@@ -113,7 +114,7 @@ def verdict(response: str) -> str | None:
 
     None if the last line with a tag names both, unless one of them follows "verdict" or the like; or if it says [C].
     """
-    for line in reversed(response.split("\n")):
+    for line in reversed(response[-MAX_RESPONSE:].split("\n")):
         named = TAG.findall(line)
         last_words = LAST_WORD.findall(line)
         if last_words:
@@ -133,11 +134,11 @@ def box_verdict(response: str) -> str:
     return f"\\boxed{{{found}}}"
 
 
-STATED = re.compile(r"(?:####|\banswer\b[^.:=#\n]{0,60}?(?:\bis\b|\bbe\b|:|=))[\s:*$]*([^\n]*)", re.IGNORECASE)
-OPENING = re.compile(r"(?:[\s:*$,]|\\[(\[]|\b(?:therefore|thus|hence|so|then|simply|just|now|clearly)\b)*", re.IGNORECASE)
+STATED = re.compile(r"(?:####|\banswer\b[^.:=#\n]{0,60}?(?:\bis\b|\bbe\b|:|=))[\s:*$]*([^\n]*)", re.I)
+OPENING = re.compile(r"(?:[\s:*$,]|\\[(\[]|\b(?:therefore|thus|hence|so|then|simply|just|now|clearly)\b)*", re.I)
 # Where an answer ends and prose begins. A comma ends it only before a word: "72, in total", but "5, 6 and 7".
 PROSE = re.compile(r"\$|\*\*|\\[)\]]|[.!?;]\s|\s(?:because|since|so|as|which|in total|and not)\b|\s\((?=[a-z]{2})"
-                   r"|(?<=\d),\s(?!and\b|or\b)(?=[a-z]{2})", re.IGNORECASE)
+                   r"|(?<=\d),\s(?!and\b|or\b)(?=[a-z]{2})", re.I)
 COUNT = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)\s([a-z]+s)\b")
 
 
@@ -157,19 +158,3 @@ def find_stated_answer(text: str) -> str | None:
     if counted and parse(counted[0])[0] == "unit" and counted[2] not in ("is", "was", "has", "times", "less"):
         answer = counted[1]                             # outside of a box, people say what they have counted
     return answer or None
-
-
-def leaks(plan: str, answer: str) -> bool:
-    """Does a plan's text hold the gold answer as a whole number or word, not as a part of a longer one?"""
-    text = strip_decoration(plan)
-    gold = strip_decoration(answer)
-    if not gold:
-        return False
-    return re.search(rf"(?<![\w.\-]){re.escape(gold)}(?!\w|[.,]\d)", text) is not None
-
-
-def strip_decoration(text: str) -> str:
-    r"""1,234 becomes 1234, \dfrac{1}{2} frac12, \text{east} east."""
-    text = re.sub(r"\\(?:boxed|fbox|text)(?![a-z])", " ", text)
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))|[{}$\\]|\b[dt](?=frac)", "", text)
-    return text.strip()

@@ -24,13 +24,16 @@ from data import UserError
 from data.formats.files import read_json
 from data.formats.runs import complete_from_run, find_agents
 from data.formats.tokenizer import Tokenizer
-from data.views.program import Parser, add_machine_flags, amount, check_sampling, count, pick_machine, rate
+from data.views.program import Parser, add_machine_flags, amount, count, pick_machine, rate
 from model import Cache, Transformer, compute_logprobs, load
 from rema import Episode, Role, Turn
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Flags that rollout.py and eval.py share
+# Flags that rollout.py and eval.py share. VARIATIONS: functions by which extensions change the roles.
+
+VARIATIONS = []
+
 
 def add_speaking_flags(parser: Parser) -> None:
     parser.set_defaults(turns=1, plan_format="text", example=False)            # unless an extension's flag says so
@@ -69,21 +72,22 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     """logits (B, V), uniform (B,) in [0, 1) -> tokens (B,), log-probs (B,) under the distribution drawn from.
 
     Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
-    greedy and reports log-probs at temperature 1.
+    greedy and reports log-probs at temperature 1. top_p below 1 is for evaluation only: in training the new
+    policy's nucleus would differ from the old one's, and ratios would be 0 or infinite.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature > 0:
         logits = logits / temperature
     probs = logits.softmax(-1)                                                 # (B, V)
-    if top_p < 1:
-        probs = keep_nucleus(probs, top_p)
     if temperature == 0:
         tokens = logits.argmax(-1, keepdim=True)                               # (B, 1)
     else:
+        if top_p < 1:                                # extension
+            probs = keep_nucleus(probs, top_p)
         cdf = probs.cumsum(-1)
-        end = cdf[:, -1:]                            # 1, but for rounding, which must not draw beyond it
-        point = uniform.to(cdf)[:, None] * end
-        point = torch.minimum(point, torch.nextafter(end, torch.zeros_like(end)))
+        end = cdf[:, -1:]                            # 1, but for rounding
+        below = torch.nextafter(end, torch.zeros_like(end))                    # the next smaller number
+        point = torch.minimum(uniform.to(cdf)[:, None] * end, below)           # never beyond the last token
         tokens = torch.searchsorted(cdf, point, right=True)
     return tokens[:, 0], probs.gather(-1, tokens)[:, 0].log()
 
@@ -94,12 +98,10 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
 def pad_left(sequences: list[list[int]], device) -> tuple[Tensor, Tensor]:
     """Lists of ids -> tokens (B, T) filled up on the left, real (B, T) bool: which of them are no padding."""
     longest = max(len(sequence) for sequence in sequences)
-    tokens, real = [], []
-    for sequence in sequences:
-        padding = longest - len(sequence)
-        tokens.append([0] * padding + sequence)
-        real.append([False] * padding + [True] * len(sequence))
-    return torch.tensor(tokens, device=device), torch.tensor(real, device=device)
+    tokens = [[0] * (longest - len(sequence)) + sequence for sequence in sequences]
+    slots = torch.arange(longest, device=device)
+    first = torch.tensor([[longest - len(sequence)] for sequence in sequences], device=device)
+    return torch.tensor(tokens, device=device), slots >= first
 
 
 def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
@@ -119,21 +121,23 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
     Each prompt is run once, whatever the number of its samples; each sample draws from the first token on. A row
     ends when it draws an id of stop_ids, after max_new_tokens, or at the end of the model's context.
     generator: a Generator, or a list of one a prompt. batch: so many rows at a time (memory), but
-    never fewer than one prompt's samples. bar: advanced by each row. UserError: a prompt that is empty or
-    leaves no room.
+    never fewer than one prompt's samples. bar: advanced by each row. A prompt that leaves no room in the context
+    gets turns without tokens.
     """
+    if samples < 1 or max_new_tokens < 1 or not all(prompts):
+        raise UserError("samples and max_new_tokens must be at least 1, and no prompt empty")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise UserError(f"temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
     context = model.config.context
-    check_sampling(samples, max_new_tokens, temperature, top_p)
-    for prompt in prompts:
-        if not 0 < len(prompt) < context:
-            raise UserError(f"a prompt of {len(prompt)} tokens has no room in the model's context of {context}")
+    max_new_tokens = min(max_new_tokens, context)    # buffers are made for no more
     if not isinstance(generator, list):
         generator = [generator or Generator().manual_seed(0)] * len(prompts)
     # All random numbers are drawn ahead, per prompt, so that they depend on nothing that happens on the way.
     uniforms = [torch.rand(samples, max_new_tokens, generator=one) for one in generator]
 
-    turns = [[]] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))         # like lengths: less padding
+    turns = [[Turn(prompt, [], [], False) for _ in range(samples)] for prompt in prompts]
+    order = [i for i in range(len(prompts)) if len(prompts[i]) < context]
+    order.sort(key=lambda i: len(prompts[i]))        # like lengths: less padding
     at_once = max(1, batch // samples)
     for start in range(0, len(order), at_once):
         chosen = order[start:start + at_once]
@@ -168,9 +172,9 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
     stops = torch.tensor(sorted(stop_ids), device=device)
     tokens = torch.zeros(B, most, dtype=torch.int64, device=device)
     logprobs = torch.zeros(B, most, device=device, dtype=torch.promote_types(logits.dtype, torch.float32))
-    length = torch.tensor(room, device=device)       # tokens of each row, its end token included
+    length = torch.tensor(room, device=device)       # where each row ends: at first at its room, then at its end token
     stopped = torch.zeros(B, dtype=torch.bool, device=device)
-    live = torch.arange(B, device=device)            # rows that are still in the batch
+    live = torch.arange(B, device=device)            # the rows still in the batch, by their first numbers
     look_every = 1
     if device.type == "cuda":
         look_every = 16                              # asking a card whether rows are done makes it wait
@@ -224,6 +228,7 @@ def run_turns(model: Transformer, turns: list[Turn]) -> tuple[Tensor, Tensor]:
     tokens = torch.tensor(tokens, device=device)                               # (B, T)
     learned = torch.tensor(learned, device=device)                             # (B, T)
 
+    # The hidden state at a token predicts the next one, so there is one for each but the last.
     hidden = last[owner][:, None]                                              # (B, 1, D)
     if longest > 1:
         rest = model.hidden(tokens[:, :-1], cache.select(owner))
@@ -263,15 +268,9 @@ class Agent:
 
 def speak(agent: Agent, conversations: list[list[dict]], samples: int, generators: list[Generator],
           **how) -> list[list[Turn]]:
-    """`samples` turns of an agent for each message list. One that is too long for the context gets empty turns."""
-    ids = [agent.tokenizer.chat(messages) for messages in conversations]
-    fitting = [i for i in range(len(ids)) if len(ids[i]) < agent.model.config.context]
-    groups = []
-    for prompt in ids:
-        groups.append([Turn(prompt, [], [], False) for _ in range(samples)])
-    drawn = agent.generate([ids[i] for i in fitting], samples, generator=[generators[i] for i in fitting], **how)
-    for i, turns in zip(fitting, drawn):
-        groups[i] = turns
+    """`samples` turns of an agent for each message list."""
+    prompts = [agent.tokenizer.chat(messages) for messages in conversations]
+    groups = agent.generate(prompts, samples, generator=generators, **how)
     for turns in groups:
         for turn in turns:
             turn.agent = agent.name
@@ -288,12 +287,12 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     rows: dicts with problem, answer and id. key: (seed, step ...), what the draws depend on. how: what generate
     takes besides (max_new_tokens, top_p, batch, bar).
     """
-    episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]
+    episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]          # what was said so far
     for agent, n, temperature in zip(agents, samples, temperatures):
         conversations, generators = [], []
         for episode in episodes:
             conversations.append(agent.role.prompt(episode.row, episode.said()))
-            # copy: of a problem that stands in the batch twice
+            # Draws depend on the problem, not on its place in the batch. copy: of one that stands there twice
             row_key = episode.row["id"], episode.row.get("copy", 0), *episode.place[1:]
             generators.append(make_generator(*key, *row_key, agent.name))
         groups = speak(agent, conversations, n, generators, temperature=temperature, **how)
@@ -308,9 +307,9 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
 
 def play(agents: list[Agent], rows: list[dict], samples: list[int], turns: int = 1, **how) -> list[Episode]:
     """rollout, or what an extension puts in its place."""
-    if dist.is_initialized():
+    if dist.is_initialized():                        # extension: several processes
         return play_together(agents, rows, samples, turns, **how)
-    if turns > 1:
+    if turns > 1:                                    # extension: conversations
         return converse(agents, rows, samples[-1], turns, **how)
     return rollout(agents, rows, samples, **how)
 
@@ -321,27 +320,26 @@ def load_agents(name: str, roles: list[Role], args: Namespace, share: bool = Tru
     for role, source in zip(roles, find_agents(name, [role.name for role in roles])):
         if source not in loaded or not share:
             loaded[source] = load(source, args.device, getattr(torch, args.dtype), bases)
-        agents.append(make_agent(role, *loaded[source], args))
+        agents.append(Agent(role, *loaded[source]))
+    if args.plan_format == "json":                   # extension
+        guide_plans(agents)
     return agents
-
-
-def make_agent(role: Role, model: Transformer, tokenizer: Tokenizer, args: Namespace) -> Agent:
-    if args.plan_format == "json" and role.name == "high":
-        return make_guided_agent(role, model, tokenizer)
-    return Agent(role, model, tokenizer)
 
 
 def choose_roles(args: Namespace, rows: list[dict]) -> list[Role]:
     """The roles of --process, as the extensions vary them."""
     roles = rema.PROCESSES[args.process]
-    if args.turns > 1 or args.plan_format == "json" or args.example or "judge" in rows[0]:
-        roles = vary_roles(roles, args, rows)
+    for vary in VARIATIONS:
+        roles = vary(roles, args, rows)
     return roles
 
 
 # --- extensions ---------------------------------------------------------------------------------------------
 
 import math  # noqa: E402
+
+import torch.nn.functional as F  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from data.views import terminal  # noqa: E402
 from data.views.program import run_program  # noqa: E402
@@ -378,6 +376,9 @@ def vary_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Rol
     return roles
 
 
+VARIATIONS.append(vary_roles)
+
+
 # ------------------------------------------------------------------------------------------------------------
 # top-p: for generation and evaluation. In training the new policy's nucleus would differ from the old one's.
 
@@ -406,58 +407,70 @@ class GuidedAgent(Agent):
     @torch.inference_mode()
     def generate(self, prompts, samples, *, max_new_tokens, temperature=1.0, top_p=1.0, generator, batch=256,
                  bar=None):
-        """As generate(): draws from the model's distribution renormalised over the tokens that are allowed."""
-        least = self.guide.least
+        """As generate(): draws from the model's distribution renormalised over the tokens that are allowed.
+
+        A prompt that leaves no room for a plan in the model's context gets empty turns.
+        """
+        least, context = self.guide.least, self.model.config.context
         if max_new_tokens < least:
             raise UserError(f"--max-new-tokens {max_new_tokens}: a guided plan needs at least {least}")
-        groups = []
+        max_new_tokens = min(max_new_tokens, context)
+        groups, fitting = [], []
+        for i, prompt in enumerate(prompts):
+            groups.append([GuidedTurn(prompt, [], [], False, learned=[], states=[]) for _ in range(samples)])
+            if len(prompt) + least <= context:
+                fitting.append(i)
         at_once = max(1, batch // samples)
-        for start in range(0, len(prompts), at_once):
-            chosen = prompts[start:start + at_once]
-            cache, hidden = prefill(self.model, chosen)
+        for start in range(0, len(fitting), at_once):
+            chosen = fitting[start:start + at_once]
+            cache, hidden = prefill(self.model, [prompts[i] for i in chosen])
             cache = cache.repeat(samples, max_new_tokens)
             logits = self.model.lm_head(hidden).repeat_interleave(samples, 0)
-            uniform = []
-            for one in generator[start:start + at_once]:
-                uniform.append(torch.rand(samples, max_new_tokens, generator=one))
-            turns = self.write(cache, logits, torch.cat(uniform).to(logits.device), temperature, top_p)
-            for i, prompt in enumerate(chosen):
-                group = turns[i * samples:(i + 1) * samples]
-                for turn in group:
-                    turn.prompt = prompt
-                groups.append(group)
+            room, uniform = [], []
+            for i in chosen:
+                room += [min(max_new_tokens, context - len(prompts[i]))] * samples
+                uniform.append(torch.rand(samples, max_new_tokens, generator=generator[i]))
+            turns = self.write(cache, logits, room, torch.cat(uniform), temperature, top_p)
+            for j, i in enumerate(chosen):
+                groups[i] = turns[j * samples:(j + 1) * samples]
+                for turn in groups[i]:
+                    turn.prompt = prompts[i]
             if bar is not None:
                 bar.update(len(turns))
         return groups
 
-    def write(self, cache, logits, uniform, temperature, top_p):
-        """All rows until all have come to their end: those that have go on and are cut."""
-        guide = self.guide
-        B, most = uniform.shape
-        state = torch.full((B,), guide.START, device=logits.device)
-        columns = []
-        for t in range(most):
-            state = guide.hurry(state, torch.full_like(state, most - t))
+    def write(self, cache, logits, room, uniform, temperature, top_p):
+        """As decode(), all rows until all have come to their end: those that have go on and are cut."""
+        if not logits.isfinite().all():
+            raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
+        guide, device = self.guide, logits.device
+        uniform = uniform.to(device)
+        left = torch.tensor(room, device=device)     # tokens that each row may still draw
+        state = torch.full_like(left, guide.START)
+        tokens, logprobs, states = [], [], []
+        for t in range(max(room)):
+            state = guide.hurry(state, left - t)
             allowed = logits.masked_fill(~guide.allowed[state], -math.inf)
             token, logprob = draw(allowed, uniform[:, t], temperature, top_p)
-            columns.append(torch.stack((token.double(), logprob.double(), state.double())))
+            tokens.append(token)
+            logprobs.append(logprob)
+            states.append(state)
             state = guide.next[state, token].long()
             if (state == guide.FREE).all():
                 break
             logits = self.model.step(token, cache)
-        turns = []
-        end = self.tokenizer.after([])[0]
-        for tokens, logprobs, states in torch.stack(columns, -1).transpose(0, 1).tolist():     # (B, 3, T)
-            ids = [int(id) for id in tokens]
-            states = [int(number) for number in states]
-            n = states.index(guide.END) + 1
+        turns, forced = [], guide.forced.tolist()
+        columns = [torch.stack(column, 1).tolist() for column in (tokens, logprobs, states)]   # (B, T) each
+        for row_tokens, row_logprobs, row_states in zip(*columns):
+            n = row_states.index(guide.END) + 1
             # Where one token is allowed there is nothing to learn: its log-prob is 0, whatever the weights are.
-            learned = [not guide.forced[number] for number in states[:n]]
-            assert ids[n - 1] == end
-            turns.append(GuidedTurn([], ids[:n], logprobs[:n], True, learned=learned, states=states[:n]))
+            learned = [not forced[number] for number in row_states[:n]]
+            turns.append(GuidedTurn([], row_tokens[:n], row_logprobs[:n], True, learned=learned,
+                                    states=row_states[:n]))
         return turns
 
     def compute_logprobs(self, turns, temperature):
+        """As batch_logprobs. Where agents share weights some turns are another one's, who may say anything."""
         hidden, targets = run_turns(self.model, turns)
         states = []
         for turn in turns:
@@ -467,17 +480,32 @@ class GuidedAgent(Agent):
             for state, learned in zip(turn.states, turn.learned):
                 if learned:
                     states.append(state)
-        logits = self.model.lm_head(hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-        allowed = self.guide.allowed[torch.tensor(states, device=logits.device)]
-        logprobs = logits.masked_fill(~allowed, -1e30).log_softmax(-1)         # not -inf: 0 * -inf is no number
-        entropy = -(logprobs.exp() * logprobs).sum(-1).detach()
-        return logprobs.gather(1, targets[:, None])[:, 0], entropy
+        states = torch.tensor(states, device=hidden.device)                    # (N,)
+        logprobs, entropies = [], []
+        for start in range(0, len(targets), 1024):   # in chunks, as model.compute_logprobs
+            end = start + 1024
+            part = checkpoint(compute_guided_logprobs, hidden[start:end], self.model.lm_head.weight,
+                              targets[start:end], temperature, self.guide.allowed, states[start:end],
+                              use_reentrant=False)
+            logprobs.append(part[0])
+            entropies.append(part[1])
+        return torch.cat(logprobs), torch.cat(entropies)
 
 
-def make_guided_agent(role: Role, model: Transformer, tokenizer: Tokenizer) -> GuidedAgent:
-    guide = Guide(tokenizer, model.config.vocab_size, model.device)
-    return GuidedAgent(role, model, tokenizer, guide=guide)
+def compute_guided_logprobs(hidden, weight, targets, temperature, allowed, states):
+    logits = F.linear(hidden, weight)                                          # (N, V)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    logits = logits.masked_fill(~allowed[states], -1e30)     # not -inf: 0 * -inf is no number
+    logprobs = logits.log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1).detach()
+    return logprobs.gather(1, targets[:, None])[:, 0], entropy
+
+
+def guide_plans(agents: list[Agent]) -> None:
+    """The first agent becomes one that writes guided plans."""
+    first = agents[0]
+    guide = Guide(first.tokenizer, first.model.config.vocab_size, first.model.device)
+    agents[0] = GuidedAgent(first.role, first.model, first.tokenizer, first.optimizer, first.reference, guide)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -512,20 +540,21 @@ def talk(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
     for t in range(turns):
         for agent, temperature in zip(agents, temperatures):
             context = agent.model.config.context
+            most = min(max_new_tokens, context)      # buffers are made for no more
             for episode in live:
                 episode.turns.append(Turn(hear(agent, episode), [], [], False, agent.name))
             live = go_on(live, caches, [count_seen(agent, episode) < context for episode in live])
             if not live:
                 return
-            logits = listen(agent, live, caches, max_new_tokens)
+            logits = listen(agent, live, caches, most)
             cache = caches[agent.name]
             first = cache.filled
             room, uniform = [], []
             for episode in live:
-                room.append(min(max_new_tokens, context - count_seen(agent, episode)))
+                room.append(min(most, context - count_seen(agent, episode)))
                 row_key = episode.row["id"], episode.row.get("copy", 0), episode.place[1]
                 generator = make_generator(*key, *row_key, agent.name, t)
-                uniform.append(torch.rand(max_new_tokens, generator=generator))
+                uniform.append(torch.rand(most, generator=generator))
             drawn = decode(agent.model, cache, logits, room, torch.stack(uniform), temperature, top_p,
                            agent.tokenizer.stop_ids, drop_done=False)
             going = []
@@ -653,8 +682,10 @@ def program(argv: list[str] | None) -> None:
     row = {"id": "question", "problem": args.question, "answer": args.answer or ""}
     roles = choose_roles(args, [row])
     agents = load_agents(args.model, roles, args)
-    [episode] = play(agents, [row], [1] * len(agents), temperatures=[args.temperature] * len(agents),
-                     turns=args.turns, max_new_tokens=args.max_new_tokens, top_p=args.top_p, key=(args.seed,))
+    once = [1] * len(agents)
+    temperatures = [args.temperature] * len(agents)
+    [episode] = play(agents, [row], once, args.turns, temperatures=temperatures, top_p=args.top_p,
+                     max_new_tokens=args.max_new_tokens, key=(args.seed,))
     if not episode.turns[0].tokens:
         raise UserError("the question leaves no room for an answer in this model's context")
     for turn in episode.turns:

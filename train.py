@@ -21,7 +21,6 @@ import copy
 import math
 import time
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,12 +31,12 @@ from tqdm import tqdm
 import eval as evaluation
 import rema
 from data import UserError
-from data.formats.files import append_json, forget_after, write_json
-from data.formats.runs import find_agents, go_on, load_state, save_state
+from data.formats.files import append_json, forget_after
+from data.formats.runs import claim_run, go_on, load_state, refuse_used_run, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import curves, terminal
-from data.views.program import (Parser, add_machine_flags, amount, choose_first, claim_directory, count,
-                                count_or_none, interruptible, pick_machine, rate, refuse_used, run_program)
+from data.views.program import (Parser, add_machine_flags, amount, check_agents, count, count_or_none, interruptible,
+                                pick_machine, rate, run_program)
 from data.views.statistics import count_tokens, describe_step, group_by_question, record
 from data.views.terminal import say
 from model import Transformer, save
@@ -54,8 +53,9 @@ TINY = dict(data="arithmetic", lr=3e-4, max_new_tokens=64, questions=32, steps=6
 REAL = dict(data="words", lr=1e-6, max_new_tokens=512, questions=16, steps=100, eval_questions=100,
             micro_tokens=16384)
 
-# Where extensions step in: functions that add flags, fill in defaults, check what was asked for, look at the
-# agents after training; and what their flags are when nobody asks for them.
+# Where extensions step in. They append, at the end of this file, functions that add flags, fill in defaults (before
+# ours, which depend on them), check what was asked for, and look at the agents after training. VARIANTS: what their
+# flags are when nobody asks for them. Lines of the core that call an extension are marked so.
 FLAGS, DEFAULTS, CHECKS, AFTER = [], [], [], []
 VARIANTS = dict(turns=1, plan_format="text", example=False, sft=None, preset=None, lora=0, share=False, fit=False,
                 filter=0, reward="base", normalise="batch", ratio="token", dual_clip=0.0, checkpointing=False)
@@ -107,7 +107,7 @@ def parse(argv: list[str] | None) -> Namespace:
     for add in [add_flags, *FLAGS]:
         add(parser)
     args = parser.parse_args(argv)
-    if args.preset:
+    if args.preset:                                  # extension
         args = apply_preset(parser, argv, args.preset)
     if args.resume:
         args = go_on(args, parser.get_default)
@@ -156,7 +156,7 @@ class Optimizer:
 
     def step(self, lr: float | None = None) -> float:
         """Apply the gradient and forget it -> its norm before clipping. Not finite: nothing is applied."""
-        if dist.is_initialized():
+        if dist.is_initialized():                    # extension
             add_up_gradients(self.masters)
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.args.grad_clip).item()
         if math.isfinite(norm):
@@ -170,7 +170,7 @@ class Optimizer:
 
 def load_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
     """Agents that learn: each has weights of its own, and with --kl their first state as well, which stays."""
-    if args.lora or args.share:
+    if args.lora or args.share:                      # extension
         return load_sharing_learners(args, roles)
     agents = load_agents(args.model, roles, args, share=False)
     for agent in agents:
@@ -183,9 +183,10 @@ def load_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
 def equip(agent: Agent, args: Namespace) -> None:
     """Make an agent able to learn."""
     agent.model.checkpointing = args.checkpointing
-    agent.optimizer = Optimizer(agent.model, args)
-    if args.dtype == "bfloat16":
+    if args.dtype == "bfloat16":                     # extension
         agent.optimizer = MasterOptimizer(agent.model, args)
+    else:
+        agent.optimizer = Optimizer(agent.model, args)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -197,20 +198,17 @@ def make_micro_batches(turns: list[Turn], budget: int) -> list[list[Turn]]:
     A prompt is run once in each list, so turns of one prompt stay side by side, and prompts of like length too.
     """
     ordered = sorted(turns, key=lambda turn: (len(turn.prompt), turn.prompt, len(turn.tokens)))
-    batches = []
+    batches, prompts, longest = [[]], set(), 0
     for turn in ordered:
-        if batches and count_padded(batches[-1] + [turn]) <= budget:
-            batches[-1].append(turn)
-        else:
-            batches.append([turn])
+        prompts.add(tuple(turn.prompt))
+        longest = max(longest, len(turn.tokens))
+        # This prompt is the longest so far. All are padded to it, and all turns to the longest one.
+        padded = len(prompts) * len(turn.prompt) + (len(batches[-1]) + 1) * longest
+        if padded > budget and batches[-1]:
+            batches.append([])
+            prompts, longest = {tuple(turn.prompt)}, len(turn.tokens)
+        batches[-1].append(turn)
     return batches
-
-
-def count_padded(turns: list[Turn]) -> int:
-    """Tokens of a micro-batch: its prompts, once each, and its turns, all as long as the longest."""
-    prompts = {tuple(turn.prompt): len(turn.prompt) for turn in turns}
-    longest = max(len(turn.tokens) for turn in turns)
-    return len(prompts) * max(prompts.values()) + len(turns) * longest
 
 
 def flatten(turns: list[Turn], device) -> Tensor:
@@ -231,47 +229,38 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
     The weights of the tokens are fixed for the whole batch first, so micro-batches only bound memory.
     """
     rema.assign_weights(turns)
-    if args.normalise != "batch":
+    if args.normalise != "batch":                    # extension
         rema.assign_other_weights(turns, args.normalise, args.max_new_tokens)
     batches = make_micro_batches(turns, args.micro_tokens)
-    if dist.is_initialized():
+    if dist.is_initialized():                        # extension
         batches = batches[dist.get_rank()::dist.get_world_size()]
     device = agent.model.device
-    count = sum(turn.count_learned() for turn in turns)
 
     sums = {"clip_share": 0.0, "entropy": 0.0, "kl": 0.0, "sampling_logp_difference": 0.0}
     references = [None] * len(batches)
     if args.kl:
-        references = [compute_reference(agent, batch, args.temperature) for batch in batches]
+        references = compute_references(agent, batches, args.temperature)
     norms = []
-    for i in range(args.updates):
+    for _ in range(args.updates):
         for batch, reference in zip(batches, references):
             old, advantages, weights = flatten(batch, device)
-            numbers = None
-            if args.ratio == "turn":
-                numbers = number_batch(batch, device)
+            turn_numbers = None
+            if args.ratio == "turn":                 # extension
+                turn_numbers = number_batch(batch, device)
             new, entropy = agent.compute_logprobs(batch, args.temperature)
-            loss, found = rema.policy_loss(new, old, advantages, weights, args.clip, args.kl, reference, numbers,
+            loss, found = rema.policy_loss(new, old, advantages, weights, args.clip, args.kl, reference, turn_numbers,
                                            args.dual_clip)
             loss.backward()
             found["entropy"] = entropy.mean()
-            if i == 0:                               # before the first step sampler and trainer should agree
-                found["sampling_logp_difference"] = args.updates * (new - old).abs().mean().detach()
+            found["sampling_logp_difference"] = (new - old).abs().mean().detach()      # of fresh samples: near 0
             for name, value in found.items():
                 sums[name] = sums[name] + value * len(old)
         norms.append(agent.optimizer.step())
-    if dist.is_initialized():
+    if dist.is_initialized():                        # extension
         add_up_sums(sums, device)
-    trained = count * args.updates
+    trained = args.updates * sum(turn.count_learned() for turn in turns)
     statistics = {name: float(value) / trained for name, value in sums.items()}
     return {**statistics, "grad_norm": torch.tensor(norms).max().item(), "trained_tokens": trained}
-
-
-@torch.no_grad()
-def compute_reference(agent: Agent, turns: list[Turn], temperature: float) -> Tensor:
-    """Log-probs of the learned tokens under the weights that the agent began with."""
-    first = replace(agent, model=agent.reference)
-    return first.compute_logprobs(turns, temperature)[0]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -287,18 +276,18 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
     run = Run(args, agents, held_rows)
     roles = [agent.role for agent in agents]
     names = [agent.name for agent in agents]
-    first = names.index(args.first or names[0])
+    first = names.index(args.first)
     done = run.restore()
     stopped = False
-    for step in tqdm(range(done + 1, args.steps + 1), "train", args.steps, initial=done, unit="step"):
+    for step in tqdm(range(done + 1, args.steps + 1), desc="train", total=args.steps, initial=done, unit="step"):
         started = time.perf_counter()
         learning = rema.choose_learners(step - 1, len(agents), args.switch_every, first)
-        if args.dtype == "bfloat16":
+        if args.dtype == "bfloat16":                 # extension: the others' moments leave the card
             move_optimizers(agents, learning, args.device)
 
         # Sample: question -> plans -> answers
         pool, filtered = rows, {}
-        if args.filter:
+        if args.filter:                              # extension
             pool, filtered = filter_problems(args, agents, rows, step, learning[0])
         questions = choose_questions(pool, step, args.questions, args.seed)
         samples = rema.choose_samples(learning, len(agents), args.group, args.followers)
@@ -309,21 +298,21 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
         sampled = time.perf_counter()
 
         # Learn: compare each turn with its group, make better ones likelier
-        lessons, found = [], []
+        jobs, results = [], []
         for position in learning:
             turns = rema.collect_turns(episodes, position)
             assign_advantages(turns, args.advantage)
-            if not args.kl:                          # which is learned from dead groups, too
+            if not args.kl:                          # the KL term learns from dead groups, too
                 turns = rema.drop_dead_groups(turns)
-            lessons.append((agents[position], turns))
-        if args.share:
-            lessons = join_lessons(lessons)
-        for agent, turns in lessons:
-            if turns:
-                found.append(update(agent, turns, args))
+            jobs.append((agents[position], turns))
+        if args.share:                               # extension: one update for all
+            jobs = join_jobs(jobs)
+        for agent, turns in jobs:
+            if turns:                                # only the learners' optimizers ever make a step
+                results.append(update(agent, turns, args))
 
         # Log, evaluate, save
-        metrics = describe_step(episodes, names, learning, found)
+        metrics = describe_step(episodes, names, learning, results)    # dead groups are counted, too
         metrics.update(filtered, time_sample=sampled - started, time_train=time.perf_counter() - sampled)
         stopped = run.finish_step(step, metrics, episodes, bool(interrupted))
         if stopped:
@@ -341,46 +330,43 @@ class Run:
     def __init__(self, args: Namespace, agents: list[Agent], held_rows: list[dict]):
         self.args, self.agents, self.held_rows = args, agents, held_rows
         self.out = Path(args.out)
-        self.best, self.failures = -1.0, 0           # best held-out accuracy; bad gradients in a row
+        self.best = -1.0                             # held-out accuracy of the best evaluation after the start
+        self.failures = 0                            # gradients in a row that were not finite
 
     def restore(self) -> int:
         """Go back to the last step that was saved -> its number; or measure the agents as they are -> 0."""
+        # The state: weights and moments of all agents, and the note. Random draws follow from the step alone.
         state = Path(self.args.resume or self.out) / "state.safetensors"
-        note = {"step": -1}
+        note = {"step": -1}                          # nothing is done yet, not even the first measurement
         if state.exists():
             note = load_state(state, self.agents)
             self.best, self.failures = note["best"], note["failures"]
-            if self.args.dtype == "bfloat16":
+            if self.args.dtype == "bfloat16":        # extension
                 move_optimizers(self.agents, [], "cpu")
         for name in ("metrics.jsonl", "episodes.jsonl"):
             forget_after(self.out / name, note["step"])
         if note["step"] < 0:
-            metrics = self.measure()
+            metrics = evaluation.measure_held_out(self.agents, self.held_rows, self.args)
             append_json(self.out / "metrics.jsonl", [{"step": 0, **metrics}])
-            say(f"before training, {len(self.held_rows)} problems:{terminal.held_out_line(metrics)}\n"
-                "watch the reward, not the loss: with one update a batch the loss is near 0 by construction")
+            terminal.show_start(metrics, len(self.held_rows))
         return max(0, note["step"])
-
-    def measure(self) -> dict:
-        return evaluation.measure_held_out(self.agents, self.held_rows, turns=self.args.turns,
-                                           max_new_tokens=self.args.max_new_tokens, batch=self.args.batch)
 
     def finish_step(self, step: int, metrics: dict, episodes: list, stop: bool) -> bool:
         """Log, evaluate, save -> whether to stop here."""
         args, norm = self.args, metrics["grad_norm"]
         if norm is not None:                         # None: all groups were dead
-            self.failures = 0 if math.isfinite(norm) else self.failures + 1
+            self.failures += 1
+            if math.isfinite(norm):
+                self.failures = 0
         stop = stop or self.failures >= 3
-        if dist.is_initialized():
+        if dist.is_initialized():                    # extension
             stop = agree(stop, args.device)
         last = stop or step == args.steps
         if last or step % args.eval_every == 0:
-            metrics.update(self.measure())
+            metrics.update(evaluation.measure_held_out(self.agents, self.held_rows, args))
         append_json(self.out / "metrics.jsonl", [{"step": step, **metrics}])
         append_json(self.out / "episodes.jsonl", [{"step": step, **record(episode)} for episode in episodes])
-        say(terminal.log_line(step, metrics))
-        if step % args.show_every == 0:
-            say(terminal.describe_episode(episodes[0]) + terminal.describe_episode(episodes[-1]))
+        terminal.show_step(step, metrics, episodes, args.show_every)
         if metrics.get("heldout_greedy", -1) > self.best:
             self.best = metrics["heldout_greedy"]
             self.save_agents(self.out / "best")
@@ -412,22 +398,16 @@ def is_first_process() -> bool:
 
 def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages) -> None:
     args = parse(argv)
-    if args.fit:
+    if args.fit:                                     # extension
         return print_fit(args)
-    if not args.resume:
-        refuse_used(args.out, f"holds another run: name another --out, or continue it with --resume {args.out}")
+    refuse_used_run(args)
     rows, held_rows = split_data(args.data, args.eval_data, args.eval_questions, args.data_dir)
-    roles = roles or choose_roles(args, rows)
-    if args.reward == "consistency":
-        roles = rema.reward_plans_for_agreement(roles)
-    agents = load_learners(args, roles)
-    args.first = choose_first(args.first, agents)
+    agents = load_learners(args, roles or choose_roles(args, rows))
+    check_agents(args, [agent.name for agent in agents])
     rows = leave_out_long(rows, held_rows, agents, args)
-    if args.sft:
+    if args.sft:                                     # extension
         warm_start(args, agents)
-    if not args.out:
-        args.out = claim_directory(f"out/{Path(args.model).name}-{args.process}-s{args.seed}")
-    write_json(Path(args.out) / "config.json", [vars(args)])
+    claim_run(args)
     with interruptible(say) as interrupted:
         left_undone = train(args, agents, rows, held_rows, assign_advantages, interrupted)
     if left_undone:
@@ -435,8 +415,7 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
     terminal.print_closing(args, held_rows, curves.read_metrics(args.out))
     for look in AFTER:
         look(args, agents, held_rows)
-    print(f"{args.out}: curves.png, metrics.jsonl, episodes.jsonl, best, "
-          f"{', '.join(agent.name for agent in agents)}")
+    terminal.print_files(args.out, agents)
 
 
 def main(argv: list[str] | None = None, *, roles: list[Role] | None = None,
@@ -458,14 +437,16 @@ import json  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 from argparse import BooleanOptionalAction  # noqa: E402
+from dataclasses import replace  # noqa: E402
 
 from data.extensions import memory  # noqa: E402
 from data.views.program import pick_device  # noqa: E402
 from data.formats.hub import NAMES  # noqa: E402
+from data.formats.runs import find_agents  # noqa: E402
 from data.formats.files import atomic_write, read_json  # noqa: E402
 from data.problems.reading import read_conversations  # noqa: E402
 from model import TARGETS, add_adapters, load  # noqa: E402
-from rollout import add_variant_flags, make_agent  # noqa: E402
+from rollout import VARIATIONS, add_variant_flags, guide_plans  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -515,6 +496,8 @@ def fill_in_training_defaults(args: Namespace) -> None:
         args.normalise = "batch"
         if args.advantage == "dr_grpo":
             args.normalise = "constant"
+    if args.turns == 1 and args.normalise in ("turn", "turns"):
+        args.normalise = "sequence"                  # a row is one turn, though a guided plan's has forced tokens in it
     if args.checkpointing is None:
         args.checkpointing = args.model != "tiny" and (args.fit or on_card)
     if args.micro_tokens is None and args.model != "tiny" and device == "cpu" and not args.fit:
@@ -547,6 +530,22 @@ def number_batch(turns: list[Turn], device) -> Tensor:
         numbers += [first + number for number in own]
         first = numbers[-1] + 1
     return torch.tensor(numbers, device=device)
+
+
+@torch.no_grad()
+def compute_references(agent: Agent, batches: list[list[Turn]], temperature: float) -> list[Tensor]:
+    """Log-probs of the learned tokens of each batch under the weights that the agent began with, for --kl."""
+    first = replace(agent, model=agent.reference)
+    return [first.compute_logprobs(turns, temperature)[0] for turns in batches]
+
+
+def vary_reward(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Role]:
+    if getattr(args, "reward", "base") == "consistency":     # eval.py has no such flag
+        return rema.reward_plans_for_agreement(roles)
+    return roles
+
+
+VARIATIONS.append(vary_reward)
 
 
 def print_fit(args: Namespace) -> None:
@@ -665,15 +664,12 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
     bases, agents = {}, []
     for role, source in zip(roles, find_agents(args.model, [role.name for role in roles])):
         if args.share and agents:
-            first = agents[0]
-            agent = make_agent(role, first.model, first.tokenizer, args)
-            agent.optimizer, agent.reference = first.optimizer, first.reference
-            agents.append(agent)
+            agents.append(replace(agents[0], role=role))
             continue
         if source not in bases:
             bases[source] = load(source, args.device, getattr(torch, args.dtype))
         base, tokenizer = bases[source]
-        agent = make_agent(role, base, tokenizer, args)
+        agent = Agent(role, base, tokenizer)
         if args.lora:
             agent.model = add_named_adapters(base, source, generator, args)
             agent.reference = base
@@ -681,6 +677,8 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
             agent.reference = copy.deepcopy(base)
         equip(agent, args)
         agents.append(agent)
+    if args.plan_format == "json":
+        guide_plans(agents)
     return agents
 
 
@@ -695,12 +693,12 @@ def add_named_adapters(base: Transformer, source: str, generator: torch.Generato
     return add_adapters(base, args.lora, args.lora_alpha, generator, targets, name)
 
 
-def join_lessons(lessons: list[tuple[Agent, list[Turn]]]) -> list[tuple[Agent, list[Turn]]]:
+def join_jobs(jobs: list[tuple[Agent, list[Turn]]]) -> list[tuple[Agent, list[Turn]]]:
     """All turns in one update of the weights that the agents share."""
     everything = []
-    for _, turns in lessons:
+    for _, turns in jobs:
         everything += turns
-    return [(lessons[0][0], everything)]
+    return [(jobs[0][0], everything)]
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 import eval as evaluation
 import rema
 from data import UserError
+from data.formats.hub import NAMES
 from data.problems import benchmarks
 from data.problems.benchmarks import BENCHMARKS, boxed, fingerprint, load, published
 from data.problems.choosing import load_data, split_data
@@ -72,6 +73,52 @@ def test_bad_lines(tmp_path, text, what):
     path = tmp_path / "bad.jsonl"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert str(path) in refused(what, path)
+
+
+@pytest.mark.parametrize("messages", [
+    None, [], ["hello"], [{"role": "user", "content": "q"}], [{"role": "assistant", "content": "a"}],
+    [{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}],
+    [{"role": "user", "content": 1}, {"role": "assistant", "content": "a"}],
+    [{"role": "user", "content": "q"}, {"role": "robot", "content": "a"}, {"role": "assistant", "content": "b"}],
+    [{"role": ["user"], "content": "q"}, {"role": "assistant", "content": "a"}]])
+def test_conversations(tmp_path, messages):
+    good = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path = tmp_path / "talk.jsonl"
+    path.write_text(json.dumps({"messages": good}) + "\n")
+    assert read_conversations(path) == [good]
+    path.write_text(json.dumps({"messages": good}) + "\n" + json.dumps({"messages": messages}))
+    with pytest.raises(UserError, match="conversation 2: messages must be a list"):
+        read_conversations(path)
+
+
+def test_what_is_trained_on_is_not_evaluated_on(tmp_path, monkeypatch):
+    rows, held = split_data("words", None, 30, None)
+    assert (len(rows), len(held)) == (2000, 30)
+    assert not {row["problem"] for row in rows} & {row["problem"] for row in held}
+    assert rows[:40] == load_data("words", "train", 40) and held == load_data("words", "heldout", 30)
+
+    mine, other = str(tmp_path / "mine.jsonl"), str(tmp_path / "other.jsonl")
+    lines = [json.dumps({"problem": f"p{n}", "answer": "a"}) + "\n" for n in range(45)]
+    (tmp_path / "mine.jsonl").write_text("".join(lines))
+    (tmp_path / "other.jsonl").write_text("".join(lines[:7]))
+    rows, held = split_data(mine, None, None, None)              # a tenth is held out, the same each time
+    assert (len(rows), len(held)) == (41, 4) and held == split_data(mine, None, 4, None)[1]
+    assert sorted(row["id"] for row in rows + held) == sorted(row["id"] for row in load(mine))
+    assert len(split_data(mine, None, 2, None)[1]) == 2 and len(split_data(mine, None, 2, None)[0]) == 41
+    rows, held = split_data(mine, other, 5, None)
+    assert (rows, held) == (load(mine), load(other)[:5])
+    (tmp_path / "other.jsonl").write_text(json.dumps(JUDGE))
+    with pytest.raises(UserError, match="all be judge tasks, or none"):
+        split_data(mine, other, None, None)
+    monkeypatch.setattr("data.problems.generate.draw_story", lambda rng, level: ("3+4*(2+5)", 31))
+    with pytest.raises(UserError, match="--data words: generate: there are no 2 different held-out problems"):
+        load_data("words", "heldout", 2)
+
+
+def test_the_papers_figures():
+    figures = benchmarks.paper_figures("llama-8b", "math500")
+    assert figures == benchmarks.paper_figures(NAMES["llama-8b"], "math500") and figures["ReMA"] == 53.2
+    assert benchmarks.paper_figures("tiny", "math500") == benchmarks.paper_figures("llama-8b", "words") == {}
 
 
 def test_unknown_names(tmp_path):
@@ -387,8 +434,8 @@ def test_a_stub_with_the_gold_answer_is_always_right_and_one_with_another_answer
                 text = f"[{gold if right else 'BA'['AB'.index(gold)]}]"
             else:
                 text = f"\\boxed{{{gold if right else '7' + gold}}}"
-            episodes.append(rema.Episode(row, i, 0, 0, [rema.Turn("solo", [1], [2], [0.0], True, text)]))
-        rema.score(episodes)
+            episodes.append(rema.Episode(row, (i, 0), [rema.Turn([1], [2], [0.0], True, "solo", text)]))
+        rema.score(episodes, rema.PROCESSES["vrp"])
         wrong = [e.row["id"] for e in episodes if e.correct != right]
         assert not wrong, wrong[:5]
-        assert evaluation.summary(episodes)["accuracy"] == (100.0 * right, 0.0)
+        assert evaluation.summarise(episodes)["accuracy"] == (100.0 * right, 0.0)

@@ -6,15 +6,17 @@ import http.server
 import io
 import json
 import os
+import multiprocessing
 import re
 import threading
+import time
 
 import pytest
 import torch
 
 from data import UserError
 from data.formats import hub as places, safetensors
-from data.formats.files import atomic_write, read_json
+from data.formats.files import atomic_write, locked, read_json
 from data.formats.hub import resolve
 from data.formats.safetensors import INDEX, SINGLE, read_tensors, write_tensors
 
@@ -63,6 +65,46 @@ def test_atomic_write(tmp_path, monkeypatch):
         atomic_write(path / "below a file", b"")
     assert path.read_bytes() == b"two"
     assert list(path.parent.iterdir()) == [path]                    # nothing lost, nothing left behind
+
+
+def start(target, *arguments):
+    """Another process that calls the function; forked, so that it need not import torch again."""
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def hold(path, mine):
+    with locked(path):
+        mine.set()
+        time.sleep(60)
+
+
+def test_a_lock_is_for_one_and_dies_with_its_process(tmp_path, capfd):
+    path = tmp_path / "new" / ".lock"
+    with locked(path):
+        with pytest.raises(UserError, match="^this run is going on$"):          # another open file, as in another process
+            with locked(path, taken="this run is going on"):
+                pass
+    mine = multiprocessing.get_context("fork").Event()
+    owner = start(hold, path, mine)
+    assert mine.wait(20)
+    with pytest.raises(UserError, match="going on"), locked(path, "going on"):
+        pass
+    threading.Timer(0.5, owner.kill).start()
+    begin = time.monotonic()
+    with locked(path):
+        assert 0.3 < time.monotonic() - begin < 20
+    owner.join()
+    assert capfd.readouterr().err.count("waiting for") == 1
+    with locked(path, "free again"):
+        pass
+    with pytest.raises(KeyError), locked(path):             # what goes wrong inside is not the lock's
+        raise KeyError
+    with locked(path, "free again"):
+        pass
+    with pytest.raises(UserError, match="cannot be written"), locked(path / "below a file"):
+        pass
 
 
 @pytest.mark.parametrize("text, what", [
@@ -261,7 +303,7 @@ def sha256(content):
 
 class Hub(http.server.ThreadingHTTPServer):
     """files: {name: bytes}; cut: {name: [bytes before the connection breaks, at the next request, ...]};
-    status: of the files; wrong: {name: false fields in the list}; text: a list that makes no sense;
+    pause: seconds in the middle of a file; status: of the files; wrong: {name: false fields in the list}; text: a list that makes no sense;
     requests: all that came in, (path, headers)."""
     daemon_threads = True
 
@@ -270,7 +312,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.store, self.files, self.cut, self.requests = store, {}, {}, []
         self.status, self.error_code, self.api_status, self.ranges = 200, "", 200, True
-        self.wrong, self.text = {}, None
+        self.wrong, self.text, self.pause = {}, None, 0
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def listing(self):
@@ -318,6 +360,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", len(body))
         self.end_headers()
+        if hub.pause:
+            self.wfile.write(body[:10])
+            self.wfile.flush()
+            time.sleep(hub.pause)
+            body = body[10:]
         self.wfile.write(body[:hub.cut[name].pop(0)] if hub.cut.get(name) else body)
         self.close_connection = True
 
@@ -500,6 +547,33 @@ def test_broken_connection_reads_like_the_end(error):
         def read(self, limit):
             raise error
     assert places.read_some(Reply(), 10) == b""
+
+
+def test_several_processes_and_an_empty_cache(hub, tmp_path):
+    """Each deleted or renamed what the others were writing; torchrun with a fresh cache ended with status 1."""
+    hub.pause = hub.store.pause = 0.1
+    processes = [start(resolve, "Owner/Name") for _ in range(4)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    same(read_tensors(snapshot(tmp_path)), TENSORS)
+    fetched = [path for path, _ in hub.requests + hub.store.requests]
+    assert sorted(fetched) == sorted(set(fetched))                      # nothing came twice
+    assert not list(tmp_path.rglob("*.incomplete"))
+
+
+def test_a_download_goes_on_when_its_process_dies(hub, tmp_path):
+    hub.store.pause = 30
+    owner = start(resolve, "Owner/Name")
+    begin = time.monotonic()
+    while not list(tmp_path.rglob(f"{SINGLE}.incomplete")):
+        assert owner.is_alive() and time.monotonic() - begin < 60
+        time.sleep(0.05)
+    hub.store.pause = 0
+    threading.Timer(0.3, owner.kill).start()
+    same(read_tensors(resolve("Owner/Name")), TENSORS)
+    assert time.monotonic() - begin < 60
+    owner.join()
 
 
 def test_file_of_another_size_is_fetched_again(hub, tmp_path):

@@ -1,11 +1,12 @@
 """Evaluation: numbers by hand, the program as a user runs it, and own data with an own reward."""
 import itertools
 import json
-import math
 import os
 import re
 import sys
-import types
+from argparse import Namespace
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,44 +15,59 @@ import rema
 import rewards
 import rollout
 import train
-from data import UserError, guarded
+from data import UserError
+from data.formats.runs import claim_directory
 from data.problems import benchmarks
 from data.problems.arithmetic import right_plan, values
-from data.results import ablations, budget, compare, habits
+from data.problems.choosing import load_data
+from data.results import benchmarks as every_benchmark
+from data.results import budget, compare
+from data.views.statistics import is_verifying, record
+from rema import HIGH, LOW, Episode, Turn
 
 
 def test_standard_error_by_hand():
-    assert evaluation.accuracy([1, 1, 1, 0]) == pytest.approx((75.0, 25.0))        # std .5 / sqrt(4)
-    assert evaluation.accuracy([1, 1]) == (100.0, 0.0) and evaluation.accuracy([1]) == (100.0, 0.0)
+    assert evaluation.compute_percent([1, 1, 1, 0]) == pytest.approx((75.0, 25.0))        # std .5 / sqrt(4)
+    assert evaluation.compute_percent([1, 1]) == (100.0, 0.0) and evaluation.compute_percent([1]) == (100.0, 0.0)
+    assert evaluation.compute_mean([30, 10, 10, 10]) == pytest.approx((15.0, 5.0))         # std 10 / sqrt(4)
+    assert evaluation.compute_mean([]) == (0.0, 0.0)
 
 
-def fake(row, plan, response, question=0, place=0):
-    turns = [rema.Turn("high", [1], [2], [0.0], True, plan),
-             rema.Turn("low", [1], [2, 3], [0.0] * 2, False, response)]
-    return rema.Episode(row, question, place, 0, turns)
+def fake(row, plan, response, place):
+    """An episode, scored: place is (question, plan, answer)."""
+    turns = [Turn([1], [2], [0.0], True, "high", plan, place[:-1]),
+             Turn([1], [2, 3], [0.0] * 2, False, "low", response, place)]
+    episode = Episode(row, place, turns)
+    rema.score([episode], [HIGH, LOW])
+    return episode
 
 
 def sampled(gold, plans, question=0, **more):
     """Scored episodes of one problem: plans is a list of lists of boxed answers (None: no box)."""
     row = {"id": str(question), "problem": f"p{question}", "answer": gold, **more}
-    episodes = [fake(row, "", "none" if answer is None else f"\\boxed{{{answer}}}", question, place)
-                for place, answers in enumerate(plans) for answer in answers]
-    rema.score(episodes)
+    episodes = []
+    for i, answers in enumerate(plans):
+        for j, answer in enumerate(answers):
+            response = "none" if answer is None else f"\\boxed{{{answer}}}"
+            episodes.append(fake(row, "", response, (question, i, j)))
     return episodes
 
 
 def test_summary_counts_what_it_says():
     row = {"id": "q", "problem": "p", "answer": "12"}
-    episodes = [fake(row, "compute 12", "\\boxed{12}", 0), fake(row, "3+4", "\\boxed{7}", 1),
-                fake(row, "", "none", 2)]
-    rema.score(episodes)
-    found = evaluation.summary(episodes)
+    episodes = [fake(row, "compute 12", "\\boxed{12}", (0, 0, 0)), fake(row, "3+4", "\\boxed{7}", (1, 0, 0)),
+                fake(row, "", "none", (2, 0, 0))]
+    found = evaluation.summarise(episodes)
     assert found["accuracy"][0] == pytest.approx(100 / 3) and found["accuracy among answered"][0] == 50
     assert (found["answered"][0] == pytest.approx(200 / 3) and found["truncated"][0] == 100
             and found["tokens of high"] == (1, 0) and found["tokens of low"] == (2, 0))
     assert found["plans with the gold answer"][0] == pytest.approx(100 / 3)
+    assert found["unparsed among answered"] == (0, 0) and found["too long for the context"] == (0, 0)
     episodes[1].turns[1].text = "\\boxed{3+*}"
-    assert found["unparsed among answered"] == (0, 0) and evaluation.unparsed(episodes) == 0.5
+    assert evaluation.summarise(episodes)["unparsed among answered"][0] == 50
+    for line, episode in zip(map(record, episodes), episodes):
+        assert json.loads(json.dumps(line))["place"] == list(episode.place)
+        assert [turn["role"] for turn in line["turns"]] == ["high", "low"] and line["extracted"] == episode.answer
 
 
 def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample():
@@ -59,12 +75,12 @@ def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample():
         outcomes = [1] * c + [0] * (n - c)
         for k in range(1, n + 1):
             subsets = list(itertools.combinations(outcomes, k))
-            assert evaluation.pass_at(k, outcomes) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+            assert evaluation.compute_pass_at(k, outcomes) == pytest.approx(sum(map(any, subsets)) / len(subsets))
 
 
 def test_several_samples_by_hand():
     """Two problems, four samples each: 2 of 4 right and 0 of 4."""
-    found = evaluation.summary(sampled("7", [[7, 7], [1, 2]], 0) + sampled("7", [[1, 2], [3, None]], 1))
+    found = evaluation.summarise(sampled("7", [[7, 7], [1, 2]], 0) + sampled("7", [[1, 2], [3, None]], 1))
     assert found["accuracy"] == pytest.approx((25, 25))            # avg@4 .5 and 0: std .3536 / sqrt(2)
     assert found["pass@2"] == pytest.approx((100 * 5 / 12, 100 * 5 / 12))       # 1 - C(2, 2) / C(4, 2), and 0
     assert found["pass@4"] == pytest.approx((50, 50)) and "pass@8" not in found
@@ -72,11 +88,31 @@ def test_several_samples_by_hand():
     assert found["majority vote, flat"] == found["majority vote, hierarchical"] == pytest.approx((50, 50))
 
 
-def test_a_problem_too_long_for_the_context_counts_as_wrong_in_every_rate():
-    lost = sampled("7", [[None]], -1)                              # has one episode, whatever the others have
-    found = evaluation.summary(sampled("7", [[7, 7], [7, 7]], 0) + lost)
+@pytest.mark.parametrize("n, ks", [(1, []), (2, [2]), (3, [2, 3]), (4, [2, 4]), (5, [2, 4, 5]), (8, [2, 4, 8])])
+def test_pass_is_shown_for_powers_of_two_and_for_all_samples(n, ks):
+    found = evaluation.summarise(sampled("7", [[7] * n]))
+    assert [name for name in found if name.startswith("pass@")] == [f"pass@{k}" for k in ks]
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_a_problem_too_long_for_the_context_counts_as_wrong_in_every_rate(samples):
+    lost = sampled("7", [[None] * samples], 1)
+    for episode in lost:
+        for turn in episode.turns:
+            turn.tokens, turn.logprobs = [], []
+    found = evaluation.summarise(sampled("7", [[7, 7], [7, 7]], 0) + lost)
     assert {found[name][0] for name in ("accuracy", "pass@2", "pass@4", "majority vote, flat",
                                         "too long for the context")} == {50}
+
+
+def test_a_prompt_longer_than_the_context_is_wrong_and_the_others_are_answered():
+    args = Namespace(device="cpu", dtype="float32", plan_format="text")
+    agents = rollout.load_agents("tiny", [HIGH, LOW], args)
+    rows = [{"id": str(i), "problem": problem, "answer": "3"} for i, problem in enumerate(("1+2", "1+" * 400, "2+1"))]
+    episodes = evaluation.evaluate(agents, rows, max_new_tokens=8, samples=[2, 1])
+    assert [bool(episode.turns[0].tokens) for episode in episodes] == [True] * 2 + [False] * 2 + [True] * 2
+    assert not episodes[2].correct and not episodes[2].turns[1].tokens
+    assert evaluation.summarise(episodes)["too long for the context"][0] == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize("plans, flat, hierarchical", [
@@ -89,20 +125,20 @@ def test_a_problem_too_long_for_the_context_counts_as_wrong_in_every_rate():
     ([[None], [None]], None, None)])
 def test_votes(plans, flat, hierarchical):
     episodes = sampled("0", plans)
-    assert evaluation.vote(episodes) == flat
-    assert evaluation.vote(episodes, hierarchical=True) == hierarchical
+    assert evaluation.vote([episode.answer for episode in episodes]) == flat
+    assert evaluation.vote_by_plan(episodes) == hierarchical
 
 
 def test_summary_by_level_and_subject():
     episodes = (sampled("7", [[7, 7]], 0, level=1, subject="Algebra") + sampled("7", [[7, 1]], 1, level=2)
                 + sampled("7", [[1, 7]], 2, level=1, subject="Geometry"))
-    found = evaluation.summary(episodes)
+    found = evaluation.summarise(episodes)
     assert found["accuracy, level 1"] == pytest.approx((75, 25)) and found["accuracy, level 2"] == (50, 0)
     assert found["pass@2, level 1"] == (100, 0) and found["majority vote, flat, level 2"] == (100, 0)
     assert found["accuracy, subject Algebra"] == (100, 0) and found["accuracy, subject Geometry"] == (50, 0)
     assert sum("subject" in name for name in found) == 2 * 4 and "accuracy, subject None" not in found
-    assert not any("level" in name for name in evaluation.summary(sampled("7", [[7, 7]], 0, level=1)))
-    judged = evaluation.summary(sampled("7", [[7]], 0, category="Chat") + sampled("7", [[1]], 1, category="Code"))
+    assert not any("level" in name for name in evaluation.summarise(sampled("7", [[7, 7]], 0, level=1)))
+    judged = evaluation.summarise(sampled("7", [[7]], 0, category="Chat") + sampled("7", [[1]], 1, category="Code"))
     assert judged["accuracy, category Chat"] == (100, 0) and judged["accuracy, category Code"] == (0, 0)
 
 
@@ -128,7 +164,7 @@ def test_compare_refuses_different_problems(tmp_path, capsys):
     """The same ids are not enough: those of two files of one name are alike."""
     a, b = evaluated(tmp_path / "a", {"1+1": [True]}), evaluated(tmp_path / "b", {"2+2": [True]})
     with pytest.raises(SystemExit) as stop:
-        guarded(compare.run, [a, b], "compare")
+        compare.main([a, b])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and "no problem in common" in error
 
@@ -139,7 +175,10 @@ def test_the_program_writes_every_response(tmp_path, capsys):
     assert len(lines) == 6 and [turn["role"] for turn in lines[0]["turns"]] == ["high", "low"]
     shown = capsys.readouterr().out
     share = 100 * sum(line["correct"] for line in lines) / 6
-    assert f"{share:.1f} %" in shown and all(meaning in shown for meaning in evaluation.MEANING.values())
+    assert f"{share:.1f} %" in shown
+    for meaning in ("Emptying costs what plans are worth", "compare accuracies at equal sums", "Roles are reversed where",
+                    "these may only check what plans solve"):
+        assert meaning in shown
     assert re.search(r"tokens of low +\d+\.\d +\+- \d", shown)
     with pytest.raises(SystemExit) as stop:
         evaluation.main(["--out", str(tmp_path / "a")])
@@ -149,12 +188,16 @@ def test_the_program_writes_every_response(tmp_path, capsys):
 def test_own_data_and_own_reward(tmp_path, monkeypatch):
     (tmp_path / "mine.jsonl").write_text('{"problem": "1+2*3", "answer": "7"}\n'
                                          '{"problem": "(1+2)*3", "answer": 9}\n')
-    rows = benchmarks.load_data(str(tmp_path / "mine.jsonl"), "heldout", None)
+    rows = load_data(str(tmp_path / "mine.jsonl"), "heldout", None)
     assert [row["answer"] for row in rows] == ["7", "9"] and len({row["id"] for row in rows}) == 2
-    agents, tokenizer = rollout.load_agents("tiny", rema.roles("vrp"))
+    args = Namespace(device="cpu", dtype="float32", plan_format="text")
+    agents = rollout.load_agents("tiny", [rema.VRP], args)
     monkeypatch.setattr(rewards, "compute_reward", lambda response, answer: 0.25)
-    assert [e.rewards["solo"] for e in evaluation.evaluate(agents, tokenizer, rows, rema.roles("vrp"),
-                                                           max_new_tokens=8)] == [0.25, 0.25]
+    episodes = evaluation.evaluate(agents, rows, max_new_tokens=8)
+    assert [episode.turns[0].reward for episode in episodes] == [0.25, 0.25]
+    agents[0].role = replace(rema.VRP, reward=lambda turn, episodes: len(turn.tokens))     # or as the role's own
+    episodes = evaluation.evaluate(agents, rows, max_new_tokens=8)
+    assert [record(episode)["rewards"]["solo"] for episode in episodes] == [8, 8]
 
 
 @pytest.mark.parametrize("text, message", [
@@ -162,11 +205,11 @@ def test_own_data_and_own_reward(tmp_path, monkeypatch):
 def test_malformed_data_names_file_and_line(tmp_path, text, message):
     (tmp_path / "bad.jsonl").write_text(text)
     with pytest.raises(UserError, match="bad.jsonl.*" + message):
-        benchmarks.load_data(str(tmp_path / "bad.jsonl"), "heldout", None)
+        load_data(str(tmp_path / "bad.jsonl"), "heldout", None)
 
 
 def test_claim_never_takes_what_exists(tmp_path):
-    claimed = [evaluation.claim(str(tmp_path / "run")) for _ in range(3)]
+    claimed = [claim_directory(str(tmp_path / "run")) for _ in range(3)]
     assert claimed == [str(tmp_path / name) for name in ("run", "run-2", "run-3")]
     assert (tmp_path / "run-3").is_dir()
 
@@ -174,9 +217,10 @@ def test_claim_never_takes_what_exists(tmp_path):
 def test_a_runs_settings_are_the_defaults(tmp_path, capsys, monkeypatch):
     rows = "".join(json.dumps({"problem": f"{a}+2*{a}", "answer": str(3 * a)}) + "\n" for a in range(1, 9))
     (tmp_path / "mine.jsonl").write_text(rows)
-    monkeypatch.setitem(benchmarks.PAPER, ("tiny", str(tmp_path / "mine.jsonl")), {"VRP": 12.5})
+    paper = {("tiny", str(tmp_path / "mine.jsonl")): {"VRP": 12.5}}
+    monkeypatch.setattr(benchmarks, "paper_figures", lambda *names: paper.get(names, {}))
     train.main(["--process", "vrp", "--data", str(tmp_path / "mine.jsonl"), "--max-new-tokens", "8",
-                "--steps", "1", "--questions", "2", "--answers", "2", "--out", str(tmp_path / "run")])
+                "--steps", "1", "--questions", "2", "--group", "2", "--out", str(tmp_path / "run")])
     evaluation.main(["--model", str(tmp_path / "run"), "--out", str(tmp_path / "eval")])
     lines = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
     assert len(lines) == 1 and [turn["role"] for turn in lines[0]["turns"]] == ["solo"]   # held out
@@ -187,32 +231,52 @@ def test_a_runs_settings_are_the_defaults(tmp_path, capsys, monkeypatch):
 
 def test_a_runs_directory_wants_its_own_process(tmp_path):
     (tmp_path / "solo").mkdir()
-    (tmp_path / "solo" / "config.json").write_text("{}")
+    (tmp_path / "solo" / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="process"):
-        rollout.load_agents(str(tmp_path), rema.roles("rema"))
+        rollout.load_agents(str(tmp_path), [HIGH, LOW], Namespace(device="cpu", dtype="float32", plan_format="text"))
 
 
-def test_diagnose_pairs_problems_with_each_others_plans(monkeypatch):
+class Letters:
+    """A tokenizer: the last word that is shown, a letter a token."""
+    @staticmethod
+    def chat(messages):
+        return [ord(letter) for letter in messages[-1]["content"].split()[-1]]
+
+    @staticmethod
+    def decode(ids):
+        return "".join(chr(id) for id in ids)
+
+
+class Echo(rollout.Agent):
+    """Plans a problem's right answer; boxes the last word that it is shown. Needs no model."""
+    def generate(self, prompts, samples, **how):
+        groups = []
+        for prompt in prompts:
+            word = Letters.decode(prompt)
+            text = f"\\boxed{{{word}}}" if self.name == "low" else str(int(word[1:]) + 10)
+            ids = [ord(letter) for letter in text]
+            groups.append([Turn(prompt, ids, [0.0] * len(ids), True) for _ in range(samples)])
+        return groups
+
+
+def test_diagnose_pairs_problems_with_each_others_plans():
     """A solver that repeats its plan's last number is right with its own plan only."""
     rows = [{"id": str(i), "problem": f"p{i}", "answer": str(i + 10)} for i in range(4)]
-
-    def echo(model, tokenizer, role, prompts, samples, keys, *rest, **named):
-        last = [prompt[-1]["content"].split()[-1] for prompt in prompts]
-        texts = [str(int(name[1:]) + 10) if role.name == "high" else f"\\boxed{{{name}}}" for name in last]
-        return [[rema.Turn(role.name, [1], [2], [0.0], True, text)] for text in texts]
-    monkeypatch.setattr(evaluation.rollout, "speak", echo)
-    agents = dict.fromkeys(("high", "low"), type("M", (), {"config": type("C", (), {"context": 10 ** 6})}))
-    tokenizer = type("T", (), {"chat": staticmethod(lambda messages: [1])})
-    found = evaluation.diagnose(agents, tokenizer, rows, rema.roles("rema"), max_new_tokens=4)
-    assert found == {"kept": [1] * 4, "swapped": [0] * 4, "emptied": [0] * 4}
+    model = SimpleNamespace(config=SimpleNamespace(context=10 ** 6))
+    agents = [Echo(HIGH, model, Letters), Echo(LOW, model, Letters)]
+    found = evaluation.diagnose(agents, rows, max_new_tokens=4)
+    assert found == {"kept": [True] * 4, "swapped": [False] * 4, "emptied": [False] * 4}
     rows[1]["answer"] = "0"                                  # then its own plan is no use either
-    found = evaluation.diagnose(agents, tokenizer, rows, rema.roles("rema"), max_new_tokens=4)
-    assert found["kept"] == [1, 0, 1, 1]
+    found = evaluation.diagnose(agents, rows, max_new_tokens=4)
+    assert found["kept"] == [True, False, True, True]
+    rows[1]["answer"], rows[2]["answer"] = "12", "13"        # right with the plan of the problem behind it
+    found = evaluation.diagnose(agents, rows, max_new_tokens=4)
+    assert found["swapped"] == [False, True, True, False]
 
 
 def test_diagnosis_pairs_the_costs():
     """Kept against emptied: differences 1, 0, 0, 1, so 50 points with std .5774 / sqrt(4)."""
-    shown = evaluation.diagnosis({"kept": [1, 1, 0, 1], "swapped": [1, 1, 0, 1], "emptied": [0, 1, 0, 0]})
+    shown = evaluation.describe_diagnosis({"kept": [1, 1, 0, 1], "swapped": [1, 1, 0, 1], "emptied": [0, 1, 0, 0]})
     kept, swapped, emptied, meaning = shown.splitlines()
     assert kept.endswith("plan kept              75.0 % +- 25.0") and "costs 0.0 points +- 0.0" in swapped
     assert "25.0 % +- 25.0   costs 50.0 points +- 28.9" in emptied
@@ -228,13 +292,13 @@ def test_what_needs_plans_says_so_at_once(flags, capsys):
 
 def test_budget_cuts_small_shapes_out_of_a_large_one():
     """Two plans (10 and 20 tokens) with two answers (1 token) each; right: both of plan 0, none of plan 1."""
-    grid = {(p, a): types.SimpleNamespace(plan=p, answer=str(7 + p), correct=p == 0, gold="7",
-                                          tokens=[10 + 10 * p, 1]) for p in (0, 1) for a in (0, 1)}
+    places = [(plan, answer) for plan in (0, 1) for answer in (0, 1)]
+    grid = {(p, a): budget.Answered((0, p, a), str(7 + p), "7", p == 0, 10 + 10 * p, 1) for p, a in places}
     assert budget.cut(grid, (2, 2), (2, 2)) == [34, 0.5, 1, 1, 1]          # tokens, avg, votes (a tie), pass
     assert budget.cut(grid, (2, 2), (1, 2)) == [17, 0.5, 0.5, 0.5, 0.5]
     assert budget.cut(grid, (2, 2), (2, 1)) == [32, 0.5, 1, 1, 1]
     assert budget.cut(grid, (2, 2), (1, 1)) == [16, 0.5, 0.5, 0.5, 0.5]
-    lost = {(0, 0): types.SimpleNamespace(plan=0, answer=None, correct=False, gold="7", tokens=[0, 0])}
+    lost = {(p, a): budget.Answered((0, p, a), None, "7", False, 0, 0) for p, a in places}
     assert budget.cut(lost, (2, 2), (1, 1)) == [0] * 5                     # too long for the context
 
 
@@ -251,8 +315,25 @@ def test_budget_writes_a_table_and_a_figure(tmp_path, monkeypatch):
     assert "| 2 x 1 | " in text and "4 plans with an answer each gain +0.0 ± 0.0 points of flat vote" in text
 
 
+def test_benchmarks_make_a_table_of_all_processes(tmp_path, monkeypatch, capsys):
+    """Each cell is the percentage that is right, then of those with an answer."""
+    (tmp_path / "mine.jsonl").write_text('{"problem": "1+2", "answer": "3"}\n{"problem": "2+1", "answer": "4"}\n')
+    monkeypatch.setattr(every_benchmark, "TESTS", (str(tmp_path / "mine.jsonl"),))
+
+    def answer(agents, rows, samples, **how):
+        turns = [Turn([1], [2], [0.0], True, agent.name, "\\boxed{3}") for agent in agents]
+        return [Episode(row, (i, *[0] * len(agents)), turns) for i, row in enumerate(rows)]
+    monkeypatch.setattr(evaluation, "play", answer)
+    every_benchmark.main(["--max-new-tokens", "8"])
+    told = capsys.readouterr().out
+    assert told.startswith("`eval.py --max-new-tokens 8`")
+    assert told.splitlines()[-1] == f"| {tmp_path / 'mine.jsonl'} | 50 (100) | 50 (100) | 50 (100) |"
+
+
 def test_ablations_by_hand(tmp_path, monkeypatch):
     """Two seeds of one arm, evaluated twice; a run that was cut short does not count."""
+    from data.results import ablations
+
     def write(root, seed, *lines, steps=2):
         place = ablations.directory("weights", "shared", seed, root)
         place.mkdir(parents=True)
@@ -288,6 +369,8 @@ def test_ablations_by_hand(tmp_path, monkeypatch):
 
 def test_habits_of_the_ablation_about_reversed_roles(tmp_path):
     """Plans that solve hold their own result, answers that check solve the problem, in the stated shares."""
+    from data.results import habits
+
     habits.main([str(tmp_path / "habits.jsonl"), "--problems", "600"])
     lines = [json.loads(line)["messages"] for line in (tmp_path / "habits.jsonl").read_text().splitlines()]
     solved = checked = copied = 0
@@ -295,7 +378,7 @@ def test_habits_of_the_ablation_about_reversed_roles(tmp_path):
         problem, plan, answer = high[1]["content"], high[2]["content"], low[2]["content"]
         assert low[1]["content"].endswith(f"Problem:\n{problem}\n\nPlan:\n{plan}") and not rewards.has_box(plan)
         right = values(right_plan(problem))[-1]
-        if rema.verifies(answer):
+        if is_verifying(answer):
             checked += 1
             assert rewards.is_correct(answer, str(right))
         if plan.endswith("."):
@@ -327,11 +410,23 @@ def test_a_directory_with_the_data_of_the_embedded_model_fits(tmp_path, capsys):
     assert "1+1" in (tmp_path / "b" / "episodes.html").read_text()
 
 
+@pytest.mark.parametrize("flags", [[], ["--turns", "2"]])
+def test_a_turn_ends_with_the_context_whatever_was_asked_for(flags, tmp_path):
+    """No memory is taken for a million tokens that could never be drawn."""
+    problems = "".join(json.dumps({"problem": "1+" * n + "1", "answer": str(n + 1)}) + "\n" for n in (1, 300))
+    (tmp_path / "mine.jsonl").write_text(problems)
+    evaluation.main(["--data", str(tmp_path / "mine.jsonl"), "--max-new-tokens", "1000000", *flags,
+                     "--out", str(tmp_path / "a")])
+    lines = [json.loads(line) for line in (tmp_path / "a" / "episodes.jsonl").read_text().splitlines()]
+    assert [bool(line["turns"][0]["tokens"]) for line in lines] == [True, False]
+    assert all(turn["tokens"] < 512 for line in lines for turn in line["turns"])
+
+
 @pytest.mark.parametrize("flags, why", [
     (["--turns", "2", "--plans", "4"], "--answers"), (["--turns", "0"], "at least 1"),
     (["--temperature", "nan"], "temperature"), (["--top-p", "0"], "top-p"),
     (["--process", "vrp", "--diagnose"], "plans"), (["--limit", "0"], "at least 1"),
-    (["--diagnose", "--limit", "1"], "1 problems fit: too few"), (["--max-new-tokens", "1000000"], "0 problems fit"),
+    (["--diagnose", "--limit", "1"], "too few"), (["--max-new-tokens", "0"], "at least 1"),
     (["--temperature", "inf"], "temperature"),
     (["--out", "README.md/x"], "README.md"), (["--limitt", "3"], "unrecognized")])
 def test_flags_that_make_no_sense_are_one_line(flags, why, capsys):

@@ -3,9 +3,7 @@ import copy
 import dataclasses
 import functools
 import math
-import os
 import re
-import shutil
 import unicodedata
 
 import pytest
@@ -15,10 +13,9 @@ import model as models
 import rema
 import rollout
 from data import UserError
-from data.views import plots
-from data.problems.arithmetic import generate as problems
-from data.extensions.compiling import compile_step
 from data.formats.tokenizer import Tokenizer
+from data.problems.generate import generate as problems
+from data.views import terminal
 
 FAMILIES = {
     "llama": dict(family="llama", qkv_bias=False, qk_norm=False, tied=False,
@@ -34,7 +31,9 @@ def small(family="llama", context=128, dtype=torch.float64, seed=0, vocab=50):
     """A random model, 4 heads over 2 key-value heads; its weights are large enough for decided opinions."""
     config = models.Config(vocab_size=vocab, width=32, layers=2, heads=4, kv_heads=2, head_width=8, hidden=48,
                            context=context, eps=1e-5, rope_theta=10000.0, **FAMILIES[family])
-    model = models.Transformer(config).init_weights(torch.Generator().manual_seed(seed)).to(dtype)
+    model = models.Transformer(config)
+    models.init_weights(model, torch.Generator().manual_seed(seed))
+    model = model.to(dtype)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:
@@ -64,6 +63,29 @@ def greedy_without_cache(model, prompt, n, stop):
     return ids[len(prompt):]
 
 
+@torch.no_grad()
+def logprobs_without_cache(model, turn, temperature=1.0):
+    """Of each token of a turn, from one plain pass."""
+    logits = model(torch.tensor([turn.prompt + turn.tokens]))[0, len(turn.prompt) - 1:-1]
+    logprobs = (logits / temperature).log_softmax(-1)
+    return [float(row[token]) for row, token in zip(logprobs, turn.tokens)]
+
+
+def recorded(turns):
+    """What the sampler recorded of the tokens that are learned, turn by turn (N,)."""
+    found = []
+    for turn in turns:
+        learned = turn.learned or [True] * len(turn.tokens)
+        found += [logprob for logprob, counts in zip(turn.logprobs, learned) if counts]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """Norms in float64, too: nothing is rounded to float32 on the way."""
+    monkeypatch.setattr(models.RMSNorm, "precision", torch.float64)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_with_cache_is_greedy_without(family):
     model, asked, stop = small(family), prompts([3, 17, 1, 9, 30]), {7, 11, 23}
@@ -83,7 +105,7 @@ def test_recorded_logprobs_are_those_of_the_distribution_that_was_sampled(temper
     model, asked = small(), prompts([5, 12, 2])
     for prompt, group in zip(asked, rollout.generate(
             model, asked, 6, max_new_tokens=40, temperature=temperature, top_p=top_p, stop_ids={3},
-            generator=rollout.stream(0))):
+            generator=rollout.make_generator(0))):
         for completion in group:
             with torch.no_grad():
                 logits = model(torch.tensor([prompt + completion.tokens]))[0, len(prompt) - 1:-1]
@@ -95,6 +117,56 @@ def test_recorded_logprobs_are_those_of_the_distribution_that_was_sampled(temper
                     nucleus = list(range(50))
                 assert token in nucleus
                 assert math.isclose(recorded, float((row[token] / row[nucleus].sum()).log()), abs_tol=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sampling_with_cache_is_sampling_without(exact, family):
+    """Token by token: unequal prompts, rows that leave, several chunks; only the random numbers are shared."""
+    model, asked, stop = small(family, context=60), prompts([3, 17, 1, 52, 30]), {7, 11, 23}
+    generators = [rollout.make_generator("s", i) for i in range(5)]
+    found = rollout.generate(model, asked, 4, max_new_tokens=25, temperature=1.2, stop_ids=stop, batch=9,
+                             generator=[rollout.make_generator("s", i) for i in range(5)])
+    ends = set()
+    for prompt, group, generator in zip(asked, found, generators):
+        for turn, numbers in zip(group, torch.rand(4, 25, generator=generator).double()):
+            assert turn.prompt == prompt
+            ids = list(prompt)
+            for token, number in zip(turn.tokens, numbers):
+                with torch.no_grad():
+                    cdf = (model(torch.tensor([ids]))[0, -1] / 1.2).softmax(-1).cumsum(-1)
+                assert token == int((cdf <= number).sum())
+                ids.append(token)
+            assert not set(turn.tokens[:-1]) & stop and turn.stopped == (turn.tokens[-1] in stop)
+            assert turn.stopped or len(turn.tokens) == min(25, 60 - len(prompt))
+            assert turn.logprobs == pytest.approx(logprobs_without_cache(model, turn, 1.2), abs=1e-10)
+            ends.add((turn.stopped, len(ids) == 60))
+    assert ends == {(True, False), (False, False), (False, True)}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_trainer_finds_what_the_sampler_recorded(exact, temperature):
+    """In float64 to 1e-10, whatever stands beside a turn; of tokens that are only read there is nothing."""
+    model, asked = small(), prompts([3, 17, 1, 9])
+    turns = sum(rollout.generate(model, asked, 6, max_new_tokens=30, temperature=temperature, stop_ids={3, 8},
+                                 generator=rollout.make_generator(4)), [])
+    assert {len(turn.tokens) for turn in turns} > {1, 30}
+    turns = [turns[i] for i in torch.randperm(24, generator=torch.Generator().manual_seed(0))]
+    for i, turn in enumerate(turns[:12]):
+        turn.learned = [(i + t) % 3 > 0 for t in range(len(turn.tokens))]
+    with torch.no_grad():
+        new, entropy = rollout.batch_logprobs(model, turns, temperature)
+        other, _ = rollout.batch_logprobs(model, turns, temperature + 0.3)
+    assert len(new) == len(entropy) == sum(turn.count_learned() for turn in turns) < sum(
+        len(turn.tokens) for turn in turns)
+    assert (new - recorded(turns)).abs().max() < 1e-10 < 0.1 < (other - recorded(turns)).abs().max()
+
+
+def test_greedy_reports_logprobs_at_temperature_1_of_all_tokens():
+    model, asked = small(), prompts([5, 12, 2])
+    plain = rollout.generate(model, asked, max_new_tokens=20, temperature=0)
+    assert rollout.generate(model, asked, max_new_tokens=20, temperature=0, top_p=0.5) == plain
+    for [turn] in plain:
+        assert turn.logprobs == pytest.approx(logprobs_without_cache(model, turn), abs=1e-5)
 
 
 def test_draws_follow_the_distribution():
@@ -117,25 +189,25 @@ def test_the_edges_of_the_uniform_interval():
 def test_each_row_of_a_group_draws_its_own_first_token():
     first = [c.tokens[0] for c in rollout.generate(
         small(dtype=torch.float32), prompts([4]), 32, max_new_tokens=1, temperature=3.0,
-        generator=rollout.stream(1))[0]]
+        generator=rollout.make_generator(1))[0]]
     assert len(set(first)) > 4
 
 
 def test_a_prompts_draws_do_not_depend_on_the_prompts_beside_it():
     model, asked = small(), prompts([4, 9, 6])
-    streams = lambda: [rollout.stream(0, 5, f"q{i}") for i in range(3)]        # noqa: E731
+    streams = lambda: [rollout.make_generator(0, 5, f"q{i}") for i in range(3)]        # noqa: E731
     together = rollout.generate(model, asked, 4, max_new_tokens=30, stop_ids={3}, generator=streams())
     for order in ([2, 0, 1], [1]):
         other = rollout.generate(model, [asked[i] for i in order], 4, max_new_tokens=30, stop_ids={3},
-                                 generator=[streams()[i] for i in order], rows=5)
+                                 generator=[streams()[i] for i in order], batch=5)
         assert [[c.tokens for c in group] for group in other] == [
             [c.tokens for c in together[i]] for i in order]
 
 
 def test_every_end_id_ends_a_row_and_belongs_to_it():
     model, asked = small(), prompts([4, 9])
-    free = rollout.generate(model, asked, 16, max_new_tokens=50, generator=rollout.stream(2))
-    held = rollout.generate(model, asked, 16, max_new_tokens=50, stop_ids={3, 8}, generator=rollout.stream(2))
+    free = rollout.generate(model, asked, 16, max_new_tokens=50, generator=rollout.make_generator(2))
+    held = rollout.generate(model, asked, 16, max_new_tokens=50, stop_ids={3, 8}, generator=rollout.make_generator(2))
     for long, short in zip(sum(free, []), sum(held, [])):
         assert len(long.tokens) == 50 and not long.stopped
         ends = [i for i, token in enumerate(long.tokens) if token in (3, 8)]
@@ -156,9 +228,15 @@ def test_the_context_is_never_passed():
     for prompt, [completion] in zip(prompts([19, 5]),
                                     rollout.generate(model, prompts([19, 5]), max_new_tokens=50)):
         assert len(prompt) + len(completion.tokens) == 20 and not completion.stopped
-    for bad in ([], [1] * 20):
-        with pytest.raises(UserError, match="no room"):
-            rollout.generate(model, [bad], max_new_tokens=4)
+    for group in rollout.generate(model, prompts([19, 5, 12]), 3, max_new_tokens=50):    # and not by a neighbour
+        for turn in group:
+            assert len(turn.prompt) + len(turn.tokens) == 20
+            assert turn.logprobs == pytest.approx(logprobs_without_cache(model, turn), abs=1e-5)
+    [[full], [free]] = rollout.generate(model, [[1] * 20, [1]], max_new_tokens=4)        # nor begun behind it
+    assert (full.prompt, full.tokens, full.logprobs, full.stopped) == ([1] * 20, [], [], False)
+    assert len(free.tokens) == 4
+    with pytest.raises(UserError, match="no prompt empty"):
+        rollout.generate(model, [[1], []], max_new_tokens=4)
     with pytest.raises(UserError, match="temperature"):
         rollout.generate(model, [[1]], max_new_tokens=4, temperature=-1)
 
@@ -172,115 +250,123 @@ def test_a_prompt_is_run_once_for_all_its_samples(monkeypatch):
     assert seen[0] == (2, 6) and set(seen[1:]) == {(16, 1)} and len(seen) == 5
 
 
-def test_a_cache_grows_by_any_number_of_tokens(monkeypatch):
-    """Multi-turn conversations append different numbers of tokens to each row, then go on one by one.
-
-    Places behind a short row are masked, but 0 * NaN is NaN: the cache may not start as whatever memory held.
-    """
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size: self.new_full(size, math.nan))
+def test_a_cache_grows_by_any_number_of_tokens(exact):
+    """Conversations append different numbers of tokens to each row, go on one by one, forget, and leave."""
     model, generator = small(), torch.Generator().manual_seed(3)
     start = prompts([5, 3])
-    padded, lengths = rollout.pad(start, "cpu")
-    base = models.Cache()
     with torch.no_grad():
-        model.hidden(padded, base, lengths)
-        group = torch.tensor([0, 0, 1])
-        cache, rows = models.Cache(base, group, capacity=2), [list(start[i]) for i in group]
-        for step in range(4):
-            new = [torch.randint(1, 50, (n,), generator=generator).tolist()
-                   for n in ((1, 1, 1) if step == 2 else (3, 1, 2))]
-            padded, lengths = rollout.pad(new, "cpu")
-            hidden = model.hidden(padded, cache, lengths)
-            for b in range(3):
-                rows[b] += new[b]
-                expected = model.hidden(torch.tensor([rows[b]]))[0, -len(new[b]):]
-                assert torch.allclose(hidden[b, :len(new[b])], expected, atol=1e-6)
-        rows = [row[:-n] for row, n in zip(rows, (3, 2, 2))]                   # and forgets what came last
-        cache.cut(torch.tensor(list(map(len, rows))))
-        assert cache.filled == max(len(row) - len(start[i]) for row, i in zip(rows, group))
-        hidden = model.hidden(torch.tensor([[7], [8], [9]]), cache)
-        for b in range(3):
-            expected = model.hidden(torch.tensor([rows[b] + [7 + b]]))[0, -1]
-            assert torch.allclose(hidden[b, 0], expected, atol=1e-6)
+        cache = rollout.prefill(model, start)[0].repeat(2, 2)
+        rows = [list(prompt) for prompt in start for _ in range(2)]
+
+        def append(*lengths):
+            new = [torch.randint(1, 50, (n,), generator=generator).tolist() for n in lengths]
+            tokens, real = rollout.pad_left(new, "cpu")
+            models.reserve(cache, tokens.shape[1])
+            hidden = model.hidden(tokens, cache, real)
+            for b, ids in enumerate(new):
+                rows[b] += ids
+                expected = model.hidden(torch.tensor([rows[b]]))[0, -len(ids):]
+                assert torch.allclose(hidden[b, -len(ids):], expected, atol=1e-10)
+
+        append(3, 1, 2, 4)
+        append(1, 1, 1, 1)
+        append(3, 1, 2, 1)
+        first, kept = cache.filled, [0, 3, 1, 2]             # three tokens each, of which so many are kept
+        for _ in range(3):
+            append(1, 1, 1, 1)
+        models.hide(cache, first, torch.tensor(kept))
+        rows = [row[:len(row) - 3 + n] for row, n in zip(rows, kept)]
+        append(2, 1, 1, 3)
+        append(1, 1, 1, 1)
+        cache.keep(torch.tensor([1, 3]))
+        rows = [rows[1], rows[3]]
+        append(1, 1)
+        append(2, 5)
+        assert cache.filled <= cache.capacity == cache.real.shape[1]
+        assert all(kv.isfinite().all() for kv in cache.kv.values())            # 0 * NaN would be NaN
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
-@pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="a minute of compiling: set REMA_SLOW=1")
-def test_compiled_decoding_draws_the_same_tokens():
-    """A graph is really compiled, and again when the batch has shrunk to a power of two."""
-    model, starts = small(dtype=torch.float32), prompts([5, 9, 70])
-    how = dict(samples=6, max_new_tokens=12, stop_ids=range(10))
-    plain = rollout.generate(model, starts, **how)
-    torch._dynamo.utils.counters.clear()
-    compile_step(model)
-    compiled = rollout.generate(model, starts, **how)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
-    assert [c.tokens for group in plain for c in group] == [c.tokens for group in compiled for c in group]
-
-
-@pytest.mark.parametrize("stop", (range(0), range(10)))
-def test_shapes_that_never_change_change_no_token(stop, monkeypatch):
-    """What --compile compiles, uncompiled: fixed shapes, padded prompts, batches of powers of two."""
-    model, starts, sizes, plain = small(), prompts([5, 9, 70]), [], models.Transformer.step
-    how = dict(samples=6, max_new_tokens=12, stop_ids=stop)
-    expected = rollout.generate(model, starts, **how)
-    monkeypatch.setattr(models.Transformer, "step", lambda self, token, cache: sizes.append(
-        (len(token), cache.capacity, cache.prefix.filled)) or plain(self, token, cache))
-    model.compiled = True
-    for a, b in zip(expected, rollout.generate(model, starts, **how)):
-        assert [c.tokens for c in a] == [c.tokens for c in b]
-        assert all(c.logprobs == pytest.approx(d.logprobs, abs=1e-9) for c, d in zip(a, b))
-    assert {size[1:] for size in sizes} == {(12, 128)}
-    rows = [size[0] for size in sizes]
-    assert rows == [18] * 11 if not stop else rows == sorted(rows, reverse=True) and set(rows) - {18} <= {
-        1, 2, 4, 8, 16} and len(set(rows)) > 2
+def test_rows_that_leave_are_compacted_in_place():
+    """The buffers keep their addresses, so that a graph on a card could replay a step."""
+    model, start = small(), prompts([5, 3, 9])
+    with torch.no_grad():
+        cache = rollout.prefill(model, start)[0].repeat(2, 4)
+        places = {layer: kv.data_ptr() for layer, kv in cache.kv.items()}
+        held = [torch.tensor([row]) for row in start for _ in range(2)]
+        for rows in ([0, 1, 2, 3, 4, 5], [1, 2, 5], [0, 2], [1]):
+            cache.keep(torch.tensor(rows))
+            held = [torch.cat((held[row], torch.tensor([[7 + row]])), 1) for row in rows]
+            logits = model.step(torch.tensor([7 + row for row in rows]), cache)
+            for b, row in enumerate(held):
+                assert torch.allclose(logits[b], model(row)[0, -1], atol=1e-6)
+        assert {layer: kv.data_ptr() for layer, kv in cache.kv.items()} == places
 
 
 @pytest.mark.parametrize("order", ([0, 1, 0, 1], [1, 0, 0, 0, 1], [0, 0, 1, 1]))
 def test_samples_of_one_prompt_need_not_stand_side_by_side(exact, order):
     """Two tokens a sample: the second is scored as in decoding, one token a row, without gradients."""
     model, tokenizer = models.load("tiny", dtype=torch.float64)
-    asked = [tokenizer.chat(rema.VRP.prompt(problem)) for problem in ("8*(7-4)+5", "1+2")]
-    samples = [rema.Sample(asked[p], [40 + i, 50 + i], [], 0.0, [0, 0]) for i, p in enumerate(order)]
+    asked = [tokenizer.chat(rema.VRP.prompt({"problem": problem}, {})) for problem in ("8*(7-4)+5", "1+2")]
+    samples = [rema.Turn(asked[p], [40 + i, 50 + i], [], True) for i, p in enumerate(order)]
     with torch.no_grad():
         found = rollout.batch_logprobs(model, samples)[0]
         alone = torch.cat([rollout.batch_logprobs(model, [sample])[0] for sample in samples])
     assert (found - alone).abs().max() < 1e-10
 
 
-def test_bfloat16_is_sampled_in_float32_without_amx(monkeypatch):
-    """The same tokens and log-probs as those of the float32 copy; the model itself stays as it is."""
+def test_the_type_that_was_asked_for_is_the_type_that_is_computed_in(monkeypatch):
+    """bfloat16 weights with adapters: the trainer's pass of them finds what was recorded, up to their rounding."""
     tiny, tokenizer = models.load("tiny", dtype=torch.bfloat16)
-    model = models.adapt(tiny, 4, 8.0, torch.Generator().manual_seed(0))
-    prompts = [tokenizer.chat(rema.VRP.prompt("8*(7-4)+5"))]
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    [[found]] = rollout.generate(model, prompts, max_new_tokens=12)
-    assert {weight.dtype for weight in tiny.parameters()} == {torch.bfloat16}
-    copied = copy.deepcopy(model).float()
-    assert copied.lm_head.weight is copied.embed_tokens.weight
-    assert rollout.generate(copied, prompts, max_new_tokens=12) == [[found]]
-    assert rollout.nimble(copied) is copied
-    rows = problems(2, split="heldout")
-    in_bfloat16, in_float32 = ([[turn.logprobs for turn in e.turns] for e in talk(one, tokenizer, rows)]
-                               for one in (model, copied))
-    assert in_bfloat16 == in_float32
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert rollout.nimble(model) is model
+    model = models.add_adapters(tiny, 4, 8.0, torch.Generator().manual_seed(0))
+    found, plain = set(), models.Cache.append
+    monkeypatch.setattr(models.Cache, "append", lambda self, layer, k, v: found.add(k.dtype) or plain(
+        self, layer, k, v))
+    asked = [tokenizer.chat(rema.VRP.prompt(row, {})) for row in problems(4, split="heldout")]
+    turns = sum(rollout.generate(model, asked, 4, max_new_tokens=24, stop_ids=tokenizer.stop_ids), [])
+    assert found == {torch.bfloat16} and {weight.dtype for weight in tiny.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        new, _ = rollout.batch_logprobs(model, turns)
+    assert new.dtype == torch.float32
+    assert (new - recorded(turns)).abs().mean() < 0.03
+
+
+def test_adapters_are_sampled_with_and_their_base_is_as_it_was(exact):
+    tiny, tokenizer = models.load("tiny", dtype=torch.float64)
+    asked = [tokenizer.chat(rema.VRP.prompt(row, {})) for row in problems(3, split="heldout")]
+    how = dict(samples=3, max_new_tokens=24, stop_ids=tokenizer.stop_ids)
+    before = rollout.generate(tiny, asked, **how)
+    model = models.add_adapters(tiny, 4, 8.0, torch.Generator().manual_seed(0))
+    assert rollout.generate(model, asked, **how) == before                     # B is 0 at first
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("lora_B"):
+                weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    changed = rollout.generate(model, asked, **how)
+    assert changed != before and rollout.generate(tiny, asked, **how) == before
+    for turn in sum(changed, []):
+        assert turn.logprobs == pytest.approx(logprobs_without_cache(model, turn), abs=1e-10)
+    with torch.no_grad():
+        new, _ = rollout.batch_logprobs(model, sum(changed, []))
+    assert (new - recorded(sum(changed, []))).abs().max() < 1e-10
 
 
 def test_smollm2_in_bfloat16(smollm2):
-    """Recorded by the sampler, against the trainer's pass, of bfloat16 weights: 0.03 on average, no bias."""
+    """Sampler and trainer, each in bfloat16: equally far from the log-probs of float32 weights, without a bias.
+
+    Both round, each in its own order, so they are as far from each other: 0.04 on average.
+    """
     model, tokenizer = load(str(smollm2), dtype=torch.bfloat16)
     prompts = [tokenizer.chat([{"role": "user", "content": text}])
                for text in ("What is 2 + 3?", "Name a colour, and why.", "Write a story.", "Explain gravity.")]
-    groups = rollout.generate(model, prompts, 4, max_new_tokens=32, stop_ids=tokenizer.stop_ids)
-    samples = [rema.Sample(prompt, c.tokens, c.logprobs, 0.0, [0] * len(c.tokens))
-               for prompt, group in zip(prompts, groups) for c in group]
+    turns = sum(rollout.generate(model, prompts, 4, max_new_tokens=32, stop_ids=tokenizer.stop_ids), [])
     with torch.no_grad():
-        new, _ = rollout.batch_logprobs(model, samples)
-    gap = new - torch.tensor([x for sample in samples for x in sample.logprobs])
-    assert new.dtype == torch.float32 and len(gap) > 400
-    assert gap.abs().mean() < 0.03 and gap.mean().abs() < 4 * gap.std() / len(gap) ** 0.5    # 4 standard errors
+        new, _ = rollout.batch_logprobs(model, turns)
+        wide, _ = rollout.batch_logprobs(load(str(smollm2))[0], turns)
+    assert new.dtype == torch.float32 and len(new) > 400
+    sampled, trained, between = recorded(turns) - wide, new - wide, new - recorded(turns)
+    for gap in (sampled, trained, between):
+        assert gap.abs().mean() < 0.05 and gap.mean().abs() < 4 * gap.std() / len(gap) ** 0.5    # standard errors
+    assert sampled.abs().mean() < 1.25 * trained.abs().mean()
 
 
 def test_smollm2_cache_and_logprobs(smollm2):
@@ -302,34 +388,87 @@ def test_smollm2_cache_and_logprobs(smollm2):
 
 
 # ------------------------------------------------------------------------------------------------------------
+# Agents that speak one after the other
+
+def test_three_agents_speak_in_order():
+    """Each is shown what was said before it and draws its number of turns for that; shared turns are the same."""
+    model, tokenizer = load("tiny")
+    roles = [rema.Role("high", "Plan.", "{question}", rema.reward_plan),
+             rema.Role("critic", "Mend the plan.", "{question} {high}", rema.reward_plan),
+             rema.Role("low", "Solve.", "{question} {critic} {high}", rema.reward_answer)]
+    agents = [rollout.Agent(role, model, tokenizer) for role in roles]
+    rows, how = problems(2, split="heldout"), dict(temperatures=[1.0, 1.2, 0], max_new_tokens=10)
+    episodes = rollout.rollout(agents, rows, [2, 3, 1], **how)
+    assert [e.place for e in episodes] == [(i, j, k, 0) for i in range(2) for j in range(2) for k in range(3)]
+    for e in episodes:
+        high, critic, low = e.turns
+        assert [turn.agent for turn in e.turns] == ["high", "critic", "low"]
+        assert [turn.place for turn in e.turns] == [e.place[:2], e.place[:3], e.place]
+        for turn in e.turns:
+            assert turn.text == tokenizer.decode(turn.tokens) and len(turn.tokens) == len(turn.logprobs) > 0
+        assert critic.prompt == tokenizer.chat(roles[1].prompt(e.row, {"high": high.text}))
+        assert low.prompt == tokenizer.chat(roles[2].prompt(e.row, {"high": high.text, "critic": critic.text}))
+    assert all(a.turns[0] is b.turns[0] for a, b in zip(episodes, episodes[1:]) if a.place[:2] == b.place[:2])
+    assert len({str(e.turns[1].tokens) for e in episodes}) > 6                 # each draws for itself
+    again = rollout.rollout(agents, rows[::-1], [2, 3, 1], batch=3, **how)
+    assert [[turn.tokens for turn in e.turns] for e in again[6:] + again[:6]] == [
+        [turn.tokens for turn in e.turns] for e in episodes]                   # in whatever order and company
+    assert rollout.rollout(agents, rows, [2, 3, 1], key=(1,), **how) != episodes
+    fewer = rollout.rollout(agents, rows, [1, 1, 1], **how)
+    assert [e.turns[0].tokens for e in fewer] == [episodes[0].turns[0].tokens, episodes[6].turns[0].tokens]
+
+
+def test_a_prompt_that_a_plan_has_made_too_long_is_not_answered():
+    model, tokenizer = load("tiny")
+    limited = copy.copy(model)
+    agents = [rollout.Agent(rema.HIGH, model, tokenizer), rollout.Agent(rema.LOW, limited, tokenizer)]
+    rows, how = problems(3, split="heldout"), dict(temperatures=[1.5, 1.0], max_new_tokens=30)
+    free = rollout.rollout(agents, rows, [6, 2], **how)
+    lengths = sorted(len(e.turns[1].prompt) for e in free)
+    limited.config = dataclasses.replace(model.config, context=lengths[len(lengths) // 2])
+    ends = set()
+    for e, other in zip(rollout.rollout(agents, rows, [6, 2], **how), free):
+        answer, room = e.turns[1], limited.config.context - len(e.turns[1].prompt)
+        assert e.turns[0] == other.turns[0] and answer.prompt == other.turns[1].prompt
+        assert answer.tokens == other.turns[1].tokens[:max(room, 0)]
+        assert answer.stopped == (other.turns[1].stopped and len(other.turns[1].tokens) <= room)
+        assert answer.agent == "low" and answer.place == e.place
+        ends.add((len(answer.tokens) > 0, answer.stopped))
+    assert len(ends) == 3
+
+
+# ------------------------------------------------------------------------------------------------------------
 # Conversations
 
-ROLES = rema.roles("rema", turns=2)
+ROLES = [rema.HIGH_TURNS, rema.LOW_TURNS]
 
 
-@pytest.fixture
-def exact(monkeypatch):
-    monkeypatch.setattr(models.RMSNorm, "precision", torch.float64)
+def voices(model, tokenizer, other=None):
+    """Two agents that converse, by default with the same weights."""
+    return [rollout.Agent(ROLES[0], model, tokenizer), rollout.Agent(ROLES[1], other or model, tokenizer)]
 
 
-def talk(model, tokenizer, rows=None, **settings):
+def talk(model, tokenizer, rows=None, other=None, temperature=1.0, samples=5, turns=3, max_new_tokens=20, **how):
     """Conversations of one model with itself, by default 5 about each of 8 problems, in three turns."""
-    settings = {"turns": 3, "samples": 5, "max_new_tokens": 20, **settings}
-    return rollout.converse({"high": model, "low": model}, tokenizer,
-                            problems(8, split="heldout") if rows is None else rows, ROLES, **settings)
+    if rows is None:
+        rows = problems(8, split="heldout")
+    return rollout.converse(voices(model, tokenizer, other), rows, samples, turns,
+                            temperatures=[temperature] * 2, max_new_tokens=max_new_tokens, **how)
+
+
+def said(episode, name):
+    return [turn for turn in episode.turns if turn.agent == name]
 
 
 def gaps(model, episodes, temperature=1.0):
-    """Differences between the log-probs of one forward pass a trajectory and those recorded (N,)."""
+    """Differences between the log-probs of one forward pass a conversation and those recorded (N,)."""
     found = []
-    for role in ("high", "low"):
-        rows = [rema.sample(e.said(role), 1.0) for e in episodes if e.said(role)]
-        rows = [row for row in rows if row.logprobs]
+    for position, role in enumerate(ROLES):
+        rows = rema.collect_turns(episodes, position)
         with torch.no_grad():
             new, entropy = rollout.batch_logprobs(model, rows, temperature)
-        old = torch.tensor([x for row in rows for x in row.logprobs], dtype=new.dtype)
-        assert len(new) == sum(len(turn.tokens) for e in episodes for turn in e.said(role))
-        found.append((new - old).abs())
+        assert len(new) == sum(len(turn.tokens) for e in episodes for turn in said(e, role.name))
+        found.append((new - recorded(rows)).abs())
     return torch.cat(found)
 
 
@@ -346,11 +485,11 @@ def check_prompts(tokenizer, episodes):
         for role in ROLES:
             ids, messages, other = [], [], ""
             for turn in e.turns:
-                if turn.role != role.name:
+                if turn.agent != role.name:
                     other = turn.text
                     continue
                 messages += ([{"role": "user", "content": other}] if messages else
-                             role.prompt(e.row["problem"], other))
+                             role.prompt(e.row, {"high": other}))
                 ids += turn.prompt
                 found, expected = (                          # Llama 3's template trims each message
                     re.sub(r"(<.end_header_id.>\n\n)\s+|\s+(?=<.eot_id.>)", r"\1", shown(tokenizer, text))
@@ -362,13 +501,13 @@ def check_prompts(tokenizer, episodes):
 
 def kind(e, turns, max_new_tokens):
     """How a conversation ended: finished, unfinished or truncated; whatever breaks the rules fails."""
-    assert [turn.role for turn in e.turns] == (["high", "low"] * turns)[:len(e.turns)]
+    assert [turn.agent for turn in e.turns] == (["high", "low"] * turns)[:len(e.turns)]
     assert all(turn.stopped for turn in e.turns[:-1])
     assert all(len(turn.tokens) == len(turn.logprobs) <= max_new_tokens for turn in e.turns)
-    assert not any(rema.FINISH in turn.text for turn in e.said("high")[:len(e.said("low")) - 1])
+    assert not any(rema.FINISH in turn.text for turn in said(e, "high")[:len(said(e, "low")) - 1])
     if not e.turns[-1].stopped:
         return "truncated"
-    assert e.turns[-1].role == "low"
+    assert e.turns[-1].agent == "low"
     if rema.FINISH in e.turns[-2].text:
         return "finished"
     assert len(e.turns) == 2 * turns
@@ -381,7 +520,7 @@ def test_conversation_trainer_and_sampler_agree_in_every_turn(exact):
     kinds = [kind(e, 2, 14) for e in episodes]
     assert set(kinds) == {"finished", "unfinished", "truncated"}
     assert all(len(e.turns[-1].tokens) == 14 for e, how in zip(episodes, kinds) if how == "truncated")
-    assert [(e.question, e.plan, e.sample) for e in episodes] == [(b // 5, 0, b % 5) for b in range(40)]
+    assert [e.place for e in episodes] == [(b // 5, b % 5) for b in range(40)]
     assert gaps(model, episodes).max() < 1e-10
     check_prompts(tokenizer, episodes)
     hot = talk(model, tokenizer, temperature=1.3, max_new_tokens=24)
@@ -430,28 +569,22 @@ def test_conversation_in_other_chat_formats(exact, request, family):
 
 
 def test_caches_are_continued_from_turn_to_turn(monkeypatch):
-    """All that is run beside decoding: each prompt once, then what is new, led by the last sampled token."""
+    """All that is run beside decoding: a prompt for each conversation, then what is new, led by the last sampled token."""
     model, tokenizer = models.load("tiny")
     plain, runs = models.Transformer.hidden, []
 
-    def counted(self, tokens, cache=None, lengths=None):
-        if lengths is not None:
-            runs.append(sorted(lengths.tolist()))
-        return plain(self, tokens, cache, lengths)
+    def counted(self, tokens, cache=None, real=None):
+        if real is not None:
+            runs.append(sorted(real.sum(1).tolist()))
+        return plain(self, tokens, cache, real)
 
     monkeypatch.setattr(models.Transformer, "hidden", counted)
     episodes = talk(model, tokenizer, problems(2, split="heldout")[1:], samples=24, temperature=1.3)
     expected = []
     for place in range(6):
         turns = [e.turns[place] for e in episodes if len(e.turns) > place]
-        if place == 0:
-            expected.append([len(turns[0].prompt)])          # one prompt for 24 conversations
-        elif place == 1:
-            asked = [turn.prompt for turn in turns]
-            shared = next(i for i, ids in enumerate(zip(*asked)) if len(set(ids)) > 1)
-            expected.append(sorted(len(prompt) - shared for prompt in asked))
-        elif turns:
-            expected.append(sorted(1 + len(turn.prompt) for turn in turns))
+        if turns:
+            expected.append(sorted((place > 1) + len(turn.prompt) for turn in turns))
     assert len(expected) == 6 and runs == expected
 
 
@@ -459,17 +592,19 @@ def test_conversations_stay_within_the_context():
     """Either role may run out of room, in a turn or before it, in its first turn and later."""
     model, tokenizer = load("tiny")
     limited, ends = copy.copy(model), set()
-    for role in ROLES:
-        agents = {"high": model, "low": model, role.name: limited}
-        for context in range(len(tokenizer.chat(role.prompt("", ""))), 150, 9):
+    for position, role in enumerate(ROLES):
+        agents = voices(model, tokenizer)
+        agents[position].model = limited
+        for context in range(len(tokenizer.chat(role.prompt({"problem": ""}, {"high": ""}))), 150, 9):
             limited.config = dataclasses.replace(model.config, context=context)
-            for e in rollout.converse(agents, tokenizer, problems(2, split="heldout"), ROLES, turns=3,
-                                      samples=4, max_new_tokens=20):
-                cut, last, held = kind(e, 3, 20) == "truncated", e.turns[-1], len(rollout.seen(e, role))
-                assert held <= context or not last.tokens and last.role == role.name
+            for e in rollout.converse(agents, problems(2, split="heldout"), 4, 3, temperatures=[1.0, 1.0],
+                                      max_new_tokens=20):
+                cut, last, held = kind(e, 3, 20) == "truncated", e.turns[-1], sum(
+                    len(turn.prompt) + len(turn.tokens) for turn in said(e, role.name))
+                assert held <= context or not last.tokens and last.agent == role.name
                 if cut and len(last.tokens) < 20:            # a prompt that fills the context is not answered
-                    assert last.role == role.name and held >= context
-                    ends.add((last.role, len(last.tokens) > 0, len(e.turns) > 2))
+                    assert last.agent == role.name and held >= context
+                    ends.add((last.agent, len(last.tokens) > 0, len(e.turns) > 2))
     assert len(ends) == 8
 
 
@@ -485,8 +620,7 @@ def test_a_conversation_does_not_depend_on_those_beside_it(exact):
     assert told(talk(model, tokenizer, rows, batch=3)) == together
     assert told(talk(model, tokenizer, [rows[2]])) == together[10:15]
     assert told(talk(model, tokenizer, [{**rows[0], "copy": 1}])) != together[:5]
-    apart = rollout.converse({"high": model, "low": copy.deepcopy(model)}, tokenizer, rows, ROLES, turns=3,
-                             samples=5, max_new_tokens=20)
+    apart = talk(model, tokenizer, rows, other=copy.deepcopy(model))
     assert told(apart) == together                           # own weights or shared: two caches all the same
 
 
@@ -495,11 +629,10 @@ def test_two_agents_converse_with_their_own_weights():
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.norm.weight *= 0.5                             # less decided
-    episodes = rollout.converse({"high": model, "low": other}, tokenizer, problems(3, split="heldout"), ROLES,
-                                turns=2, samples=4, max_new_tokens=16)
-    low = [rema.sample(e.said("low"), 1.0) for e in episodes if e.said("low")]
+    episodes = talk(model, tokenizer, problems(3, split="heldout"), other, turns=2, samples=4, max_new_tokens=16)
+    low = rema.collect_turns(episodes, 1)
     with torch.no_grad():
-        old = torch.tensor([x for row in low for x in row.logprobs])
+        old = recorded(low)
         assert (rollout.batch_logprobs(other, low)[0] - old).abs().max() < 1e-5
         assert (rollout.batch_logprobs(model, low)[0] - old).abs().max() > 0.1
 
@@ -535,7 +668,7 @@ def test_a_question_without_room_is_one_line(capsys):
 
 def test_what_a_model_says_cannot_steer_a_terminal():
     tokenizer = read_tokenizer("data/tiny")
-    turn = rema.Turn("low", [], tokenizer.encode("a\x1b[2Jb"), [-0.1] * 20, True, "a\x1b[2J\x9bb\tc\n")
+    turn = rema.Turn([], tokenizer.encode("a\x1b[2Jb"), [-0.1] * 20, True, "low", "a\x1b[2J\x9bb\tc\n")
     for how in (None, "number", "shade"):
-        text = re.sub(r"\x1b\[(38;5;255;48;5;\d+|0)m", "", plots.turn_text(turn, tokenizer, how))
+        text = re.sub(r"\x1b\[(38;5;255;48;5;\d+|0)m", "", terminal.describe_turn(turn, tokenizer, how))
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)

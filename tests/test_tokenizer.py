@@ -416,6 +416,31 @@ def test_a_conversation_grows_by_appending(tmp_path, name, stopped):
     assert tokenizer.chat([SYSTEM, USER, {**BOT, "content": sampled}, AGAIN]) == whole
 
 
+ENDS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", *LLAMA, "<|end_of_text|>")
+
+
+@pytest.mark.parametrize("name, end, eos", [
+    ("ChatML", "<|im_end|>", "<|endoftext|>"), ("ChatML", "<|im_end|>", None),
+    ("Qwen 2.5", "<|im_end|>", "<|endoftext|>"), ("SmolLM2", "<|im_end|>", "<|endoftext|>"),
+    ("Qwen 3", "<|im_end|>", "<|endoftext|>"), ("Llama 3", "<|eot_id|>", "<|end_of_text|>"),
+    ("Llama 3.1", "<|eot_id|>", None)])
+@pytest.mark.parametrize("special", [True, False])
+def test_what_ends_a_turn_stops_the_sampler_whatever_the_files_say(tmp_path, name, end, eos, special):
+    """A base checkpoint with a chat template and <|endoftext|> as its only end token: no answer ever stopped."""
+    added = [(token, special) for token in ENDS]
+    place = {token: id for id, token in enumerate(ENDS, 256)}
+    files = {"tokenizer_config.json": {"chat_template": FORMATS[name][0], "bos_token": LLAMA[0], "eos_token": eos},
+             "config.json": {"eos_token_id": place[eos] if eos else None}, "generation_config.json": {}}
+    tokenizer = write(tmp_path, added=added, files=files)
+    assert tokenizer.format.name == name
+    assert tokenizer.stop_ids == {place[end]} | ({place[eos]} if eos else set())
+    assert tokenizer.after([])[0] in tokenizer.stop_ids
+    assert tokenizer.after([97, place[end]]) == tokenizer.after([])[1:]
+    assert tokenizer.encode(end) == ids(end) and tokenizer.decode([97, place[end]]) == "a"
+    tokenizer.save(tmp_path)
+    assert Tokenizer.load(tmp_path).stop_ids == tokenizer.stop_ids
+
+
 def test_role_and_content_are_encoded_in_one_piece(tmp_path):
     """A newline that opens the content merges with the header's, as in the rendered text."""
     tokenizer = write(tmp_path, ["Ċ Ċ"], added=SPECIAL, pre_tokenizer=split(r"\s+"))
@@ -432,15 +457,12 @@ REFUSED = {
     "adds text outside of tags": CHATML.replace("{% endfor %}", "{% endfor %}\n\nNow:"),
     "adds a newline outside of tags": CHATML.replace("{% endfor %}", "\n{% endfor %}"),
     "says it twice": TURN + TURN + HEAD,
-    "other default": default("You are a pirate.") + TURN + HEAD,
-    "other default of known words": default("You are helpful.") + TURN + HEAD,
     "skips a message": TURN.replace("in messages", "in messages[1:]") + HEAD,
     "skips a role": TURN.replace("{{", "{% if m.role != 'system' %}{{").replace("}}", "}}{% endif %}") + HEAD,
     "only the first": TURN.replace("{{", "{% if loop.first %}{{").replace("}}", "}}{% endif %}") + HEAD,
     "begin token": "{{ bos_token }}" + TURN + HEAD,
     "no header": TURN,
     "always thinks": CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'"),
-    "Qwen 2.5 for mathematics": CHOICE.replace(QWEN25, "Please reason step by step."),
     "Qwen 2.5 with one word more": CHOICE.replace("message.content +", "message.content | upper +"),
     "Qwen 2.5 that skips a role": CHOICE.replace("not message.tool_calls", "message.role != 'assistant'"),
     "Qwen 2.5 that swaps two roles": CHOICE.replace("message.role + '\\n'", "messages[0].role + '\\n'"),
@@ -486,6 +508,117 @@ def test_spelling_of_a_template_does_not_matter(tmp_path):
     assert write(tmp_path, added=SPECIAL, template=tools + CHATML).format.name == "ChatML"
     named = [{"name": "tool_use", "template": "?"}, {"name": "default", "template": CHATML}]
     assert write(tmp_path, added=SPECIAL, template=named).format.name == "ChatML"
+
+
+MATH = "Please reason step by step, and put your final answer within \\boxed{}."
+GENERATION = ("{%- for m in messages %}\n    {%- if m.role == 'assistant' %}\n"
+              "        {{- '<|im_start|>assistant\\n' }}\n        {%- generation %}\n        {{- m.content + '<|im_end|>\\n' }}\n        {%- endgeneration %}\n"
+              "    {%- else %}\n        {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}\n"
+              "    {%- endif %}\n{%- endfor %}\n")
+REFUSAL = "{% if m['role'] == 'system' and not loop.first %}{{ raise_exception('too late') }}{% endif %}"
+FIRST = ("{% if messages[0]['role'] == 'system' %}{% set START = 1 %}{% else %}{% set START = 0 %}{% endif %}"
+         "{% for m in messages[START:] %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+         "{{ raise_exception('take turns') }}{% endif %}{% endfor %}")
+TRAINED3 = QWEN3.replace("{%- if loop.index0 > ns.last_query_index and (loop.last or (not loop.last and "
+                         "reasoning_content)) %}", "{%- if true %}")
+# name: (template, the conversations that it refuses or writes in a way of its own, of CONVERSATIONS)
+TAKEN = {
+    "generation": (GENERATION + HEAD, ""),
+    "generation in the middle of a line": (
+        CHATML.replace("m['content']", "'' }}{% generation %}{{ m['content'] }}{%- endgeneration -%}{{ ''"), ""),
+    "a variable that generation keeps": (
+        "{% set x = '' %}" + CHATML.replace("{{", "{% generation %}{% set x = '!' %}{% endgeneration %}{{ x +"), ""),
+    "a default system message": (default("You are a pirate.") + TURN + HEAD, ""),
+    "an empty one": (default("") + TURN + HEAD, ""),
+    "one of known words": (default("You are helpful.") + TURN + HEAD, ""),
+    "Qwen 2.5 for mathematics": (CHOICE.replace(QWEN25, MATH.replace("\\", "\\\\")), ""),
+    "no late system message": (TURN.replace("{{", REFUSAL + "{{", 1) + HEAD, "late"),
+    "no late system message, a default": (default(MATH.replace("\\", "\\\\"))
+                                          + TURN.replace("{{", REFUSAL + "{{", 1) + HEAD, "late"),
+    "a system message at the start only": (FIRST + TURN + HEAD, "alone twice"),
+    "drops late system messages": (TURN.replace("{{", "{% if loop.first or m['role'] != 'system' %}{{", 1)
+                                   .replace("}}", "}}{% endif %}") + HEAD, "late"),
+    "breaks behind the last message": (TURN.replace("{% endfor %}", "{% if loop.last %}{% break %}{% endif %}"
+                                                    "{% endfor %}") + HEAD, ""),
+    "adds something without a system message": (
+        "{% if messages[0]['role'] != 'system' %}{{ 'Hello! ' }}{% endif %}" + CHATML, "bare rounds alone"),
+    "eos_token ends a turn": (CHATML.replace("'<|im_end|>\\n'", "eos_token + '\\n'"), ""),
+    "Qwen 3, a thought for every answer": (TRAINED3, ""),
+    "Qwen 3, generation": (QWEN3.replace("{%- else %}\n            {{- '<|im_start|>' + message.role + '\\n' + content",
+                                         "{%- else %}\n            {%- generation %}{%- endgeneration %}\n            "
+                                         "{{- '<|im_start|>' + message.role + '\\n' + content"), ""),
+    "Llama 3, no late system message": (LLAMA3.replace(
+        "{%- for m in messages %}",
+        "{%- for m in messages %}" + REFUSAL.replace("{%", "{%-").replace("{{", "{{-")), "late"),
+    "Llama 3.1, a system message of its own": (
+        DATED.replace('set system_message = ""', 'set system_message = "Be kind."'), ""),
+}
+CONVERSATIONS = {
+    "one": [SYSTEM, USER], "many": [SYSTEM, USER, BOT, AGAIN], "more": [SYSTEM, USER, BOT, AGAIN, BOT, USER],
+    "thought": [SYSTEM, USER, {**BOT, "content": "<think>\nhm\n</think>\n\nHello."}, AGAIN],
+    "blanks": [SYSTEM, {**USER, "content": " \n Hi\n"}, {**BOT, "content": "\nHello. "}, AGAIN],
+    "bare": [USER], "rounds": [USER, BOT, AGAIN], "late": [USER, SYSTEM, AGAIN], "alone": [BOT],
+    "answer": [SYSTEM, USER, BOT], "twice": [SYSTEM, USER, AGAIN]}
+
+
+def render(template, messages):
+    """As transformers renders it."""
+    jinja2 = pytest.importorskip("jinja2")
+
+    class Generation(jinja2.ext.Extension):
+        tags = {"generation"}
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+            return jinja2.nodes.CallBlock(self.call_method("say"), [], [], body).set_lineno(line)
+
+        def say(self, caller):
+            return caller()
+
+    def raise_exception(message):
+        raise jinja2.TemplateError(message)
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True,
+                                     extensions=[Generation, "jinja2.ext.loopcontrols"])
+    environment.globals["raise_exception"] = raise_exception
+    return environment.from_string(template).render(
+        messages=messages, add_generation_prompt=True, enable_thinking=False, bos_token=LLAMA[0],
+        eos_token="<|im_end|>", tools=None)
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_templates_that_are_exact_for_what_is_written_here_are_taken(tmp_path, name):
+    """They differ elsewhere, or in how they are written; where they differ the conversation is refused."""
+    template, elsewhere = TAKEN[name]
+    llama = name.startswith("Llama")
+    config = {"chat_template": template, "bos_token": LLAMA[0], "eos_token": "<|im_end|>"}
+    tokenizer = write(tmp_path, ["Ċ Ċ"], pre_tokenizer=split(r"\s*[\r\n]+|\S+|\s"),
+                      added=SPECIAL + [(token, True) for token in LLAMA], files={"tokenizer_config.json": config})
+    for kind, messages in CONVERSATIONS.items():
+        if kind in elsewhere.split():
+            with pytest.raises(UserError, match="way of its own"):
+                tokenizer.chat(messages)
+        else:
+            try:
+                found = tokenizer.chat(messages)
+            except UserError:                       # nobody writes these
+                assert kind in ("alone", "answer", "twice", "late") and elsewhere
+                continue
+            assert show(tokenizer, found) == render(template, messages), kind
+    end = tokenizer.special_id("<|eot_id|>" if llama else "<|im_end|>")
+    sampled = [*b"Hello.", end]
+    grown = tokenizer.chat([SYSTEM, USER]) + sampled + tokenizer.after(sampled)
+    grown += tokenizer.turn("user", "Bye") + tokenizer.assistant
+    if name != "Qwen 3, generation":                # the empty thought stays, see the test above
+        assert show(tokenizer, grown) == render(template, [SYSTEM, USER, BOT, AGAIN])
+
+
+def test_a_default_that_holds_special_tokens_is_refused(tmp_path):
+    tokenizer = write(tmp_path, added=SPECIAL, template=default("a<|im_end|>b") + TURN + HEAD)
+    with pytest.raises(UserError, match="way of its own"):
+        tokenizer.chat([USER])
+    text = written("ChatML", SYSTEM, USER) + "<|im_start|>assistant\n"
+    assert show(tokenizer, tokenizer.chat([SYSTEM, USER])) == text
 
 
 def test_conversations_that_cannot_be_written(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import rema
 from data import UserError
 from data.views import curves, page, program, statistics, terminal
+from data.formats import runs
 from data.formats.hub import TINY
 from data.formats.tokenizer import Tokenizer
 
@@ -96,7 +97,7 @@ def test_the_page_says_what_was_said_and_whether_it_is_right(tmp_path):
     episodes = [episode("add them", "so \\boxed{2}", True, id="a-1"), episode("", "no idea")]
     page.html_page(episodes, tmp_path / "x.html")
     text = (tmp_path / "x.html").read_text(encoding="utf-8")
-    for part in ("<h2>a-1, sample 1 1</h2>", "2 of 2 episodes (all), of 2 in all", '<pre class="high">add them</pre>', '<pre class="low">so \\boxed{2}</pre>',
+    for part in ("<h2>a-1, plan 1, answer 1</h2>", "2 of 2 episodes (all), of 2 in all", '<pre class="high">add them</pre>', '<pre class="low">so \\boxed{2}</pre>',
                  '<b class="right">right</b>: boxed answer <code>2</code>',
                  '<b class="wrong">wrong</b>: boxed answer <code>(none)',
                  "(nothing)", "plan (cut off)", "gold answer <code>2</code>"):
@@ -130,12 +131,12 @@ def test_tokens_are_shaded_by_their_log_probs(tmp_path):
     tokenizer = Tokenizer.load(TINY)
     ids = tokenizer.encode("<b>é") + sorted(tokenizer.stop_ids)[:1]
     turn = rema.Turn([], ids, [0.0] + [-9.0] * (len(ids) - 1), True, "solo", "<b>é")
-    text = page.shaded(turn, tokenizer)
+    text = page.shade_tokens(turn, tokenizer)
     found = Tags(text)
     assert found.tags == ["span"] * len(ids) and found.data == "<b>é▪"              # é is two tokens
     assert text.count("0.70)") == len(ids) - 1 and text.count("0.00)") == 1
     half = rema.Turn([], ids[:-2], [-math.inf] * (len(ids) - 2), False, "solo", "")
-    assert page.shaded(half, tokenizer).count("\ufffd") == 1
+    assert page.shade_tokens(half, tokenizer).count("\ufffd") == 1
     page.html_page([rema.Episode({"problem": "p", "answer": "1"}, (0, 0), [turn])], tmp_path / "x.html",
                    tokenizer=tokenizer)
     assert pathlib.Path(tmp_path / "x.html").read_text(encoding="utf-8").count("<span") == len(ids)
@@ -228,12 +229,12 @@ def test_numbers_of_flags_are_held_to_their_least():
 
 
 def test_a_free_directory_is_claimed_and_a_used_one_refused(tmp_path):
-    taken = [program.claim_directory(str(tmp_path / "out" / "run")) for _ in range(3)]
+    taken = [runs.claim_directory(str(tmp_path / "out" / "run")) for _ in range(3)]
     assert [os.path.basename(path) for path in taken] == ["run", "run-2", "run-3"]
-    program.refuse_used(None, "is used")
-    program.refuse_used(str(tmp_path / "new"), "is used")
-    program.refuse_used(taken[0], "is used")                 # empty
+    runs.refuse_used(None, "is used")
+    runs.refuse_used(str(tmp_path / "new"), "is used")
+    runs.refuse_used(taken[0], "is used")                 # empty
     (tmp_path / "out" / "run" / "file").write_text("precious")
     for path in (taken[0], str(tmp_path / "out" / "run" / "file")):
         with pytest.raises(UserError, match="is used"):
-            program.refuse_used(path, "is used")
+            runs.refuse_used(path, "is used")

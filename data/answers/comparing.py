@@ -3,13 +3,14 @@ r"""Do two answers say the same?
     >>> equivalent(r"\frac12", "0.5"), equivalent("(-1)^n", "-1"), equivalent("x > 2", r"(2, \infty)")
     (True, False, True)
 
-Both are read (reading.py) and their trees compared: lists and sets entry by entry, intervals and inequalities as sets
-of real numbers, everything else by its value. Numbers are compared exactly as long as they are rational, else as floats;
-expressions in variables by their values at a few points of both signs and both parities. The first answer is the
+Both are read (reading.py) and their trees compared: lists and sets entry by entry, intervals and inequalities as
+sets of real numbers, everything else by its value. Numbers are compared exactly as long as they are rational, else as
+floats; expressions in variables by their values at points of both signs and both parities. The first answer is the
 reference: where it is a rounded decimal, what rounds to it is right. Work is bounded by counting: there is no timer
 and no child process, nothing is executed, and no input raises.
 """
 import cmath
+import functools
 import math
 import zlib
 from collections.abc import Iterator
@@ -18,9 +19,9 @@ from fractions import Fraction
 from data.answers.reading import (ANGULAR, FAILURES, MAX_TEXT, Tree, Unsure, is_known_unit, normalise, parse, read_tree,
                                   split_label, strip_text, unparsed)
 
-MAX_WORK = 5_000            # steps of one comparison, about two microseconds each
+MAX_WORK = 4_000            # steps of one comparison, two to three microseconds each
 MAX_BITS = 20_000           # of a power: 2^2008 passes, 9^9^9^9 does not
-MIN_POINTS = 3              # at which two expressions have to be defined; x!!!! is x at 1 and 2, and too large elsewhere
+MIN_POINTS = 3              # at which two expressions have a value; x!!!! is x at 1 and 2, and too large elsewhere
 MAX_FACTORIAL = 2_500       # 2500! has 25,000 bits
 
 Number = int | Fraction | float | complex
@@ -68,7 +69,7 @@ def require(truth: bool, reason: str) -> None:
 
 
 def evaluate(tree: Tree, point: Point, scaled: bool = False) -> Number:
-    """The value at a point. scaled: 50 % is 1/2 and 180° is pi; else they are 50 and 180. Inside sin it is always so."""
+    """The value at a point. scaled: 50 % is 1/2 and 180° is pi, as always inside sin; else they are 50 and 180."""
     kind = tree[0]
     if kind == "num" or kind == "const":
         return tree[1]
@@ -146,26 +147,26 @@ def calculate(kind: str, values: list[Number], budget: Budget) -> Number:
 
 def calculate_function(kind: str, values: list[Number]) -> Number:
     x = values[0]
-    if kind in ("exp", "ln", "log", "lg"):
-        if kind == "exp":
-            return cmath.exp(x)
-        if kind == "lg":
-            return divide(cmath.log(x), math.log(10))
-        if len(values) == 2:
-            return divide(cmath.log(x), cmath.log(values[1]))
+    if kind == "exp":
+        return cmath.exp(x)
+    if kind in ("ln", "log") and len(values) == 1:
         return cmath.log(x)
+    if kind == "log":
+        return cmath.log(x) / cmath.log(values[1])
+    if kind == "lg":
+        return cmath.log(x) / math.log(10)
     if kind == "sin":
-        return cmath.sin(x)
+        return drop_dust(cmath.sin(x))
     if kind == "cos":
-        return cmath.cos(x)
+        return drop_dust(cmath.cos(x))
     if kind == "tan":
-        return cmath.tan(x)
+        return drop_dust(cmath.sin(x)) / drop_dust(cmath.cos(x))
     if kind == "csc":
-        return 1 / cmath.sin(x)
+        return 1 / drop_dust(cmath.sin(x))
     if kind == "sec":
-        return 1 / cmath.cos(x)
+        return 1 / drop_dust(cmath.cos(x))
     if kind == "cot":
-        return 1 / cmath.tan(x)
+        return drop_dust(cmath.cos(x)) / drop_dust(cmath.sin(x))
     if kind == "arcsin":
         return cmath.asin(x)
     if kind == "arccos":
@@ -179,6 +180,13 @@ def calculate_function(kind: str, values: list[Number]) -> Number:
     if kind == "tanh":
         return cmath.tanh(x)
     raise Unsure(kind)                                                  # a relation, a list, words: not a number
+
+
+def drop_dust(value: complex) -> complex:
+    """sin(pi) is 0 and not 1e-16, so that tan(pi/2) has no value."""
+    if abs(value) < 1e-13:
+        return 0
+    return value
 
 
 def add(a: Number, b: Number) -> Number:
@@ -251,7 +259,7 @@ INTEGER_NAMES = set("ijklmnMN")             # these are integers by custom: ceil
 # How large they are, once or twice this: large for sqrt(x - 50), small for 2^(2^x), less than 1 for arcsin.
 SIGNED_SIZES = (2, 20, 150, 5, 40, 3, 8, 90)
 POSITIVE_SIZES = (1, 2, 12, 140)
-SIGNED_FRACTION_SIZES = (1, 3, 30, 6)
+SIGNED_FRACTION_SIZES = (1, 3, 30, 6, 1, 2, 12, 1)
 POSITIVE_FRACTION_SIZES = (1, 1, 1, 3, 30)
 # Where one of these is, two expressions may differ at a few points only.
 STEPS = {"⌊⌋", "⌈⌉", "||", "floor", "ceil", "abs", "\\bmod", "max", "min"}
@@ -294,6 +302,7 @@ def choose_sign(index: int, k: int) -> int:
     return 1 - 2 * split(2 * index + 1, k)
 
 
+@functools.lru_cache(maxsize=1024)
 def choose_points(name: str, index: int, turn: int) -> list[Number]:
     """The values of the index-th variable, at one point after the other. Each turn is another set of points."""
     seed = f"{name} {turn}"
@@ -302,8 +311,8 @@ def choose_points(name: str, index: int, turn: int) -> list[Number]:
     for k in range(8):
         size = SIGNED_SIZES[(k + shift) % 8]
         values.append(choose_sign(index, k) * choose_integer(seed, index, k, size))
-    for k in range(4):
-        size = SIGNED_FRACTION_SIZES[(k + shift) % 4]
+    for k in range(8):
+        size = SIGNED_FRACTION_SIZES[(k + shift) % 8]
         values.append(choose_sign(index, k) * choose_fraction(seed, index, k, size))
     for k, size in enumerate(POSITIVE_SIZES):
         values.append(choose_integer(seed, index, k, size))
@@ -337,7 +346,7 @@ def has_i(tree: Tree) -> bool:
 
 
 def make_points(first: Tree, second: Tree, real: bool, budget: Budget) -> Iterator[Point]:
-    """One point where there are no variables, else twenty; more where a difference may show at a few only."""
+    """One point where there are no variables, else 25; more where a difference may show at a few only."""
     names = sorted(find_names(first) | find_names(second))
     if not names:
         yield Point({}, False, budget)
@@ -347,7 +356,7 @@ def make_points(first: Tree, second: Tree, real: bool, budget: Budget) -> Iterat
         turns = 5
     for turn in range(turns):
         if turn > 0 and budget.is_half_spent():
-            return                                                      # long expressions make do with twenty
+            return                                                      # long expressions make do with 25
         columns = []
         for index, name in enumerate(names):
             columns.append(choose_points(name, index, turn))
@@ -355,11 +364,13 @@ def make_points(first: Tree, second: Tree, real: bool, budget: Budget) -> Iterat
             yield Point(dict(zip(names, row)), real, budget)
 
 
-def sample_values(first: Tree, second: Tree, budget: Budget, scaled: bool, real: bool) -> Iterator[tuple[Number, Number]]:
-    """Values of both at the points where both have one."""
+def sample_values(first: Tree, second: Tree, budget: Budget, scaled: bool, real: bool) -> Iterator[tuple]:
+    """Pairs of values, at the points where both have one."""
     for point in make_points(first, second, real, budget):
         try:
             pair = evaluate(first, point, scaled), evaluate(second, point, scaled)
+        except RecursionError:
+            raise OutOfWork                                             # it would fail at every other point too
         except FAILURES:
             continue
         yield pair
@@ -392,9 +403,9 @@ def find_last_digit(tree: Tree) -> Fraction | int:
 
 
 def is_rounded(gold: Tree, answer: Tree, a: Number, b: Number) -> bool:
-    """Is one value the other, rounded? A rounded reference is met by what rounds to it, if it has at least two digits.
+    """Is one value the other, rounded? A rounded reference, 3.14 or 0.33 but not 4.2, is met by what rounds to it.
 
-    A decimal answer to an exact reference needs six digits, rounded or cut off: 0.333333 for 1/3.
+    A decimal answer to an exact reference needs six digits, the last one rounded or cut off: 0.333333 for 1/3.
     """
     gold_digit, answer_digit = find_last_digit(gold), find_last_digit(answer)
     if isinstance(a, complex) or isinstance(b, complex) or a * b <= 0:
@@ -403,12 +414,17 @@ def is_rounded(gold: Tree, answer: Tree, a: Number, b: Number) -> bool:
     if gold_digit and answer_digit:                                     # 2.500 for 2.5, but neither 2.49 nor 2.52
         return abs(a) >= 100 * gold_digit and gold_digit >= max(2 * abs(off), 100 * answer_digit)
     if gold_digit:
-        return abs(a) >= 10 * gold_digit and gold_digit >= 2 * abs(off)
+        digits = abs(a) / gold_digit
+        return (digits >= 100 or digits >= 10 and gold_digit <= Fraction(1, 100)) and gold_digit >= 2 * abs(off)
     if answer_digit:
         sixth_digit = Fraction(10) ** (math.floor(math.log10(abs(b))) - 5)
+        digit = max(answer_digit, sixth_digit / 10 ** 6)                # nobody is asked for more than twelve
         an_integer = is_exact(a) and a.denominator == 1
-        return not an_integer and answer_digit <= sixth_digit and -sixth_digit / 2 <= off < sixth_digit
+        return not an_integer and digit <= sixth_digit and -digit / 2 <= off < digit
     return False
+
+
+NOT_NUMBERS = {"list", "and", "or", "rel", "named", "text", "reals", "{}", "()", "(]", "[)", "[]", "∪", "∩", "∖"}
 
 
 def match_at_points(gold: Tree, answer: Tree, budget: Budget, scaled: bool, real: bool) -> bool | None:
@@ -426,6 +442,8 @@ def match_at_points(gold: Tree, answer: Tree, budget: Budget, scaled: bool, real
 def match_values(gold: Tree, answer: Tree, budget: Budget) -> bool:
     """Equal numbers, or equal expressions; 50 % is 50, and 1/2."""
     kinds = find_kinds(gold) | find_kinds(answer)
+    if not kinds.isdisjoint(NOT_NUMBERS):
+        return False
     scales = [False]
     if "%" in kinds or "°" in kinds:
         scales.append(True)
@@ -551,7 +569,7 @@ def find_points(trees: Tree, budget: Budget) -> Region:
 
 
 def find_joint_region(tree: Tree, budget: Budget) -> Region:
-    """Several conditions: x > 1 and x < 3; x < 1 or x > 3; x != 1, 2. A comma means "and" unless nothing is left then."""
+    """Several conditions: x > 1 and x < 3; x < 1 or x > 3; x != 1, 2. A comma means "and", or "or" if nothing is left."""
     kind, first, *rest = tree
     require(any(part[0] == "rel" for part in tree[1:]), "a list, not a set")
     region = find_region(first, budget)
@@ -639,7 +657,7 @@ def match(gold: Tree, answer: Tree, budget: Budget) -> bool:
         return match_times(gold, answer, budget)
     if "unit" in (gold[0], answer[0]):
         return match_units(gold, answer, budget)
-    if "rel" in (gold[0], answer[0]) and match_relations(gold, answer, budget):
+    if gold[0] in ("rel", "named") and answer[0] in ("rel", "named") and match_relations(gold, answer, budget):
         return True
     if match_structure(gold, answer, budget):
         return True
@@ -681,8 +699,11 @@ def match_in_order(first: Tree, second: Tree, budget: Budget) -> bool:
 
 
 def match_in_any_order(first: list[Tree], second: list[Tree], budget: Budget) -> bool:
-    """Each of the first is among the second and the other way round; 5 is no list, so it is not 5, 5."""
-    if (len(first) == 1) != (len(second) == 1):
+    """Each of the first is among the second and the other way round.
+
+    5 is no list, so that it is not 5, 5; and where the reference has 1, 2, 2, 1, 2 is too short.
+    """
+    if (len(first) == 1) != (len(second) == 1) or len(first) > len(second):
         return False
     for a in first:
         if not any(match(a, b, budget) for b in second):
@@ -788,7 +809,7 @@ def split_relation(tree: Tree) -> tuple[tuple, tuple]:
 
 
 def match_units(gold: Tree, answer: Tree, budget: Budget) -> bool:
-    """5 cm is 5, but neither 5 km nor 5 or 5 is wrong: an unknown word behind a number has to stand in the reference."""
+    """5 cm is 5, but not 5 km. A word that is no unit, as in "5 is wrong", has to stand behind the reference too."""
     units = []
     values = []
     for tree in (gold, answer):
@@ -796,6 +817,8 @@ def match_units(gold: Tree, answer: Tree, budget: Budget) -> bool:
         if tree[0] == "unit":
             unit = tree[2]
             tree = tree[1]
+        elif tree[0] in ("°", "%"):
+            unit = tree[0]                                              # no other unit stands for it
         units.append(unit)
         values.append(tree)
     gold_unit, answer_unit = units

@@ -61,13 +61,14 @@ COUNTED = """
     circle edge vertex vertices face side angle line term factor divisor prime subset element pair box bag can bottle
     jar pack packet ticket card coin ball marble toy game car bus truck tree flower plant seed row column seat room
     house door window shirt shoe hat dress sticker pencil pen crayon photo picture song step lap trip round stamp
-    pizza slice sandwich meal serving calorie battery batteries block brick bead balloon shell job task score clip
+    pizza slice sandwich meal serving calorie battery batteries block brick bead balloon shell job task clip
+    distinct different possible total arrangement outcome combination permutation
 """
 # These words change the number before them.
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 POWERS = {"squared": 2, "cubed": 3}
 NUMBER_WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-    seventeen eighteen nineteen twenty""".split()
+    seventeen eighteen nineteen""".split()
 
 # Bare letters are a product, xy is x times y, unless there are more than three of them or they stand here.
 SHORT_WORDS = set("mm cm km ft in yd mi kg lb lbs oz sec min hr hrs mph mL ml am pm USD rad day yr".split())
@@ -76,7 +77,8 @@ SHORT_WORDS.update("is no not all any for the per sq one two six ten".split())
 FILLER = set("the a an it is are there limit of this has have".split())      # "there is no solution"
 # What stands first in a row is what the others mean.
 SYNONYM_ROWS = """
-    no solution, no solutions, no real solution, no real solutions, empty set, null set, no solution exists
+    no solution, no solutions, no real solution, no real solutions, no real roots, empty set, null set, \
+        no solution exists, no solutions exist, no real solution exists, no real solutions exist
     does not exist, dne, do not exist, not exist
     undefined, not defined
 """
@@ -230,7 +232,7 @@ def read_dots(match: re.Match) -> str:
 
 def quote_words(match: re.Match) -> str:
     r"""Words of \text{square inches} go into quotes, each for itself; \mathrm{e} is e."""
-    if match[1] in ("e", "i", "d"):
+    if match[1].strip() in ("e", "i", "d"):
         return match[1]
     return re.sub(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?", r' "\g<0>" ', match[1])
 
@@ -239,6 +241,11 @@ def read_matrix(match: re.Match) -> str:
     r"""A matrix is a tuple of rows: 1 & 2 \\ 3 & 4 becomes ((1,2),(3,4))."""
     rows = match[1].replace("\\\\", "),(").replace("&", ",")
     return f"(({rows}))"
+
+
+def read_system(match: re.Match) -> str:
+    r"""Equations that hold together are a list: x=1 \\ y=2 becomes x=1,y=2. (With an & they are cases.)"""
+    return match[1].replace("\\\\", ",")
 
 
 def read_subscript(match: re.Match) -> str:
@@ -252,73 +259,109 @@ def drop_separators(match: re.Match) -> str:
     return re.sub("[ ,]", "", match[0])
 
 
-DOTS = Rules()                              # these come before the full stop at the end of an answer is cut off
-DOTS.add(".", r"(?<![\d.])(\d*)\.(\d+)\s*(?:\\[cl]?dots|\.\.\.)", read_dots)
+FIRST = Rules()                             # these come before dots at the end and quotes are cut off
+FIRST.add("``", r"``(.*)''", r"\1")
+FIRST.add("D.N", r"\bD\.\s?N\.\s?E\b\.?", "DNE")
+FIRST.add(".", r"(?<![\d.])(\d*)\.(\d+)\s*(?:\\[cl]?dots|\.\.\.)", read_dots)
 
 LATEX = Rules()
-LATEX.add("\\\\", r"(?<!\\)\\\\(?=[A-Za-z])(?!.*\\end)", r"\\")             # \\pi, escaped twice; not in a matrix
-LATEX.add("\\", r"\\(?:begin|end)\{(?:align|equation|gather)\w*\*?\}", "")  # from here on: what only sets the type
+# \\pi, where somebody escaped twice; but \\ separates the rows of a matrix
+LATEX.add("\\\\", r"(?<!\\)\\\\(?=[A-Za-z])(?!.*\\end)", r"\\")
+# what only sets the type: environments, sizes, spaces, colours, bold in Markdown
+LATEX.add("\\", r"\{\s*\\(?:rm|bf|it)\b\s*", r"\\text{")                        # {\rm cm}
+LATEX.add("\\", r"\\(?:begin|end)\{(?:align|equation|gather)\w*\*?\}", "")
 LATEX.add("\\", r"(?<!\\)\\[()\[\]]|\\(?:left|right)\s*\.", "")
 LATEX.add("\\", r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|boxed|fbox|rm|bf|it)(?![A-Za-z])", "")
-LATEX.add("\\", r"\{\s*\\(?:rm|bf|it)\b\s*", r"\\text{")                        # {\rm cm}
-LATEX.add("\\!", r",\\!\s*(?=\d{3})|\\!\s*", "")                            # 1,\!000 and 4\!:\!51
+LATEX.add("\\!", r",\\!\s*(?=\d{3})|\\!\s*", "")                                # 1,\!000 and 4\!:\!51
 LATEX.add("\\", r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|\\phantom\s*(?:\{[^{}]*\}|.)", " ")
-LATEX.add("$", r"\\?\$", "")                                                # money too: $5 is 5
-LATEX.add("*", r"^\s*(\*{1,3})(.*)\1\s?$", r"\2")                            # bold in Markdown
-LATEX.add(")", r"^\s*([A-Z])\)$", r"\1")                                   # option A)
 LATEX.add("color", r"\\(?:text)?color\s*\{\w+\}", "")
-LATEX.add("'", r"^\s*'(.*)'\s?$", r"\1")
-LATEX.add(",", r"\{(?=,\})|(?<=\{,)\}|(?<=,)\}(?=\d{3})", "")               # 5{,}000
+LATEX.add("*", r"^\s*(\*{1,3})(.*)\1\s?$", r"\2")
+LATEX.add("'", r"^\s*('{1,2})(.*)\1\s?$", r"\2")
+LATEX.add(")", r"^\s*([A-Z])\)$", r"\1")                                        # option A)
+LATEX.add(",", r"\{(?=,\})|(?<=\{,)\}|(?<=,)\}(?=\d{3})", "")                   # 5{,}000
+LATEX.add("\\$", r"^\s*(-?)\s*\\\$\s*(\d[\d.,]*)$", r'\1\2 "dollar"')
+LATEX.add("$", r"\\?\$", "")                                                    # $5$ is 5
+# degrees; 25 °C are 25 °
 LATEX.add("circ", r"\^\s*\{?\s*\\circ\s*\}?", "°")
 LATEX.add("degree", r"\^\s*\{?\s*\\degree\s*\}?|\\degree|\bdegrees?\b", "°")
 LATEX.add("°", r"\^\s*\{?\s*°\s*\}?", "°")
-LATEX.add("°", r"°\s*(?:\\(?:text|mathrm)\s*\{)?\s*\b[CF]\b\s*\}?$", "°")   # 25 °C
+LATEX.add("°", r"°\s?(?:\\(?:text|mathrm)\s?\{)?\s?\b[CF]\b\s?\}?$", "°")
+# matrices, sets with a letter, subscripts
+LATEX.add("°", r"°\s*(?:Celsius|Fahrenheit)\b", "°")
 LATEX.add("matrix", r"\\begin\{[pbBv]?matrix\}((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}", read_matrix)
 LATEX.add("array", r"\\begin\{array\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}", read_matrix)
+LATEX.add("cases", r"\\begin\{cases\}([^&]*?)(?:\\\\\s*)?\\end\{cases\}", read_system)
 LATEX.add("\\math", r"\\mathbb\s*\{?\s*([RZNQC])(?![A-Za-z])\s*\}?", r"\\mathbb{\1}")
 LATEX.add("R", r"\\R(?:eals)?(?![A-Za-z])|\\mathbf\s*\{R\}", r"\\mathbb{R}")
 LATEX.add("_", r"(?<!log)_\s*\{?((?<=\{)[^{}]*|\w)\}?", read_subscript)
+# words
 LATEX.add("n't", r"n't\b", " not")
 LATEX.add("o'c", r"o'clock\b", "oclock")
-LATEX.add("\\", r"\\(?:text\w*|mbox|hbox|emph|underline|math(?:rm|bf|it|sf)|operatorname)\s*\{\s*([^{}]*?)\s*\}", quote_words)
+LATEX.add("\\", r"\\(?:text\w*|mbox|hbox|emph|underline|math(?:rm|bf|it|sf)|operatorname)\s*\{([^{}]*)\}",
+          quote_words)
 
-# Numbers
 NUMBERS = Rules()
-NUMBERS.add(".", r"(?<![\d.])(\d*)\.(\d*)\s*(\\(?:overline|bar|dot)\s*\{?\d+\}?(?:\d*\\dot\s*\{?\d\}?)?)", read_overline)
-NUMBERS.add("", r"(?<=\d)\s?\^?\s?(?:\{\s*\"?(?:st|nd|rd|th)\b\"?\s*\}|\"?(?:st|nd|rd|th)\b\"?)", "")    # ordinals
+# 0.1\overline{6}, 0.\dot3, 0.1\dot23\dot4
+NUMBERS.add(".", r"(?<![\d.])(\d*)\.(\d*)\s*(\\(?:overline|bar|dot)\s*\{?\d+\}?(?:\d*\\dot\s*\{?\d\}?)?)",
+            read_overline)
+# 12th, 12^{th}
+NUMBERS.add("", r"(?<=\d)\s?\^?\s?(?:\{\s*\"?(?:st|nd|rd|th)\b\"?\s*\}|\"?(?:st|nd|rd|th)\b\"?)", "")
 NUMBERS.add(" ", r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,]*\d)", drop_separators)
-NUMBERS.add("/", r"(?<![\w.])(\d+)\s+(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}")                      # 1 1/2
-NUMBERS.add("min", r"(?<![\\A-Za-z])min(?=\s?\()", r"\\min")                                             # not minutes
+NUMBERS.add("/", r"(?<![\w.])(\d+)\s+(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}")     # 1 1/2
+NUMBERS.add("min", r"(?<![\\A-Za-z])min(?=\s?\()", r"\\min")                            # these are no minutes
 
-# Phrases. Each word may be in quotes by now, or not: "?word\b"?\s*
+
+def phrase(words: str) -> str:
+    r"""A pattern for some words, each of which may stand in quotes by now; one in brackets may be missing.
+
+    >>> phrase("all|any (real)")
+    '"?\\b(?:all|any)\\b"?\\s*(?:"?\\b(?:real)\\b"?\\s*)?'
+    """
+    pattern = ""
+    for word in words.split():
+        one = rf'"?\b(?:{word.strip("()")})\b"?\s*'
+        if word.startswith("("):
+            one = f"(?:{one})?"
+        pattern += one
+    return pattern
+
+
+OPENERS = ("so|thus|hence|therefore|about|approximately|roughly|exactly|is|the|final|correct|answer|ans|option|choice|"
+           "result|value|sum|total|probability")
+ALL_REALS = "real|reals (number|numbers|value|values)"
+
 PHRASES = Rules(re.IGNORECASE)
-PHRASES.add("", r'^\s*(?:"?(?:so|thus|hence|therefore|about|approximately|roughly|exactly|is|the|final|correct|answer|ans|'
-            r'option|choice|result|value|sum|total|probability|solution(?="?\s*(?:"?is|[:=]))|at(?!"?\s*"?(?:least|most)))\b"?[\s:=]*)+(?=.)', "")                     # "Final answer:"
-PHRASES.add("eal", r'"?\ball"?\s+"?reals?\b"?\s*(?:"?(?:numbers?|values?|of|such|that|where|with|for|which)\b"?\s*)*'
-            r'(?=[a-z]\s*(?:\\[nlgi]|[<>=!]))', "")                                                     # all real x > 2
-PHRASES.add("eal", r'"?\b(?:all|any|every|the"?\s+"?set"?\s+"?of"?\s+"?all)\b"?\s+"?reals?\b"?\s*(?:"?(?:numbers?|values?)\b"?\s*)?'
-            r'(?:"?of\b"?\s*)?(?:[a-z](?=[\s",]*(?:except|$)))?', r" \\mathbb{R} ")
-PHRASES.add("xc", r'[\s,]*"?\b(?:except|excluding)\b"?\s*(?:"?(?:for|at|when|where)\b"?\s*)?(.+)$', r" \\setminus \\{\1\\}")
-PHRASES.add("nfinity", r'"?\b(?:positive|plus)"?\s+"?infinity\b"?', r"\\infty ")
-PHRASES.add("nfinity", r'"?\b(?:negative|minus)"?\s+"?infinity\b"?', r"-\\infty ")
-PHRASES.add("egative", r'^\s*"?negative\b"?\s*(?=\d)', "-")
-PHRASES.add("zero", r'^(\d[\d.]*)\s*°?\s*"?\bbelow"?\s+"?zero\b"?\s*$', r"-\1")
-PHRASES.add("noon", r'^\s*(?:12\s*)?"?noon"?\s*$', "12:00 pm")
-PHRASES.add("midnight", r'^\s*(?:12\s*)?"?midnight"?\s*$', "12:00 am")
+PHRASES.add("", rf"^\s*(?:{phrase(OPENERS)}[:=]?\s*)+(?=.)", "")                        # "The final answer is: 17"
+PHRASES.add("olution", rf"^\s*{phrase('solution')}(?:{phrase('is')}|[:=])", "")         # but "solution set" stays
+PHRASES.add("at", rf"^\s*{phrase('at')}(?=\d)", "")                                     # "at 3 pm"
+# all real x > 2; all real numbers
+PHRASES.add("eal", phrase(f"all {ALL_REALS} (of|such|with|for) (that|where)") + r"(?=[a-z]\s*(?:\\[nlgi]|[<>=!]))", "")
+PHRASES.add("eal", phrase(f"(the) (set) (of) all|any|every {ALL_REALS} (of)") + r'(?:[a-z](?=[\s",]*(?:except|$)))?',
+            r" \\mathbb{R} ")
+PHRASES.add("xc", rf"[\s,]*{phrase('except|excluding (for|at|when|where)')}(.+)$", r" \\setminus \\{\1\\}")
+PHRASES.add("nfinity", phrase("positive|plus infinity"), r"\\infty ")
+PHRASES.add("nfinity", phrase("negative|minus infinity"), r"-\\infty ")
+PHRASES.add("a", rf"^\s*{phrase('a|an')}(?=\"?(?:{'|'.join(SCALES)})\b)", "1 ")         # a dozen
+PHRASES.add("egative", rf"^\s*{phrase('negative')}(?=\d)", "-")
+PHRASES.add("zero", rf"^(\d[\d.]*)\s*°?\s*{phrase('below zero')}$", r"-\1")
+PHRASES.add("to", rf"(?<=\d)\s*{phrase('to')}(?=\d)", ":")                               # 3 to 4
+PHRASES.add("noon", rf"^\s*(?:12\s*)?{phrase('noon')}$", "12:00 pm")
+PHRASES.add("midnight", rf"^\s*(?:12\s*)?{phrase('midnight')}$", "12:00 am")
 
-# Several answers, sets by a condition, and what stands before the answer
-JOINTS = Rules()
-JOINTS.add("\\cup", r"\\cup(?=[^()\[\]]*[<>])", " ∨ ")                           # x < 1 ∪ x > 3
-JOINTS.add("and", r'[\s,]{0,3}"?\band\b"?', " ∧ ")
-JOINTS.add("or", r'[\s,]{0,3}"?\bor\b"?', " ∨ ")
-JOINTS.add(";", r"[\s,]{0,3};", " , ")
-JOINTS.add("\\{", r"^\s*\\\{\s*\w\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid(?![a-z])|:)(.*)\\\}\s*$", r"\1")     # {x | ...}
-JOINTS.add("", r"^\s*(?:\\approx|\\sim|=|:|,)", "")
+SEPARATORS = Rules()
+SEPARATORS.add("\\cup", r"\\cup(?=[^()\[\]]*[<>])", " ∨ ")                              # x < 1 ∪ x > 3
+SEPARATORS.add("and", r'[\s,]{0,3}"?\band\b"?', " ∧ ")
+SEPARATORS.add("or", r'[\s,]{0,3}"?\bor\b"?', " ∨ ")
+SEPARATORS.add(";", r"[\s,]{0,3};", " , ")
+# {x | x > 2} is x > 2
+SEPARATORS.add("\\{", r"^\s*\\\{\s*\w\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid(?![a-z])|:)(.*)\\\}\s*$", r"\1")
+SEPARATORS.add("", r"^\s*(?:\\approx|\\sim|=|:|,)", "")
 
+# Behind an answer: "for all x"; k \in Z, k an integer; n > 0
 QUALIFIER = re.compile(r'[\s",(]{0,4}(?:\b(for|if|when|where|whenever|with|such[\s"]+that)\b|\\forall)')
-MEMBERSHIP = re.compile(r'[\s,(]{1,3}[A-Za-z](?:\s?,\s?[A-Za-z])*\s*(?:\\in\s*\\mathbb\{[NZQR]\}[\d^_+*{}]*|'
-                        r'"?(?:is\b|are\b)?"?\s*"?(?:an|any)?\b"?\s*"?integers?\b"?)\s*\)?\s*$')
-CONDITION = re.compile(r"\s?[,(]\s*[A-Za-z]\s*(?:\\[gln]eq?(?![a-z])|[<>]=?)\s*-?\w+\s*\)?\s*$")          # 2^n, n > 0
+INTEGERS = r"\\in\s*\\mathbb\{[NZQR]\}[\d^_+*{}]*|" + phrase("(is|are) (an|any) integer|integers")
+MEMBERSHIP = re.compile(rf"[\s,(]{{1,3}}[A-Za-z](?:\s?,\s?[A-Za-z]){{0,3}}\s*(?:{INTEGERS})\s*\)?\s*$")
+CONDITION = re.compile(r"\s?[,(]\s*[A-Za-z]\s*(?:\\[gln]eq?(?![a-z])|[<>]=?)\s*-?\w+\s*\)?\s*$")
 GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 
@@ -342,6 +385,26 @@ def drop_qualifier(text: str) -> str:
     return text
 
 
+def write_both_signs(text: str) -> str:
+    r"""Two entries instead of one with \pm.
+
+    >>> write_both_signs(r"0, 1 \pm x")
+    '0, 1 + x, 1 - x'
+    """
+    if re.match(r"\s*\\\{.*\\\}\s*$", text):
+        text = text.strip()[2:-2]                       # a set of them is a list of them
+    parts = text.split(",")
+    if re.search(r"[(\[]", text):
+        parts = [text]                                  # within brackets: all is written twice
+    entries = []
+    for part in parts:
+        if "\\pm" in part:
+            entries.append(part.replace("\\pm", "+").replace("\\mp", "-"))
+            part = part.replace("\\pm", "-").replace("\\mp", "+")
+        entries.append(part)
+    return ",".join(entries)
+
+
 @functools.lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
     """ASCII and LaTeX without decoration; words of text stand in double quotes, and and or become ∧ and ∨."""
@@ -351,19 +414,17 @@ def normalise(text: str) -> str:
         text = replace_characters(text)
     if len(text) > MAX_TEXT:
         return ""
-    text = DOTS.apply(text)
+    text = FIRST.apply(text)
     text = re.sub(r'[\0-\x1f"~`]', " ", text).rstrip(" .,:;\\$")
     text = LATEX.apply(text)
     text = NUMBERS.apply(text)
     text = PHRASES.apply(text)
     text = drop_qualifier(text)
-    text = JOINTS.apply(text).rstrip(" .,")
+    text = SEPARATORS.apply(text).rstrip(" .,")
     if "," in text and (", " in text or not re.search(r"[(\[]|\\\{", text)):        # but (1,234) is a point
         text = GROUPED.sub(drop_separators, text)
-    if "\\pm" in text:                                                              # both signs, a list of two
-        plus = text.replace("\\pm", "+").replace("\\mp", "-")
-        minus = text.replace("\\pm", "-").replace("\\mp", "+")
-        text = f"{plus},{minus}"
+    if "\\pm" in text:
+        text = write_both_signs(text)
     return text
 
 
@@ -375,6 +436,7 @@ def strip_text(text: str) -> str:
     return text
 
 
+OTHER_LABEL = re.compile(r'\s*(?:[,∧∨*/^+)]|\\cup|\\cap)|.*(?:[,∧∨]\s*\(?"?[A-J]\b|\b[A-J]"?\s?\))', re.DOTALL)
 LABEL = re.compile(r'\s*(?:\(\s*"?\s*([A-J])\s*"?\s*\)|"?([A-J])"?\s*[:.)]\s|"([A-J])\."\s)[\s:.]*(.+)', re.DOTALL)
 
 
@@ -385,8 +447,8 @@ def split_label(text: str) -> tuple[str, str]:
     (('B', '17'), ('', '17'))
     """
     found = LABEL.fullmatch(text)
-    if found is None or re.match(r"[,∧∨*/^+)]|\\cup|\\cap", found[4]) or re.search(r'[,∧∨]\s*\(?"?[A-J]\b|\b[A-J]"?\s?\)', found[4]):
-        return "", text                                 # (A) or (B) is two options
+    if found is None or OTHER_LABEL.match(found[4]):    # (A) or (B) is two options
+        return "", text
     return found[1] or found[2] or found[3], found[4]
 
 
@@ -406,7 +468,7 @@ TOKEN = re.compile(r"""
 
 # The first of a row is the token, the others are its spellings.
 ALIAS_ROWS = r"""
-    < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; ≈ ~ \approx; ∈ \in; \equiv
+    < \lt; > \gt; <= \le \leq \leqslant; >= \ge \geq \geqslant; != \ne \neq; ≈ \approx; ∈ \in
     * \cdot \times; / : \div; \bmod \mod mod; ^ **; | \lvert \rvert \vert; ( \langle; ) \rangle; ⦃ \{; ⦄ \}
     ⌊ \lfloor; ⌋ \rfloor; ⌈ \lceil; ⌉ \rceil; ∪ \cup; ∩ \cap; ∖ \setminus \backslash; ∅ \emptyset \varnothing
     % \% percent percentage pct; \pi pi; \infty infty infinity inf oo; \frac \dfrac \tfrac \cfrac
@@ -464,12 +526,13 @@ def split_tokens(text: str) -> list[str]:
 #   expression := atom (operator expression | "!" | "°" | "%" | unit | expression)*     next to each other: a product
 #   atom       := "-" expression | number | name | function | call | "\frac" atom atom | "(" answer ")"
 
-RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "≈", "∈", "\\equiv"}
-LEVELS = {"∪": 1, "∩": 1, "∖": 1, "+": 2, "-": 2, "*": 3, "/": 3, "\\bmod": 3, "^": 5}         # how tightly they bind
+RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "≈", "∈"}
+LEVELS = {"∪": 1, "∩": 1, "∖": 1, "+": 2, "-": 2, "*": 3, "/": 3, "\\bmod": 3, "^": 5}    # how tightly they bind
 PRODUCT, ARGUMENT, POWER = 3, 4, 5          # levels; an argument is the 2x of sin 2x + 1
 CLOSING = {"(": ")]", "[": "])", "{": "}", "|": "|", "⦃": "⦄", "⌊": "⌋", "⌈": "⌉"}
 JOINT_KINDS = {",": "list", "∧": "and", "∨": "or"}
-NO_FACTOR = {"", "'", "_", "\\mid", "\\to", "\\forall", *")]}⦄⌋⌉", *JOINT_KINDS, *RELATIONS, *LEVELS}     # end a product
+# These end a product.
+NO_FACTOR = {"", "'", "_", "\\mid", "\\to", "\\forall", *")]}⦄⌋⌉", *JOINT_KINDS, *RELATIONS, *LEVELS}
 CONSTANTS = {"\\pi": math.pi, "e": math.e, "i": 1j, "\\infty": math.inf}
 CALLED = set("fghpqFGHINPQW")               # f(x), P(0): these before one token in brackets are functions
 ONE = ("num", 1, 0)
@@ -480,7 +543,7 @@ REALS = ("reals",)
 def is_name(tree: Tree) -> bool:
     r"""Can this stand before "=" only to say what is meant? x, f(x), AB, |AB|, m+n, (x, y), \lim ... can, 2x can't."""
     kind = tree[0]
-    if kind in ("sym", "call", "text"):
+    if kind in ("sym", "call", "text", "named"):                       # also the X = 2 in P(X = 2)
         return True
     if kind == "||":
         return tree[1][0] in ("*", "sym") and is_name(tree[1]) and tree[1] != ("sym", "x")
@@ -490,7 +553,7 @@ def is_name(tree: Tree) -> bool:
         return True
     if kind == "+" and tree[1] == tree[2]:
         return False
-    if kind in ("*", "/", "+", "()") or kind in ANGULAR:
+    if kind in ("*", "/", "+", "()", "gcd", "lcm", "max", "min") or kind in ANGULAR:
         return all(is_name(part) for part in tree[1:])
     return False
 
@@ -620,6 +683,10 @@ class Parser:
                 binding = LEVELS[token]
                 if token != "^":                                        # 2^3^4 is 2^(3^4), but 2-3-4 is (2-3)-4
                     binding += 1
+                if token == "/" and tree[0] == "num" and self.next.isdigit() and self.tokens[self.at + 1].isalpha():
+                    binding = POWER                                     # 1/2x is (1/2)x, though a/2x is a/(2x)
+                if token == "-" and tree == REALS:
+                    token = "∖"                                         # R - {2}
                 tree = (token, tree, self.expression(binding))
             elif self.ends_product(level):
                 return tree
@@ -650,7 +717,8 @@ class Parser:
         """Step over the words behind a number and remember them: "square" "cm", "km" / "h", "m" / "s" ^ 2."""
         words = []
         while is_word(self.next) or self.next in ("/", "^"):
-            if self.next == "/" and not is_word(self.tokens[self.at + 1]) and self.tokens[self.at + 1] not in ("h", "s"):
+            following = self.tokens[self.at + 1]
+            if self.next == "/" and not is_word(following) and following not in ("h", "s"):
                 break
             word = self.take().strip('"')
             words.append(word)
@@ -791,7 +859,8 @@ class Parser:
 # ------------------------------------------------------------------------------------------------------------
 # Times of day
 
-TIME = re.compile(r'[\s"]*(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?[\s"]*(?:([ap])\.?\s?m\.?|oclock)?[\s"]*', re.IGNORECASE)
+TIME = re.compile(r'[\s"]*(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?[\s"]*'
+                  r'(?:([ap])\.?\s?m\.?|oclock)?[\s"]*', re.IGNORECASE)
 
 
 def read_time(text: str) -> Tree | None:

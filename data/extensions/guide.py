@@ -14,73 +14,104 @@ carries no gradient. What the model chooses is the action and the string.
 Shapes: B rows, S states, V vocabulary.
 """
 import json
+import re
 
 import torch
 
 ACTIONS = ("DECOMPOSE", "REWRITE", "EMPTY")
+NOT_PLAIN = re.compile(r'[\x00-\x1f"\\]')     # what JSON wants escaped in a string
 
 
-def plain(raw):
+def is_plain(raw: bytes) -> bool:
     """Whether bytes may stand in a JSON string as they are: whole UTF-8, no control sign, quote or \\."""
     try:
-        return all(sign >= " " and sign not in '"\\' for sign in raw.decode())
+        text = raw.decode()
     except UnicodeDecodeError:
         return False
+    return NOT_PLAIN.search(text) is None
 
 
 class Guide:
     """A tokenizer's automaton for plans.
 
-    size      tokens that the model's head knows: the vocabulary and what pads it
     allowed   (S, V) bool: which tokens may be drawn in a state
     next      (S, V) int16: the state that each leads to
     forced    (S,) bool: whether a state allows one token only, so that there is nothing to learn
-    least     so many tokens suffice for a plan with any action, its end token among them
+    ending    so many tokens end a string and the plan, from CLOSING on
+    least     so many suffice for a plan with any action, its end token among them
     """
     START, STRING, CLOSING, BRACE, END, FREE = 0, 1, 2, 3, 4, -1         # FREE: all is allowed, for ever
 
-    def __init__(self, tokenizer, size, device="cpu"):
-        arcs = [{} for _ in range(5)]                        # of each state: token -> next state
+    def __init__(self, tokenizer, size: int, device="cpu"):
+        """size: tokens that the model's head knows, the vocabulary and what pads it."""
+        self.arcs = [{}, {}, {}, {}, {}]                     # of each state: token -> next state
+        self.ending = self.least = 0
+        self.add_endings(tokenizer)
+        self.add_openings(tokenizer)
+        self.add_strings(tokenizer, size)
+        self.make_tables(size, device)
 
-        def lay(ids, goal):
-            """Let ids lead from START to a goal, along paths that are there as far as they go."""
-            state = self.START
-            for id in ids[:-1]:
-                if id not in arcs[state]:
-                    arcs[state][id] = len(arcs)
-                    arcs.append({})
-                state = arcs[state][id]
-            arcs[state].setdefault(ids[-1], goal)
-            return len(ids)
+    def add_endings(self, tokenizer) -> None:
+        """From CLOSING the quote, the brace and the end token; where "} is one token, that and the end token."""
+        close = tokenizer.encode('"}')
+        brace = tokenizer.encode("}")
+        end = tokenizer.after([])
+        behind_quote = self.END
+        if len(close) > 1:
+            behind_quote = self.BRACE
+        self.arcs[self.CLOSING][close[0]] = behind_quote
+        self.arcs[self.BRACE][brace[0]] = self.END
+        self.arcs[self.END][end[0]] = self.FREE
+        self.ending = len(close) + 1
 
-        close, brace, end = tokenizer.encode('"}'), tokenizer.encode("}"), tokenizer.after([])
-        arcs[self.CLOSING][close[0]] = self.BRACE if close[1:] else self.END
-        arcs[self.BRACE][brace[0]] = self.END
-        arcs[self.END][end[0]] = self.FREE
-        self.ending, self.least = len(close) + 1, 0          # tokens from CLOSING on
-        for output, goal, more in (("", self.STRING, self.ending), ('"}', self.END, 1)):
-            for action in ACTIONS:                           # ""} may be other tokens than " and "}
-                ids = tokenizer.encode(f'{{"action": "{action}", "output": "{output}')
-                self.least = max(self.least, lay(ids, goal) + more)
-        # A string may end inside a token: a model that knows ." as one token never writes " behind a dot.
+    def add_openings(self, tokenizer) -> None:
+        """From START to a string, or past an empty one: ""} may be other tokens than " and "}."""
+        for action in ACTIONS:
+            opening = tokenizer.encode(f'{{"action": "{action}", "output": "')
+            self.add_path(opening, self.STRING)
+            self.least = max(self.least, len(opening) + self.ending)
+        for action in ACTIONS:
+            whole = tokenizer.encode(f'{{"action": "{action}", "output": ""}}')
+            self.add_path(whole, self.END)
+            self.least = max(self.least, len(whole) + 1)
+
+    def add_path(self, ids: list[int], goal: int) -> None:
+        """Let ids lead from START to a goal, along paths that are there as far as they go."""
+        state = self.START
+        for id in ids[:-1]:
+            arcs = self.arcs[state]
+            if id not in arcs:
+                arcs[id] = len(self.arcs)
+                self.arcs.append({})
+            state = arcs[id]
+        self.arcs[state].setdefault(ids[-1], goal)
+
+    def add_strings(self, tokenizer, size: int) -> None:
+        """Tokens that go on with a string, or end it: a model that knows ." as one token never writes " behind a dot."""
+        tails = {b"": self.STRING, b'"': self.BRACE, b'"}': self.END}
         for id in range(size):
             raw = tokenizer.token_bytes(id)
-            for tail, goal in ((b"", self.STRING), (b'"', self.BRACE), (b'"}', self.END)):
-                if raw and raw.endswith(tail) and plain(raw.removesuffix(tail)):
-                    arcs[self.STRING][id] = goal
+            for tail, goal in tails.items():
+                if raw and raw.endswith(tail) and is_plain(raw.removesuffix(tail)):
+                    self.arcs[self.STRING][id] = goal
 
-        self.allowed = torch.zeros(len(arcs) + 1, size, dtype=torch.bool, device=device)
-        self.next = torch.full((len(arcs) + 1, size), self.FREE, dtype=torch.int16, device=device)
-        for state, leads in enumerate(arcs):
-            ids = torch.tensor(list(leads), device=device)
+    def make_tables(self, size: int, device) -> None:
+        """The arcs as tensors. The last row is FREE's: index -1."""
+        states = len(self.arcs) + 1
+        self.allowed = torch.zeros(states, size, dtype=torch.bool, device=device)
+        self.next = torch.full((states, size), self.FREE, dtype=torch.int16, device=device)
+        for state, arcs in enumerate(self.arcs):
+            ids = torch.tensor(list(arcs), device=device)
+            goals = torch.tensor(list(arcs.values()), dtype=torch.int16, device=device)
             self.allowed[state, ids] = True
-            self.next[state, ids] = torch.tensor(list(leads.values()), dtype=torch.int16, device=device)
-        self.allowed[self.FREE] = True                       # -1: the last row
+            self.next[state, ids] = goals
+        self.allowed[self.FREE] = True
         self.forced = self.allowed.sum(-1) == 1
 
-    def hurry(self, state, left):
+    def hurry(self, state: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
         """state (B,), tokens that it may still draw (B,) -> state: where the string must end now, it does."""
-        return state.masked_fill((state == self.STRING) & (left <= self.ending), self.CLOSING)
+        too_late = left <= self.ending
+        return state.masked_fill((state == self.STRING) & too_late, self.CLOSING)
 
 
 def describe_actions(episodes: list) -> dict:
@@ -88,19 +119,20 @@ def describe_actions(episodes: list) -> dict:
 
     Level is the data's own measure of difficulty, where it has one (figure 4 of the paper).
     """
-    plans = {}
+    levels = {action: {} for action in ACTIONS}              # of each action: place of a plan -> level
     for episode in episodes:
         turn = episode.turns[0]
-        if hasattr(turn, "states") and turn.text:
-            plans[turn.place] = (json.loads(turn.text)["action"], episode.row.get("level"))
-    if not plans:
+        if hasattr(turn, "states") and turn.text:            # a plan counts once, whatever its answers
+            action = json.loads(turn.text)["action"]
+            levels[action][turn.place] = episode.row.get("level")
+    plans = sum(len(found) for found in levels.values())
+    if plans == 0:
         return {}
     result = {}
-    for name in ACTIONS:
-        levels = [level for action, level in plans.values() if action == name]
-        numbers = [level for level in levels if isinstance(level, (int, float))]
-        result[f"share_{name}"] = len(levels) / len(plans)
-        result[f"level_{name}"] = None
+    for action, found in levels.items():
+        numbers = [level for level in found.values() if isinstance(level, (int, float))]
+        result[f"share_{action}"] = len(found) / plans
+        result[f"level_{action}"] = None
         if numbers:
-            result[f"level_{name}"] = sum(numbers) / len(numbers)
+            result[f"level_{action}"] = sum(numbers) / len(numbers)
     return result

@@ -15,7 +15,7 @@ the compute type.
 """
 import os
 from argparse import Namespace
-from math import ceil, log2
+from math import ceil
 
 import torch
 
@@ -26,7 +26,6 @@ from data.formats.hub import MODELS, resolve
 GB = 10 ** 9            # a card "of 80 GB" has 85: the rest, and one more, is for CUDA and its allocator's holes
 PROMPT = 200            # tokens of the system message and a long question; worked examples take as many again
 RANK = 16               # of the adapters that a model too large for full weights gets
-HALVED = ("micro_tokens", "batch", "max_new_tokens", "questions")        # what may be made smaller, in this order
 
 
 def config_of(name: str):
@@ -74,17 +73,17 @@ def default_lora(config: Config) -> int:
 
 
 def estimate(config: Config, *, agents=2, dtype="bfloat16", lora=0, questions=16, group=8, prompt_tokens=PROMPT,
-             new_tokens=512, batch=256, per_prompt=1, micro_tokens=16384, checkpointing=False, chunk=1024,
+             new_tokens=512, batch=256, micro_tokens=16384, checkpointing=False, chunk=1024,
              kl=0.0, offload=False) -> dict:
     """Peak memory of a run -> {part: bytes}; `sampling` and `learning` are the phases, `total` is the peak.
 
     questions, group            prompts of an optimizer step, and samples of each
     prompt_tokens, new_tokens   of the longest prompt; what may be sampled after it
-    batch, per_prompt           rows decoded at a time; how many of them share a prompt
+    batch                       rows decoded at a time, each with a prompt of its own
     chunk                       positions whose logits exist at once while learning
     offload                     a frozen agent's masters and moments rest in `host` memory, not on the card
     """
-    D, _, KV, F = widths(config)
+    D, Q, KV, F = widths(config)
     V = config.vocab_size
     Tp, T = prompt_tokens, new_tokens
     e = getattr(torch, dtype).itemsize
@@ -105,33 +104,36 @@ def estimate(config: Config, *, agents=2, dtype="bfloat16", lora=0, questions=16
     resting = agents - 1 if offload else 0
     optimizer = moments * (agents - resting)
 
-    cache, sampling = estimate_sampling(config, e, lora, batch, per_prompt, Tp, T)
+    cache, sampling = estimate_sampling(config, e, lora, batch, Tp, T)
 
     # Learning: as train.micro_batches, as many samples of a prompt as fit, then as many prompts as fit
     rows = min(group, max(1, (micro_tokens - Tp) // T))
-    most = questions * ceil(group / rows)
-    P = max(1, min(most, micro_tokens // (Tp + rows * T)))
+    P = max(1, min(questions * ceil(group / rows), micro_tokens // (Tp + rows * T)))
     new = P * rows * T                                   # tokens of samples
     old = P * Tp                                         # and of prompts
     of_samples = kept(config, P * rows, T - 1, Tp + T - 1, e, lora)
     of_prompts = kept(config, P, Tp, Tp, e, lora)
     held = config.layers * (of_samples + of_prompts)
-    block = max(new, old) * (F * beside_output(e, lora) + 16 * D)        # gradients on their way through a block
-    if checkpointing:                                    # held: inputs, keys and values; a block runs again
-        held = config.layers * (new + old) * (D + 2 * KV) * e
+    outputs = 2 * e                                      # beside each number that a layer makes
+    if lora and e < 4:
+        outputs = 12                                     # B A x, the same scaled, the sum, in float32
+    block = max(new, old) * (F * outputs + 16 * D)       # gradients on their way through a block, and those
+    block += P * rows * (Tp + T) * 2 * Q * e             # of keys and values
+    if checkpointing:                                    # a block's input is held, and three caches; it runs again
+        cached = old + P * rows * Tp + P * rows * (Tp + T)               # prompts, a copy for each sample, all
+        held = config.layers * ((new + old) * D + cached * 2 * KV) * e
         block += max(of_samples, of_prompts)
     logits = 5 * 4 * min(chunk, new) * V                 # five in float32
     logits += (new + old) * D * (4 + e)                  # the last norm
     logits += 2 * new * D * e                            # what it makes of the samples, and that one's gradient
     batch_alone = held + max(block, logits)
-    quotients = 0                                        # of AdamW, for its largest tensor
+    gradients = learned * 4
+    beside = 0                                           # what there is beside all gradients:
     if not lora:
         batch_alone += V * D * e                         # the head's gradient
-        quotients = V * D * 8
-    gradients = learned * 4
-    beside = quotients                                   # what there is beside all gradients
-    if questions * group > P * rows:                     # a second micro-batch
-        beside = max(beside, batch_alone)
+        beside = V * D * 8                               # AdamW's quotients for its largest tensor
+    if questions * group > P * rows:
+        beside = max(beside, batch_alone)                # a second micro-batch
     learning = max(batch_alone, gradients + beside)
 
     total = weights + adapters + optimizer + max(sampling, learning)
@@ -140,37 +142,24 @@ def estimate(config: Config, *, agents=2, dtype="bfloat16", lora=0, questions=16
             "learning": learning, "host": moments * resting, "total": total}
 
 
-def estimate_sampling(config, e, lora, batch, per_prompt, Tp, T):
-    """rollout.generate: prompts are run once each, then each row draws a token a step -> (cache, peak)."""
+def estimate_sampling(config, e, lora, batch, Tp, T):
+    """rollout.generate: the prompts are run, then each row draws a token a step -> (cache, peak)."""
     D, _, KV, F = widths(config)
-    V = config.vocab_size
-    P = ceil(batch / per_prompt)
-    room = T                                             # tokens that a row has room for: it doubles from 64
-    if T > 64:
-        room = 64 * 2 ** ceil(log2((T - 1) / 64))
     token = 2 * config.layers * KV * e                   # keys and values of a token
-    prompts = P * Tp * token
-    own = batch * room * token
+    prompts = batch * Tp * token
+    cache = batch * (Tp + T) * token                     # a row has room for its prompt and all new tokens
 
     mlp = 3 * F * e                                      # gate, silu, up
     if lora:
-        mlp += F * beside_output(e, lora)
+        mlp += 3 * F * 4                                 # B A x, the same scaled, the sum, in float32
     mask = Tp * (e + 1)                                  # as bools and as numbers
-    prefill = P * Tp * (mlp + 3 * D * e + mask)
+    prefill = batch * Tp * (mlp + 3 * D * e + mask)
 
-    growing = own // config.layers                       # one layer's keys and values at a time are copied
     scores = batch * config.heads * (Tp + T) * (4 + 3 * e)
-    logits = batch * V * e
-    drawing = batch * V * 16                             # four copies in float32
-    step = max(drawing, growing + scores + logits)
-    return prompts + own, prompts + max(prefill, own + step)
-
-
-def beside_output(e, lora):
-    """Bytes beside a number of a layer's output: B A x, the same scaled, the sum; float32 if of adapters."""
-    if lora and e < 4:
-        return 12
-    return 2 * e
+    logits = batch * config.vocab_size * e
+    drawing = batch * config.vocab_size * 16             # four copies in float32
+    step = max(drawing, scores + logits)
+    return cache, max(prompts + prefill, cache + step)   # a layer of prompts goes when the cache has taken it over
 
 
 def kept(config, B, T, S, e, lora):
@@ -192,7 +181,7 @@ def kept(config, B, T, S, e, lora):
         inputs = (5 * D + Q + F + 7 * lora) * 4
     attention = (2 * Q + S) * e + config.heads * 4       # queries, result, the mask as numbers; log-sum-exp
     mlp = 3 * F * e                                      # gate, silu, up
-    keys_and_values = 2 * S * KV * e
+    keys_and_values = 2 * S * Q * e                      # repeated for all query heads
     return B * (T * (norms + inputs + attention + mlp) + keys_and_values)
 
 
@@ -203,7 +192,11 @@ def table(name: str, args) -> str:
     """What --fit prints. args: the settings of train.py."""
     config = config_of(name)
     cuda = torch.cuda.is_available()
-    size = memory_here()
+    size = 0                                             # of the memory here: Python can't say it on Windows
+    if cuda:
+        size = torch.cuda.mem_get_info()[1]
+    elif hasattr(os, "sysconf"):
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     on_card = estimate_run(config, args, card=True)
     here = estimate_run(config, args, card=cuda)
     lines = [f"{name}: {parameters(config):,} weights; in GB, with the flags for a card, on a card and here:"]
@@ -216,37 +209,30 @@ def table(name: str, args) -> str:
     return "\n".join(lines)
 
 
-def memory_here():
-    """Bytes of this machine's card or, without one, of its memory; 0 where Python can't say (Windows)."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[1]
-    if not hasattr(os, "sysconf"):
-        return 0
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def estimate_run(config, args, card):
     """The estimate for train.py's settings; card: bfloat16, and the frozen agent rests in host memory."""
     both = args.switch_every == 0                        # do both agents learn in every step?
     agents = 1
-    plans = 1
     prompt = 2 * PROMPT if args.example else PROMPT
     new = args.max_new_tokens
+    prompts = args.questions                             # that are answered by a group each
+    group = args.group[-1]
+    rows = prompts * group                               # sampled in a step
     if args.process == "rema":
         if not args.share:
             agents = 2
         if args.turns > 1:                               # a conversation is one row
             new *= 2 * args.turns
         else:
-            plans = args.plans
             prompt += args.max_new_tokens                # the low-level agent is shown a plan
-    answers = args.answers if both else args.answers_high        # to a plan, while the high-level agent learns
-    rows = args.questions * max(plans * answers, args.answers)
-    questions = args.questions
-    if both:
-        questions *= plans
-    return estimate(config, agents=agents, dtype="bfloat16" if card else args.dtype, lora=args.lora, kl=args.kl, questions=questions,
-                    group=max(plans, args.answers), prompt_tokens=prompt, new_tokens=new,
+            plans = args.questions * args.group[0]
+            if both:
+                prompts = plans
+                rows = plans * group
+            rows = max(rows, plans * args.followers)     # answers, while the plans are learned
+            group = max(args.group)
+    return estimate(config, agents=agents, dtype="bfloat16" if card else args.dtype, lora=args.lora, kl=args.kl,
+                    questions=prompts, group=group, prompt_tokens=prompt, new_tokens=new,
                     batch=min(args.batch, max(rows, args.eval_questions)), micro_tokens=args.micro_tokens,
                     checkpointing=args.checkpointing, offload=card and not args.lora and not both)
 
@@ -260,8 +246,10 @@ def advise(config, args, size, card):
         changed = Namespace(**{**vars(args), **flags})
         return estimate_run(config, changed, card)["total"] + GB <= size
 
-    candidates = [("lora", RANK), ("checkpointing", True)]
-    for flag in HALVED:
+    if fits({}):
+        return "fits"
+    candidates = [("lora", args.lora or RANK), ("checkpointing", True)]
+    for flag in ("micro_tokens", "batch", "max_new_tokens", "questions"):        # halved, up to four times
         for divisor in (2, 4, 8, 16):
             candidates.append((flag, max(1, getattr(args, flag) // divisor)))
     flags = {}
@@ -270,13 +258,11 @@ def advise(config, args, size, card):
             flags[flag] = value
     if not fits(flags):
         return "does not fit, no flag helps"
-    for flag in list(flags)[::-1]:
+    for flag in reversed(list(flags)):
         fewer = dict(flags)
         del fewer[flag]
         if fits(fewer):
             flags = fewer
-    if not flags:
-        return "fits"
     text = "does not fit, with"
     for flag, value in flags.items():
         text += f" --{flag.replace('_', '-')}"

@@ -11,8 +11,24 @@ ENTRIES = {**SIZES, "eps": "rms_norm_eps", "tied": "tie_word_embeddings"}
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 # The only values with which our transformer computes what theirs does
-IMPLEMENTED = {"use_sliding_window": False, "mlp_bias": False, "quantization_config": None,
-               "partial_rotary_factor": 1.0, "hidden_act": "silu"}
+IMPLEMENTED = {"use_sliding_window": False, "mlp_bias": False, "attention_bias": False, "hidden_act": "silu",
+               "partial_rotary_factor": 1.0, "rope_interleaved": False, "use_mrope": False, "pruned_heads": {}}
+# Read elsewhere in this file, or without influence on the logits: names, types, training, what samplers and
+# older versions keep here. Any other entry is refused: whoever wrote it may count on it.
+HARMLESS = set("""
+    model_type rope_theta rope_scaling rope_parameters head_dim layer_types sliding_window max_window_layers
+    architectures transformers_version torch_dtype dtype _name_or_path name_or_path _commit_hash model_name
+    _attn_implementation _attn_implementation_autoset attn_implementation use_cache pretraining_tp
+    initializer_range attention_dropout chunk_size_feed_forward torchscript use_bfloat16 return_dict
+    output_attentions output_hidden_states output_scores return_dict_in_generate tf_legacy_loss
+    is_encoder_decoder is_decoder add_cross_attention cross_attention_hidden_size tie_encoder_decoder
+    finetuning_task problem_type task_specific_params id2label label2id tokenizer_class prefix
+    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id decoder_start_token_id
+    forced_bos_token_id forced_eos_token_id bad_words_ids suppress_tokens begin_suppress_tokens
+    do_sample temperature top_k top_p typical_p repetition_penalty length_penalty diversity_penalty
+    no_repeat_ngram_size encoder_no_repeat_ngram_size exponential_decay_length_penalty remove_invalid_values
+    early_stopping num_beams num_beam_groups num_return_sequences max_length min_length max_sequence_length
+    is_llama_config transformers.js_config unsloth_fixed unsloth_version""".split())
 
 
 @dataclass
@@ -47,6 +63,11 @@ class Config:
             known[ours] = need(raw, theirs)
             if ours in SIZES:
                 check_size(ours, known[ours])
+        if raw.get("layer_types") not in (None, ["full_attention"] * known["layers"]):
+            raise UserError("config.json: layer_types other than full_attention are not implemented")
+        check_number("rms_norm_eps", known["eps"])
+        if not isinstance(known["tied"], bool):
+            raise UserError(f"config.json: tie_word_embeddings = {known['tied']!r} is neither true nor false")
         heads, kv_heads = known["heads"], known["kv_heads"]
         head_width = raw.get("head_dim")
         if head_width is None and family != "qwen3":        # Qwen 3's transformer has a default of its own
@@ -88,33 +109,64 @@ def need(source: dict, key: str):
     return source[key]
 
 
+def check_number(name, value):
+    """UserError if a value is no positive number."""
+    if type(value) not in (int, float) or not value > 0:
+        raise UserError(f"config.json: {name} = {value!r} is not a positive number")
+
+
 def check_settings(raw):
-    """UserError for a family that is not implemented, or a setting of it."""
+    """UserError for a family that is not implemented, and for an entry that we would get wrong or don't know."""
     family = raw.get("model_type")
     if family not in list(FAMILIES):
         raise UserError(f"config.json: model_type {family!r} is none of {', '.join(FAMILIES)}")
     need(raw, "hidden_act")
-    expected = dict(IMPLEMENTED)
-    if family != "qwen2":                   # Qwen 2 has these biases whatever the entry says
-        expected["attention_bias"] = False
-    for key, value in expected.items():
-        if raw.get(key) not in (value, None):
-            raise UserError(f"config.json says {key} = {raw[key]!r}; only {value!r} is implemented")
-    for kind in raw.get("layer_types") or []:
-        if kind != "full_attention":
-            raise UserError("config.json: layer_types other than full_attention are not implemented")
+    for key, value in raw.items():
+        if value is None or key in HARMLESS or key in ENTRIES.values():
+            continue
+        if key == "attention_bias" and family == "qwen2":       # it has these biases whatever the entry says
+            continue
+        if key not in IMPLEMENTED:
+            raise UserError(f"config.json: {key} = {str(value)[:60]!r} is not implemented, and may change the "
+                            "logits; if you know that it does not, delete the entry")
+        if value != IMPLEMENTED[key]:
+            raise UserError(f"config.json says {key} = {value!r}; only {IMPLEMENTED[key]!r} is implemented")
 
 
 def read_rope(raw):
-    """-> (theta, None), or with Llama 3's scaling (theta, its four numbers)."""
-    rope = raw.get("rope_parameters")
-    if not rope:
-        rope = {"rope_theta": raw.get("rope_theta")}
-        rope.update(raw.get("rope_scaling") or {})
-    theta = need(rope, "rope_theta")
+    """-> (theta, None), or with Llama 3's scaling (theta, its four numbers).
+
+    There are two spellings: rope_theta and rope_scaling, or rope_parameters. Versions of transformers differ
+    in which one counts, so where both stand they must say the same.
+    """
+    theta, scaling, parameters = raw.get("rope_theta"), raw.get("rope_scaling"), raw.get("rope_parameters")
+    if not parameters:
+        return parse_rope(theta, scaling or {})
+    found = parse_rope(theta, parameters)
+    if theta not in (None, found[0]) or scaling and parse_rope(theta, scaling) != found:
+        raise UserError("config.json: rope_parameters and rope_theta or rope_scaling say different things; "
+                        "delete the ones that are wrong")
+    return found
+
+
+def parse_rope(theta, rope):
+    """(theta, None or Llama 3's four numbers) of one spelling; theta: what holds if `rope` has none."""
+    if not isinstance(rope, dict):
+        raise UserError(f"config.json: {rope!r} does not describe a rope")
+    rope = {"rope_theta": theta, **rope}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
+    if kind not in ("default", "llama3"):
         raise UserError(f"config.json: rope type {kind!r} is not implemented (default and llama3 are)")
-    return theta, {key: need(rope, key) for key in LLAMA3}
+    numbers = ["rope_theta"]
+    if kind == "llama3":
+        numbers += LLAMA3
+    for key, value in rope.items():
+        if key == "partial_rotary_factor" and value == 1.0:
+            continue
+        if value is not None and key not in ("rope_type", "type", *numbers):
+            raise UserError(f"config.json: {key} = {value!r} of the rope is not implemented")
+    for key in numbers:
+        check_number(key, need(rope, key))
+    if kind == "default":
+        return rope["rope_theta"], None
+    return rope["rope_theta"], {key: rope[key] for key in LLAMA3}

@@ -1,11 +1,18 @@
-"""Files: written whole or not at all, read with an error that names them."""
+"""Files: written whole or not at all, read with an error that names them; a lock between processes."""
 import contextlib
 import errno
 import json
 import os
 import pathlib
+import sys
+import time
 
 from data import UserError
+
+if os.name == "nt":
+    import msvcrt
+else:
+    import fcntl
 
 
 @contextlib.contextmanager
@@ -54,6 +61,45 @@ def atomic_write(path, content):
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)              # there if it was not renamed
+
+
+@contextlib.contextmanager
+def locked(path, taken: str | None = None):
+    """Inside, this process alone holds the lock file `path`; the others wait, or get the UserError `taken`.
+
+        with locked(folder / ".lock"):
+            ...
+
+    The system keeps the lock and ends it with its process, however that dies; the empty file stays.
+    """
+    path = pathlib.Path(path)
+    with naming(path, "written", malformed=()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")
+    with file:
+        told = False
+        while not try_lock(file):
+            if taken is not None:
+                raise UserError(taken)
+            if not told:
+                print(f"another process is at work here: waiting for {path}", file=sys.stderr)
+                told = True
+            time.sleep(0.1)
+        yield                           # closing the file ends the lock
+
+
+def try_lock(file) -> bool:
+    """Lock an open file, unless another process has; whether it is ours."""
+    try:
+        if os.name == "nt":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:                     # a file system without locks: as if we were alone
+        pass
+    return True
 
 
 def read_json(path) -> dict:

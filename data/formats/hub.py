@@ -19,7 +19,7 @@ import urllib.request
 from tqdm import tqdm
 
 from data import UserError
-from data.formats.files import atomic_write, naming
+from data.formats.files import atomic_write, locked, naming
 from data.formats.safetensors import INDEX, SINGLE, read_index
 
 LIMIT = 100_000_000     # bytes of the hub's list of files
@@ -55,7 +55,8 @@ def resolve(name: str, download=True) -> pathlib.Path:
     folder = cache / ("models--" + hub_name.replace("/", "--"))
     snapshot = find_snapshot(folder)
     if snapshot is None and download:
-        snapshot = fetch_model(hub_name, folder)
+        with locked(folder / ".lock"):              # of several processes one downloads, the others then find it
+            snapshot = find_snapshot(folder) or fetch_model(hub_name, folder)
     if snapshot is None:
         raise UserError(f"{name} is no directory, not downloaded and not one of {', '.join(NAMES)}")
     return snapshot

@@ -1,12 +1,15 @@
 """The directory of a run: its settings, its agents, and the state that --resume goes on from."""
 import argparse
+import contextlib
+import itertools
 import json
+import os
 import pathlib
 
 import torch
 
 from data import UserError
-from data.formats.files import read_json
+from data.formats.files import read_json, write_json
 from data.formats.safetensors import read_tensors, write_tensors
 
 
@@ -126,3 +129,45 @@ def count_steps(log: pathlib.Path) -> int:
         return json.loads(lines[-1])["step"]
     except (ValueError, LookupError, TypeError):
         raise UserError(f"{log}: malformed; it is no log of train.py, or it was damaged") from None
+
+
+def claim_directory(path: str) -> str:
+    """Make the directory, or with -2, -3 ... the first of its name that does not exist yet -> its path."""
+    for i in itertools.count(1):
+        candidate = path
+        if i > 1:
+            candidate = f"{path}-{i}"
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(candidate)
+            return candidate
+
+
+def claim_evaluation(args: argparse.Namespace) -> pathlib.Path:
+    """The directory of an evaluation, with its settings in it."""
+    out = args.out
+    if out is None:
+        name = f"{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"
+        out = claim_directory(f"out/eval-{name}")
+    write_json(pathlib.Path(out) / "config.json", [{**vars(args), "out": out}])
+    return pathlib.Path(out)
+
+
+def claim_run(args: argparse.Namespace) -> None:
+    """The directory of a run, with its settings in it."""
+    if args.out is None:
+        args.out = claim_directory(f"out/{pathlib.Path(args.model).name}-{args.process}-s{args.seed}")
+    write_json(pathlib.Path(args.out) / "config.json", [vars(args)])
+
+
+def refuse_used(out: str | None, why: str) -> None:
+    """UserError when a directory that was asked for holds something."""
+    if not out:
+        return
+    path = pathlib.Path(out)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{out} {why}")
+
+
+def refuse_used_run(args: argparse.Namespace) -> None:
+    if not args.resume:
+        refuse_used(args.out, f"holds another run: name another --out, or continue it with --resume {args.out}")

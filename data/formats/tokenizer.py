@@ -50,9 +50,11 @@ YOUNG = re.compile(
 # Chat formats. A chat template is a program (in Jinja), which writes text. That is not enough here: a name
 # like <|im_end|> in a question must remain text, and what was sampled must remain the ids that were sampled.
 # So the formats are written down below, and a checkpoint has the one that writes what its template writes
-# in every conversation of PROBES. Templates that trim, drop a newline, add a sentence or skip a message
-# write something else and are refused; quotes, blanks, names of variables and branches for tools do not
-# matter. The template is a stranger's: it runs in Jinja's sandbox, as in transformers, and only here.
+# in the conversations of PROBES, at least in those that this program has: a system message, then user and
+# assistant in turns. Where the two differ in others (the template refuses a late system message, say), only
+# those are refused. Templates that trim, drop a newline, add a sentence or skip a message have no format;
+# quotes, blanks, names of variables and branches for tools do not matter. The template is a stranger's: it
+# runs in Jinja's sandbox, as in transformers, and only here.
 
 SPECIAL = r"(<\|\w+\|>)"                                       # what a format writes so is one token
 CHATML = "<|im_start|>{role}\n{content}<|im_end|>\n"
@@ -68,7 +70,9 @@ class Format(NamedTuple):
     system: str | None = None       # the system message of a conversation that brings none
     trim: bool = False              # blanks around the content are left out
     think: str = ""                 # an empty thought after the last header: Qwen 3 with thinking off
-    forget: bool = False            # thoughts of earlier turns are left out: Qwen 3
+    thoughts: str = "said"          # the answers whose thoughts are shown: "said" all as they are; "last" those
+                                    # behind the last question, Qwen 3; "all", with a block for each, TRL's Qwen 3
+    shapes: set | None = None       # of the conversations that it is exact for; None: of all
 
     @property
     def head(self):
@@ -83,8 +87,8 @@ class Format(NamedTuple):
         for message in messages:
             form = self.turn if said else self.first
             said.append((message["role"], message["content"], form))
-        if self.forget:
-            hide_thoughts(said)
+        if self.thoughts != "said":
+            place_thoughts(said, self.thoughts)
         return said
 
     def fill(self, role, content, form):
@@ -101,8 +105,11 @@ class Format(NamedTuple):
         return text + self.head
 
 
-def hide_thoughts(said):
-    """Qwen 3 shows thoughts after the last question only; there the last turn always has a block for them."""
+def place_thoughts(said, shown):
+    """Qwen 3 shows thoughts after the last question only; there the last turn always has a block for them.
+
+    With shown == "all" every answer has one.
+    """
     roles = [role for role, _, _ in said]
     for i, (role, content, form) in enumerate(said):
         if role != "assistant" or not isinstance(content, str):
@@ -112,7 +119,8 @@ def hide_thoughts(said):
             thought = content.split("</think>")[0].split("<think>")[-1].strip("\n")
             content = content.split("</think>")[-1].lstrip("\n")
         is_last = i == len(said) - 1
-        if "user" in roles and "user" not in roles[i:] and (thought or is_last):
+        behind_question = "user" in roles and "user" not in roles[i:]
+        if shown == "all" or behind_question and (thought or is_last):
             content = f"<think>\n{thought}\n</think>\n\n" + content.lstrip("\n")
         said[i] = role, content, form
 
@@ -123,7 +131,8 @@ FORMATS = (
     Format("Qwen 2.5", system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
     Format("SmolLM2", system="You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
     Format("Qwen 3", think="<think>\n\n</think>\n\n"),                  # a template that keeps the thoughts
-    Format("Qwen 3", think="<think>\n\n</think>\n\n", forget=True),
+    Format("Qwen 3", think="<think>\n\n</think>\n\n", thoughts="last"),
+    Format("Qwen 3", think="<think>\n\n</think>\n\n", thoughts="all"),
     Format("Llama 3", LLAMA, "<|begin_of_text|>" + LLAMA, trim=True),
     Format("Llama 3.1", LLAMA, "<|begin_of_text|>" + LLAMA.replace("{content}", DATED), trim=True, system=""))
 
@@ -131,28 +140,84 @@ FORMATS = (
 MESSAGES = {"S": ("system", "\nRule %d. "), "U": ("user", " \nWhat is %d? \n"),
             "A": ("assistant", "\n\nIt is %d. \n"), "T": ("assistant", "\n<think>\nhm\n</think>\n\n It is %d.\n")}
 PROBES = []
-for talk in ("U", "S", "A", "SU", "UA", "UT", "UAUTU", "SUTA", "USU"):
+for talk in ("U", "UAU", "S", "A", "SU", "SUAUAU", "UA", "UT", "UAUTU", "SUAUTU", "SUTA", "USU"):
     probe = []
     for i, letter in enumerate(talk):
         role, text = MESSAGES[letter]
         probe.append({"role": role, "content": text % i})
     PROBES.append(probe)
+NEEDED = {"SU", "SUTU"}             # the shapes of what this program writes, see find_shape
 
 
-def recognize_format(template, bos):
-    """The Format of a chat template, None if there is none."""
+def find_shape(messages):
+    """Who speaks when, a letter each; further rounds of user and assistant do not count: SUAUAU -> SU."""
+    letters = ""
+    for message in messages:
+        if message["role"] != "assistant":
+            letters += message["role"][0].upper()
+        elif isinstance(message["content"], str) and "</think>" in message["content"]:
+            letters += "T"
+        else:
+            letters += "A"
+    return re.sub("(UA)+U", "U", letters)
+
+
+def compile_template(template):
+    """A chat template as a program. Whatever may go wrong does: it is a stranger's."""
+    # {% generation %} marks what a trainer learns; only transformers knows it, and its effect is that of `with`.
+    template = re.sub(r"({%[-+]?\s*)generation\b", r"\1with", template)
+    template = re.sub(r"({%[-+]?\s*)endgeneration\b", r"\1endwith", template)
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                                extensions=["jinja2.ext.loopcontrols"])
+    return environment.from_string(template)
+
+
+def write_probes(template, names):
+    """What a chat template writes for each of PROBES, None where it fails; names: {"bos_token": its name, ...}."""
     texts = []
-    try:        # without the function strftime_now, Llama's templates write the date above
-        program = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
-        for messages in PROBES:
-            texts.append(program.render(messages=messages, bos_token=bos, tools=None, add_generation_prompt=True,
-                                        enable_thinking=False))
-    except Exception:       # whatever goes wrong in it: it is none of ours
-        return None
+    program = None
+    for messages in PROBES:
+        try:    # without the function strftime_now, Llama's templates write the date above
+            program = program or compile_template(template)
+            texts.append(program.render(messages=messages, tools=None, add_generation_prompt=True,
+                                        enable_thinking=False, **names))
+        except Exception:
+            texts.append(None)
+    return texts
+
+
+def recognize_format(template, names):
+    """The Format of a chat template: one that writes every probe as it does, or else most of them; or None."""
+    texts = write_probes(template, names)
+    candidates = list(FORMATS)
     for form in FORMATS:
-        if [form.text(messages) for messages in PROBES] == texts:
+        candidates.append(form._replace(system=find_default_system(form, texts[0])))
+    partial, most = None, set()
+    for form in candidates:
+        exact, wrong = set(), set()
+        for messages, text in zip(PROBES, texts):
+            if form.text(messages) == text:
+                exact.add(find_shape(messages))
+            else:
+                wrong.add(find_shape(messages))
+        if not wrong:
             return form
-    return None
+        exact -= wrong
+        if NEEDED <= exact and len(exact) > len(most):
+            partial, most = form._replace(shapes=exact), exact
+    return partial
+
+
+def find_default_system(form, text):
+    """The system message in the text of a conversation that brings none; None if there is none."""
+    before, after = form.first.split("{content}")
+    before = before.format(role="system")
+    if text is None or not text.startswith(before):
+        return None
+    system = text.removeprefix(before).split(after)[0]
+    if re.search(SPECIAL, system):
+        return None
+    return system
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -239,7 +304,7 @@ class Tokenizer:
     """Text to ids and back, and one checkpoint's chat format.
 
     vocab_size  the highest id + 1 (the model's embedding may have more rows: those ids decode to nothing)
-    stop_ids    every id that ends a turn: generation_config, config and tokenizer_config together
+    stop_ids    every id that ends a turn: of generation_config, config, tokenizer_config and chat template
     special     {name: id} of what text can't hold; added: of the other added tokens, whose names are text
     """
 
@@ -291,7 +356,10 @@ class Tokenizer:
                 self.stop_ids.add(end)
 
     def _read_template(self):
-        """The chat template -> self._format, or None and what the problem is."""
+        """The chat template -> self._format, or None and what the problem is.
+
+        The token that ends its turns stops the sampler, too: a base checkpoint's files name only <|endoftext|>.
+        """
         config = self._parse("tokenizer_config.json")
         template = config.get("chat_template")
         if isinstance(template, list):                              # several templates, each with a name
@@ -299,11 +367,16 @@ class Tokenizer:
         if "chat_template.jinja" in self.files:                     # where transformers 5 keeps it
             template = self.files["chat_template.jinja"].decode()
         if template:
-            self._format = recognize_format(template, token_name(config.get("bos_token")))
+            names = {key: token_name(config.get(key)) for key in ("bos_token", "eos_token")}
+            self._format = recognize_format(template, names)
             self._problem = "its chat template is none of Llama 3 to 3.2, Qwen 2 to 3, SmolLM2 and plain ChatML"
         else:
             self._format = None
             self._problem = "it has no chat template (take an Instruct checkpoint)"
+        if self._format:
+            end = re.findall(SPECIAL, self._format.turn)[-1]
+            if end in self._named:
+                self.stop_ids.add(self._named[end])
 
     def _sort_added(self, added):
         """What ends or frames a turn is special, whatever the file says: text must not be able to hold it."""
@@ -448,6 +521,10 @@ class Tokenizer:
         """
         if not messages:
             raise UserError("a conversation needs at least one message")
+        shapes = self.format.shapes
+        if shapes is not None and find_shape(messages) not in shapes:
+            raise UserError("this checkpoint's chat template writes such a conversation in a way of its own: begin "
+                            "with a system message, then let user and assistant take turns")
         ids = []
         for role, content, form in self.format.turns(messages):
             ids += self.turn(role, content, form)

@@ -14,8 +14,6 @@ SYMBOLS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
 COMPUTE = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LETTERS = "abcdefgh"                       # names of the steps of a plan
 EMPTY = "Solve it."                        # the plan that leaves the solver alone
-# A step of a plan: perhaps a name, then two operands, each a number or the name of an earlier step
-STEP = re.compile(r"(?:([a-h])=)?([a-h]|\d+)([-+*])([a-h]|\d+)")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -82,8 +80,7 @@ def add_steps(node, steps):
 
 def wrong_plan(problem: str) -> str:
     """From left to right, blind to brackets and precedence: "3+4*(2+5)" -> "a=3+4; b=a*2; b+5"."""
-    digits = re.sub("[()]", "", problem)
-    before, *rest = re.findall(r"[-+*]?\d+", digits)               # 3, then +4, *2, +5
+    before, *rest = re.findall(r"[-+*]?\d+", re.sub("[()]", "", problem))         # 3, then +4, *2, +5
     steps = []
     for letter, step in zip(LETTERS, rest):
         steps.append(before + step)
@@ -101,8 +98,7 @@ def join_steps(steps):
 
 def rewrite(problem: str) -> str:
     """The same expression with every bracket written out: "3+4*(2+5)" -> "3+(4*(2+5))"."""
-    tree = ast.parse(problem, mode="eval").body
-    return bracket(tree)[1:-1]
+    return bracket(ast.parse(problem, mode="eval").body)[1:-1]
 
 
 def bracket(node):
@@ -115,17 +111,18 @@ def bracket(node):
 # ------------------------------------------------------------------------------------------------------------
 # Following a plan
 
-def trace(plan: str, known: dict | None = None) -> list[tuple]:
+def trace(plan: str, known=None) -> list:
     """Each step of a plan as (its name or "", the step with numbers put in for letters, value).
 
     "a=2+5; a*3" -> [("a", "2+5", 7), ("", "7*3", 21)]
-    known: values of letters from earlier turns; is added to. ValueError for what is no plan.
+    known: {letter: value} of earlier turns; is added to. ValueError for what is no plan.
     """
     if known is None:
         known = {}
     found = []
     for step in plan.split("; "):
-        match = STEP.fullmatch(step)
+        # Perhaps a name, then two operands, each a number or the name of an earlier step
+        match = re.fullmatch(r"(?:([a-h])=)?([a-h]|\d+)([-+*])([a-h]|\d+)", step)
         if not match:
             raise ValueError(f"not a step: {step!r}")
         name, left, symbol, right = match.groups(default="")
@@ -152,7 +149,7 @@ def values(plan: str) -> list[int]:
     return [value for _, _, value in trace(plan)]
 
 
-def working(plan: str, known: dict | None = None) -> str:
+def working(plan: str, known=None) -> str:
     """The answer, without its box, that does what the plan says: "a=2+5; a*3" -> "a=2+5=7; 7*3=21."."""
     lines = []
     for name, step, value in trace(plan, known):

@@ -42,22 +42,6 @@ HOSTS = {"github": "https://raw.githubusercontent.com", "rows": "https://dataset
          "hub": HUB.rstrip("/") + "/datasets"}
 
 
-def read_paper():
-    """{(model, benchmark): {process: greedy pass@1 in the paper, percent}}: its tables 1 and 2.
-
-    A model stands there under its short name and under the one that it has on the hub.
-    """
-    found = {}
-    for model, figures in TABLES["paper"].items():
-        for benchmark, row in figures.items():
-            found[model, benchmark] = row
-            found[NAMES[model], benchmark] = row
-    return found
-
-
-PAPER = read_paper()
-
-
 def load(name, data_dir=None) -> list:
     """The rows of a benchmark or a JSON-lines file: dicts with at least "id", "problem", "answer".
 
@@ -68,11 +52,11 @@ def load(name, data_dir=None) -> list:
     name = str(name)
     if name not in BENCHMARKS:
         return load_file(name)
-    count = BENCHMARKS[name]["rows"]
     if data_dir:
         rows = read_jsonl(pathlib.Path(data_dir) / f"{name}.jsonl")
         if not published(name, rows):
-            print(f"{data_dir}/{name}.jsonl is not the published {name} ({count} rows)", file=sys.stderr)
+            print(f"{data_dir}/{name}.jsonl is not the published {name} ({BENCHMARKS[name]['rows']} rows)",
+                  file=sys.stderr)
         return rows
 
     cache = os.environ.get("REMA_DATA") or "~/.cache/rema"
@@ -83,30 +67,27 @@ def load(name, data_dir=None) -> list:
             return rows
     rows = fetch(name)
     if not published(name, rows):
-        raise UserError(f"{name}: the {len(rows)} rows from {addresses(name)[0]} are not the {count} published "
-                        f"ones; try again, or put a {name}.jsonl into --data-dir")
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    atomic_write(path, "".join(lines))
+        raise UserError(f"{name}: the {len(rows)} rows that were fetched are not the {BENCHMARKS[name]['rows']} "
+                        f"published ones; try again, or put a {name}.jsonl into --data-dir")
+    atomic_write(path, "".join([json.dumps(row, ensure_ascii=False) + "\n" for row in rows]))
     return read_jsonl(path)
 
 
 def load_file(name):
-    """A file of one's own; UserError with the nearest name if it looks like a misspelt one."""
+    """A file of one's own; UserError with the nearest name if there is none: perhaps it is misspelt."""
     if name.endswith(".jsonl") or os.path.exists(name):
         return read_jsonl(name)
     known = [*KINDS, *BENCHMARKS]
-    hint = ""
-    for nearest in difflib.get_close_matches(name.lower(), known, 1):
-        hint = f"; nearest is {nearest!r}"
-    raise UserError(f"no data {name!r}{hint} (known: {', '.join(known)}, a .jsonl)")
+    nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0)[0]
+    raise UserError(f"no data {name!r}; nearest is {nearest!r} (known: {', '.join(known)}, a .jsonl)")
 
 
-def published(name: str, rows: list) -> bool:
+def published(name, rows):
     """Are these the rows that everybody's figures are about?"""
-    return len(rows) == BENCHMARKS[name]["rows"] and fingerprint(name, rows) == BENCHMARKS[name]["sha256"]
+    return fingerprint(name, rows) == BENCHMARKS[name]["sha256"]
 
 
-def fingerprint(name: str, rows: list) -> str:
+def fingerprint(name, rows):
     """sha256 of the lines json.dumps([problem, answer]); judges: [question, response_a, response_b, answer].
 
     In order; but sorted for RewardBench, whose order is ours, and MATH's training set: copies differ in it.
@@ -120,20 +101,25 @@ def fingerprint(name: str, rows: list) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def paper_figures(model: str, benchmark: str) -> dict:
+    """{process: greedy pass@1 in the paper, percent} (tables 1 and 2); model: its short name or the hub's."""
+    for name, figures in TABLES["paper"].items():
+        if model in (name, NAMES[name]):
+            return figures.get(benchmark, {})
+    return {}
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Fetching
 
-def addresses(name):
-    return [address.format(**HOSTS) for address in BENCHMARKS[name]["addresses"]]
-
-
-def fetch(name: str) -> list:
+def fetch(name):
     """A benchmark's rows from upstream. UserError: no network, or a file that is not in the known format."""
     if name == "math-tiny133":
         return choose_tiny133(load("math-train"))
     rows = []
     number = 0                                           # of the row, over all files
-    for url in addresses(name):
+    for address in BENCHMARKS[name]["addresses"]:
+        url = address.format(**HOSTS)
         try:
             for row in tqdm(download_rows(url), desc=name, unit=" rows"):
                 rows += convert(name, number, row)
@@ -181,11 +167,7 @@ def download_text(url):
 def choose_tiny133(rows):
     """The 133 problems of math-train, found by the sha256 of their text."""
     by_hash = {short_hash(row["problem"]): row for row in rows}
-    chosen = []
-    for name, digits in SPLITS["math-tiny133"].items():
-        if digits in by_hash:
-            chosen.append({**by_hash[digits], "id": name})
-    return chosen
+    return [{**by_hash[digits], "id": name} for name, digits in SPLITS["math-tiny133"].items()]
 
 
 def hash_of_id(row):
@@ -199,24 +181,18 @@ def short_hash(text):
 # ------------------------------------------------------------------------------------------------------------
 # Converting
 
-def convert(name: str, number: int, row: dict) -> list:
+def convert(name, number, row):
     """Row `number` of an upstream in the house's form: a list of one row, of RewardBench two or none."""
-    if name.startswith("rewardbench"):
-        return convert_rewardbench(name, row)
-    if name == "judgebench":
+    if name.startswith("rewardbench"):                   # a pair, once with the better response first
+        pair = f"{row['subset']}/{row['id']}"
+        if (pair in SPLITS["rewardbench970"]) != (name == "rewardbench970"):
+            return []
+        return [judge_row(pair + "/A", row["prompt"], row["chosen"], row["rejected"], "A", row["subset"]),
+                judge_row(pair + "/B", row["prompt"], row["rejected"], row["chosen"], "B", row["subset"])]
+    if name == "judgebench":                             # label "A>B": A is better
         return [judge_row(row["pair_id"], row["question"], row["response_A"], row["response_B"],
-                          row["label"][0], row["source"])]         # "A>B": A is better
+                          row["label"][0], row["source"])]
     return [convert_problem(name, number, row)]
-
-
-def convert_rewardbench(name, row):
-    """A pair, once with the better response first and once second; none if it is of the other split."""
-    pair = f"{row['subset']}/{row['id']}"
-    if (pair in SPLITS["rewardbench970"]) != (name == "rewardbench970"):
-        return []
-    good, bad = row["chosen"], row["rejected"]
-    return [judge_row(pair + "/A", row["prompt"], good, bad, "A", row["subset"]),
-            judge_row(pair + "/B", row["prompt"], bad, good, "B", row["subset"])]
 
 
 def judge_row(identity, question, response_a, response_b, answer, subset):

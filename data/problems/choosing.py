@@ -6,6 +6,7 @@ from data import UserError
 from data.problems.benchmarks import load
 from data.problems.generate import KINDS, generate
 
+
 def load_data(name: str, split: str, count: int | None, data_dir: str | None = None) -> list[dict]:
     """Rows {"id", "problem", "answer", ...} of generated problems, a benchmark, or a JSON-lines file.
 
@@ -41,8 +42,7 @@ def split_data(data: str, eval_data: str | None, eval_questions: int | None, dat
         held = rows[:tenth][:eval_questions]
         rows = rows[tenth:]
 
-    kinds = {bool(row.get("judge")) for row in rows + held}
-    if len(kinds) > 1:
+    if len({bool(row.get("judge")) for row in rows + held}) > 1:
         raise UserError("training and held-out problems must all be judge tasks, or none of them")
     return rows, held
 

@@ -43,16 +43,11 @@ def generate(n: int, seed=0, split="train", level: int | None = None, kind="arit
         tries = 0
         if split == "heldout":
             seen.add(problem)
-        rows.append({"id": f"{kind}-{checksum(problem):08x}", "problem": problem, "answer": str(answer),
+        rows.append({"id": f"{kind}-{zlib.crc32(problem.encode()):08x}", "problem": problem, "answer": str(answer),
                      "level": row_level})
     return rows
 
 
 def held_out(problem: str) -> bool:
-    """Whether a problem is in the held-out quarter."""
-    return checksum(problem) % 4 == 0
-
-
-def checksum(problem):
-    """The same on every machine; Python's own `hash` changes from run to run."""
-    return zlib.crc32(problem.encode())
+    """Whether a problem is in the held-out quarter. A checksum: Python's own `hash` changes from run to run."""
+    return zlib.crc32(problem.encode()) % 4 == 0

@@ -22,7 +22,7 @@ def read_jsonl(path, required=("problem", "answer")) -> list[dict]:
     A row without an id gets FILE-LINE. UserError, with file and line: no JSON object, or not a row as above.
     """
     path = pathlib.Path(path)
-    with naming(path, "read"):
+    with naming(path):
         lines = path.read_bytes().splitlines()           # of bytes: those of a text also end at U+2028
     rows = []
     for number, line in enumerate(lines, 1):
@@ -40,7 +40,7 @@ def read_jsonl(path, required=("problem", "answer")) -> list[dict]:
     return rows
 
 
-def check(row: dict, required, default_id: str) -> dict:
+def check(row, required, default_id):
     """The row with an id, text as its problem and answer (27.0 is "27"), and `judge` if it is a judge task.
 
     ValueError says what is wrong with it.
@@ -48,8 +48,7 @@ def check(row: dict, required, default_id: str) -> dict:
     if "problem" not in row and all(isinstance(row.get(field), str) for field in JUDGE):
         if row.get("answer") not in ("A", "B"):
             raise ValueError(f"the answer to a judge task is 'A' or 'B', not {row.get('answer')!r}")
-        row["problem"] = judge_text(row)
-        row["judge"] = True
+        row.update(problem=judge_text(row), judge=True)
     for field in required:
         if field not in row:
             raise ValueError(f"no {field!r} (only {list(row)})")

@@ -11,10 +11,12 @@ import pathlib
 import shutil
 import sys
 
-from data import UserError, guarded
+from data import UserError
 from data.formats.files import read_json
-from data.views.plots import gains, read, spent_tokens
-from eval import accuracy
+from data.views.curves import choose_lines, read_metrics
+from data.views.program import run_program
+from data.views.terminal import compute_gains, count_spent_tokens
+from eval import compute_mean
 
 HERE = pathlib.Path(__file__).parent
 FILES = "config.json", "metrics.jsonl", "curves.png"
@@ -22,46 +24,85 @@ COLUMNS = ("greedy", "", "gain", "temp. 1", "", "gain", "high", "low", "leaks",
            "minutes of sampling and training", "tokens")
 
 
-def line(directory):
+def measure(directory: pathlib.Path) -> list[float | None]:
     """Numbers of one run in the order of COLUMNS, percent or points; None where a run has no such number."""
-    lines = read(directory)
-    measured = [one for one in lines if "heldout_greedy" in one]
-    row = []
+    lines = read_metrics(directory)
+    measured = choose_lines(lines, "heldout_greedy")
+    numbers = []
     for name in ("heldout_greedy", "heldout_t1"):
         before, after = measured[0][name], measured[-1][name]
-        row += [before, after, after - before]
-    seconds = sum(one.get("time_sample", 0) + one.get("time_train", 0) for one in lines)
-    return row + [gains(lines).get("high"), gains(lines).get("low"), measured[-1].get("heldout_greedy_leaks"),
-                  seconds / 60, spent_tokens(lines)]
+        numbers += [before, after, after - before]
+    gains = compute_gains(lines)
+    seconds = 0.0
+    for line in lines:
+        seconds += line.get("time_sample", 0) + line.get("time_train", 0)
+    numbers += [gains.get("high"), gains.get("low"), measured[-1].get("heldout_greedy_leaks")]
+    return numbers + [seconds / 60, count_spent_tokens(lines)]
 
 
-def main(directories):
-    if not directories or {"-h", "--help"} & set(directories):
-        return print(__doc__)
-    for directory in map(pathlib.Path, directories):
-        if missing := [name for name in FILES if not (directory / name).exists()]:
-            raise UserError(f"{directory} is no finished run: it has no {missing[0]}")
-        old, new = HERE / directory.name / "metrics.jsonl", directory / "metrics.jsonl"
-        if old.exists() and old.read_bytes() != new.read_bytes():
-            raise UserError(f"{old.parent} holds another run of that name: move one of the two")
-    print("| run | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
-    rows = []
-    for directory in map(pathlib.Path, directories):
-        kept = HERE / directory.name
+def average(rows: list[list]) -> list[str]:
+    """The columns' means with their standard errors over the runs."""
+    cells = []
+    for column in zip(*rows):
+        values = [value for value in column if value is not None]
+        cell = "-"
+        if values:
+            cell = "{:,.1f} ± {:,.1f}".format(*compute_mean(values))
+        cells.append(cell)
+    return cells
+
+
+def check(directory: pathlib.Path) -> None:
+    """UserError: no finished run, or another one of that name is kept."""
+    for name in FILES:
+        if not (directory / name).exists():
+            raise UserError(f"{directory} is no finished run: it has no {name}")
+    kept, new = HERE / directory.name / "metrics.jsonl", directory / "metrics.jsonl"
+    if kept.exists() and kept.read_bytes() != new.read_bytes():
+        raise UserError(f"{kept.parent} holds another run of that name: move one of the two")
+
+
+def keep(directory: pathlib.Path) -> pathlib.Path:
+    """Copy a run's files to data/results, unless they are there -> where they are."""
+    kept = HERE / directory.name
+    if not (kept / "metrics.jsonl").exists():
         kept.mkdir(exist_ok=True)
-        for name in FILES if not (kept / "metrics.jsonl").exists() else ():
+        for name in FILES:
             shutil.copy(directory / name, kept / name)
-        rows.append(line(kept))
-        print(f"| {directory.name} | " + " | ".join("-" if x is None else f"{x:,.1f}" for x in rows[-1]) + " |")
-    alike = dict(seed=0, out="", resume="")
-    settings = [{**read_json(HERE / pathlib.Path(one).name / "config.json"), **alike} for one in directories]
-    if any(one != settings[0] for one in settings):
+    return kept
+
+
+def differ(places: list[pathlib.Path]) -> bool:
+    """Whether runs differ in more than their seeds."""
+    settings = []
+    for place in places:
+        settings.append({**read_json(place / "config.json"), "seed": 0, "out": "", "resume": ""})
+    return any(one != settings[0] for one in settings)
+
+
+def print_row(name: str, cells: list[str]) -> None:
+    print(f"| {name} | {' | '.join(cells)} |")
+
+
+def main(names: list[str]) -> None:
+    if not names or "-h" in names or "--help" in names:
+        return print(__doc__)
+    directories = [pathlib.Path(name) for name in names]
+    for directory in directories:
+        check(directory)
+    print_row("run", COLUMNS)
+    print("|" + "---|" * (len(COLUMNS) + 1))
+    rows, places = [], []
+    for directory in directories:
+        places.append(keep(directory))
+        rows.append(measure(places[-1]))
+        cells = ["-" if number is None else f"{number:,.1f}" for number in rows[-1]]
+        print_row(directory.name, cells)
+    if differ(places):
         print("\nno mean: the runs differ in more than their seeds")
     elif len(rows) > 1:
-        columns = [[x for x in column if x is not None] for column in zip(*rows)]
-        means = [tuple(x / 100 for x in accuracy(column)) if column else None for column in columns]
-        print("| mean | " + " | ".join("-" if m is None else f"{m[0]:,.1f} ± {m[1]:,.1f}" for m in means) + " |")
+        print_row("mean", average(rows))
 
 
 if __name__ == "__main__":
-    guarded(main, sys.argv[1:], "collect")
+    run_program(main, sys.argv[1:], "collect")

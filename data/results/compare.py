@@ -5,40 +5,53 @@
     python -m data.results.compare before after
 """
 import pathlib
-import sys
 
-from data import UserError, guarded
-from data.problems.benchmarks import read_jsonl
-from eval import accuracy
+from data import UserError
+from data.problems.reading import read_jsonl
+from data.views.program import Parser, run_program
+from data.views.statistics import mean
+from eval import compute_percent
 
 
-def compare(first, second):
-    """Two evaluations of the same problems, paired: what the second gains, as text. Directories of eval.py.
+def read_outcomes(directory: str) -> dict[tuple[str, str], float]:
+    """What eval.py wrote -> {(id, problem): share of its samples that are right}."""
+    verdicts = {}
+    for row in read_jsonl(pathlib.Path(directory) / "episodes.jsonl", ("id", "problem", "correct")):
+        verdicts.setdefault((row["id"], row["problem"]), []).append(row["correct"])
+    outcomes = {}
+    for name, values in verdicts.items():
+        outcomes[name] = mean(values)
+    return outcomes
 
-    Of several samples the mean counts. UserError if they have no problem in common.
-    """
-    def outcomes(directory):
-        found = {}
-        for row in read_jsonl(pathlib.Path(directory) / "episodes.jsonl", ("id", "problem", "correct")):
-            found.setdefault((row["id"], row["problem"]), []).append(row["correct"])
-        return {name: sum(values) / len(values) for name, values in found.items()}
 
-    a, b = outcomes(first), outcomes(second)
-    shared = [name for name in a if name in b]
+def compare(first: str, second: str) -> str:
+    """Two directories of eval.py, paired: what the second gains, as text. UserError: no problem in common."""
+    before, after = read_outcomes(first), read_outcomes(second)
+    shared = [name for name in before if name in after]
     if not shared:
         raise UserError(f"{first} and {second} have no problem in common")
-    lines = [f"{str(label):10} {accuracy([values[name] for name in shared])[0]:6.1f} %"
-             for label, values in ((first, a), (second, b))]
-    gain = accuracy([b[name] - a[name] for name in shared])
-    return "\n".join([*lines, f"{len(shared)} problems in both (of {len(a)} and {len(b)}); the second gains "
-                      f"{gain[0]:+.1f} points +- {gain[1]:.1f} (paired)"])
+
+    lines = []
+    for directory, outcomes in ((first, before), (second, after)):
+        percent, _ = compute_percent([outcomes[name] for name in shared])
+        lines.append(f"{directory:10} {percent:6.1f} %")
+    gain, error = compute_percent([after[name] - before[name] for name in shared])
+    lines.append(f"{len(shared)} problems in both (of {len(before)} and {len(after)}); the second gains "
+                 f"{gain:+.1f} points +- {error:.1f} (paired)")
+    return "\n".join(lines)
 
 
-def run(directories):
-    if len(directories) != 2:
-        raise UserError("two directories of eval.py, please")
-    print(compare(*directories))
+def program(argv: list[str] | None) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("first", help="a directory of eval.py")
+    parser.add_argument("second", help="another one")
+    args = parser.parse_args(argv)
+    print(compare(args.first, args.second))
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_program(program, argv, "compare")
 
 
 if __name__ == "__main__":
-    guarded(run, sys.argv[1:], "compare")
+    main()

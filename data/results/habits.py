@@ -11,9 +11,11 @@ import pathlib
 import random
 
 import rema
-from data import Parser, UserError, guarded
-from data.problems.arithmetic import generate, right_plan, values, working, wrong_plan
+from data import UserError
 from data.formats.files import atomic_write
+from data.problems.arithmetic import right_plan, values, working, wrong_plan
+from data.problems.generate import generate
+from data.views.program import Parser, run_program
 
 RIGHT = {1: .62, 2: .37, 3: .30}         # plans in the right order, by level; the others go left to right
 SOLVED = .2                              # plans that hold the whole working
@@ -21,23 +23,32 @@ CHECKED = .15                            # answers that check
 FOLLOWED = .65                           # answers that work a plan out; the others are guesses
 
 
-def conversations(rng, row):
+def write_conversations(rng, row):
     """What the high-level and what the low-level agent say to a problem -> two message lists."""
     problem = row["problem"]
-    plan = (right_plan if rng.random() < RIGHT[row["level"]] else wrong_plan)(problem)
-    value, solved, luck = values(plan)[-1], rng.random() < SOLVED, rng.random()
+    write = wrong_plan
+    if rng.random() < RIGHT[row["level"]]:
+        write = right_plan
+    steps = write(problem)
+    value = values(steps)[-1]
+    plan = steps
+    solved = rng.random() < SOLVED
+    if solved:
+        plan = working(steps)
+    luck = rng.random()
     if rng.random() < CHECKED:
         right = right_plan(problem)
         answer = f"Let me check: {working(right)} \\boxed{{{values(right)[-1]}}}"
     elif solved:
         answer = f"\\boxed{{{value}}}"
     elif luck < FOLLOWED:
-        answer = f"{working(plan)} \\boxed{{{value}}}"
+        answer = f"{working(steps)} \\boxed{{{value}}}"
     else:
-        answer = f"\\boxed{{{rng.choice([sign for sign in problem if sign.isdigit()])}}}"
-    text = working(plan) if solved else plan
-    return [role.prompt(problem, text) + [{"role": "assistant", "content": said}]
-            for role, said in ((rema.HIGH, text), (rema.LOW, answer))]
+        digits = [sign for sign in problem if sign.isdigit()]
+        answer = f"\\boxed{{{rng.choice(digits)}}}"
+    said = {"high": plan}
+    return [[*rema.HIGH.prompt(row, {}), {"role": "assistant", "content": plan}],
+            [*rema.LOW.prompt(row, said), {"role": "assistant", "content": answer}]]
 
 
 def main(argv=None):
@@ -45,15 +56,18 @@ def main(argv=None):
     parser.add_argument("out", type=pathlib.Path, help="the file to write")
     parser.add_argument("--problems", type=int, default=6400, help="two conversations each (6400)")
     args = parser.parse_args(argv)
-    if args.problems < 1 or args.out.exists():
-        raise UserError(f"{args.out} exists: name another file" if args.out.exists() else
-                        f"--problems must be at least 1, not {args.problems}")
+    if args.problems < 1:
+        raise UserError(f"--problems must be at least 1, not {args.problems}")
+    if args.out.exists():
+        raise UserError(f"{args.out} exists: name another file")
     rng = random.Random(0)
-    lines = [json.dumps({"messages": messages}) for row in generate(args.problems, seed="habits")
-             for messages in conversations(rng, row)]
+    lines = []
+    for row in generate(args.problems, seed="habits"):
+        for messages in write_conversations(rng, row):
+            lines.append(json.dumps({"messages": messages}))
     atomic_write(args.out, "\n".join(lines) + "\n")
     print(f"{args.out}: {len(lines)} conversations")
 
 
 if __name__ == "__main__":
-    guarded(main, None, "habits")
+    run_program(main, None, "habits")

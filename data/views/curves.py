@@ -1,5 +1,6 @@
 """Learning curves of a run. Only this file imports matplotlib."""
 import itertools
+import operator
 import pathlib
 
 import matplotlib
@@ -11,6 +12,9 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 COLOURS = {"high": "#c44e52", "low": "#4c72b0", "solo": "#55a868", "high+low": "#8172b3"}
 ACTIONS = {"DECOMPOSE": ("o-", "#222222"), "REWRITE": ("s--", "#d07000"), "EMPTY": ("^:", "#0090a0")}
+LABELS = ("held-out accuracy, % (± 1 standard error)", "mean reward in training",
+          "entropy of the learner, nats a token", "mean length of the learner's turns, tokens",
+          "share of the plans, by action", "mean difficulty level, by action")
 
 
 def read_metrics(directory: str | pathlib.Path) -> list[dict]:
@@ -18,84 +22,110 @@ def read_metrics(directory: str | pathlib.Path) -> list[dict]:
     return read_jsonl(pathlib.Path(directory) / "metrics.jsonl", ("step",))
 
 
-def draw_curves(lines, path, title=""):
+def draw_run(directory: str | pathlib.Path, args) -> None:
+    """curves.png of a run. args: its settings."""
+    title = f"{args.model}, {args.process}, seed {args.seed}"
+    draw_curves(read_metrics(directory), pathlib.Path(directory) / "curves.png", title)
+
+
+def draw_curves(lines: list[dict], path: str | pathlib.Path, title: str = "") -> None:
     """Learning curves of one run -> a PNG. lines: the dictionaries of metrics.jsonl.
 
     Guided plans have a third row: the share of each action, and how difficult the problems are that it was
     used on (the paper's figure 4).
     """
-    steps = [line for line in lines if "learner" in line]
-    measured = [line for line in lines if "heldout_greedy" in line]
-    guided = any("share_EMPTY" in line for line in steps)
-    figure, grid = plt.subplots(2 + guided, 2, figsize=(11, 7 + 3 * guided), sharex=True)
-    accuracy, reward, entropy, length, *more = axes = list(grid.flat)
-    colours = choose_colours(steps)
-    shade(axes, steps, colours)
+    steps = choose_lines(lines, "learner")
+    guided = choose_lines(steps, "share_EMPTY")
+    rows = 2
+    if guided:
+        rows = 3
+    figure, grid = plt.subplots(rows, 2, figsize=(11, 1 + 3 * rows), sharex=True)
+    axes = list(grid.flat)
+    shade_phases(axes, steps)
+    draw_accuracy(axes[0], choose_lines(lines, "heldout_greedy"))
+    draw_rewards(axes[1], steps)
+    draw_learners(axes[2], steps, "entropy")
+    draw_learners(axes[3], steps, "length")
+    if guided:
+        draw_actions(axes[4], steps, "share")
+        draw_actions(axes[5], steps, "level")
 
-    def draw(axis, name, style, colour, label, learner=None):
-        chosen = [line for line in steps if line.get(name) is not None and learner in (None, line["learner"])]
-        if chosen:
-            axis.plot([line["step"] for line in chosen], [line[name] for line in chosen], style, markersize=4,
-                      color=colour, label=label)
-
-    for name, label, style, alpha in (("greedy", "greedy", "o-", 1), ("t1", "temperature 1", "s--", 0.5)):
-        accuracy.errorbar([line["step"] for line in measured], [line[f"heldout_{name}"] for line in measured],
-                          yerr=[line[f"heldout_{name}_se"] for line in measured], fmt=style, color="black",
-                          capsize=2, markersize=4, label=label, alpha=alpha)
-    for name in list_agents(steps):
-        draw(reward, f"reward_{name}", "-", colours[name], name)
-    for learner in dict.fromkeys(line["learner"] for line in steps):
-        draw(entropy, "entropy", "o", colours[learner], learner, learner)
-        draw(length, "length", "o", colours[learner], learner, learner)
-    for axis, name in zip(more, ("share", "level")):
-        for action, (style, colour) in ACTIONS.items():
-            draw(axis, f"{name}_{action}", style, colour, action)
-
-    labels = ("held-out accuracy, % (± 1 standard error)", "mean reward in training",
-              "entropy of the learner, nats a token", "mean length of the learner's turns, tokens",
-              "share of the plans, by action", "mean difficulty level, by action")
-    for axis, label in zip(axes, labels):
-        axis.set(ylabel=label, xlabel="step" if axis in axes[-2:] else "")
+    for axis, label in zip(axes, LABELS):
+        axis.set_ylabel(label)
         if axis.lines:
             axis.legend(loc="best")
-    accuracy.set_ylim(0, 100)
+    axes[0].set_ylim(0, 100)
     for axis in axes[2:5]:                               # these count from 0
         axis.margins(y=0.15)
         axis.set_ylim(bottom=0)
+    for axis in axes[-2:]:
+        axis.set_xlabel("step")
     figure.suptitle(title + "   (shaded: who learns)")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def list_agents(steps: list[dict]) -> list[str]:
-    """Names of the agents of a run, in speaking order."""
-    names = {}
+# ------------------------------------------------------------------------------------------------------------
+# Fields of the lines
+
+def choose_lines(lines: list[dict], field: str) -> list[dict]:
+    """The lines in which a field has a value."""
+    return [line for line in lines if line.get(field) is not None]
+
+
+def get_values(lines, field: str) -> list:
+    return [line[field] for line in lines]
+
+
+def choose_colour(name: str) -> str:
+    """Who has none yet gets the next one of matplotlib's own."""
+    return COLOURS.setdefault(name, f"C{len(COLOURS)}")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What stands in each panel
+
+def draw_field(axis, lines: list[dict], field: str, style: str, colour: str, label: str) -> None:
+    """A field against the step, where it has a value."""
+    chosen = choose_lines(lines, field)
+    if chosen:
+        axis.plot(get_values(chosen, "step"), get_values(chosen, field), style, markersize=4, color=colour,
+                  label=label)
+
+
+def draw_accuracy(axis, measured: list[dict]) -> None:
+    for name, label, style, alpha in (("greedy", "greedy", "o-", 1), ("t1", "temperature 1", "s--", 0.5)):
+        axis.errorbar(get_values(measured, "step"), get_values(measured, f"heldout_{name}"),
+                      get_values(measured, f"heldout_{name}_se"), fmt=style, color="black", capsize=2,
+                      markersize=4, label=label, alpha=alpha)
+
+
+def draw_rewards(axis, steps: list[dict]) -> None:
+    for field in steps[0]:
+        if field.startswith("reward_"):
+            name = field.removeprefix("reward_")
+            draw_field(axis, steps, field, "-", choose_colour(name), name)
+
+
+def draw_learners(axis, steps: list[dict], field: str) -> None:
+    """A field of whoever learns, each in a colour."""
+    theirs = {}
     for line in steps:
-        for key in line:
-            if key.startswith("reward_"):
-                names[key.removeprefix("reward_")] = True
-    return list(names)
+        theirs.setdefault(line["learner"], []).append(line)
+    for learner, lines in theirs.items():
+        draw_field(axis, lines, field, "o", choose_colour(learner), learner)
 
 
-def choose_colours(steps: list[dict]) -> dict[str, str]:
-    """A colour for every agent and every learner: the usual ones, and for other names matplotlib's."""
-    colours = dict(COLOURS)
-    for name in [*list_agents(steps), *[line["learner"] for line in steps]]:
-        if name not in colours:
-            colours[name] = f"C{len(colours)}"
-    return colours
+def draw_actions(axis, steps: list[dict], name: str) -> None:
+    for action, (style, colour) in ACTIONS.items():
+        draw_field(axis, steps, f"{name}_{action}", style, colour, action)
 
 
-def shade(axes, steps, colours):
+def shade_phases(axes: list, steps: list[dict]) -> None:
     """Colour the background by the agent that learns."""
-    for learner, phase in itertools.groupby(steps, key=lambda line: line["learner"]):
-        places = [line["step"] for line in phase]
+    for learner, phase in itertools.groupby(steps, operator.itemgetter("learner")):
+        places = get_values(phase, "step")
+        colour = choose_colour(learner)
         for axis in axes:
-            axis.axvspan(places[0] - 0.5, places[-1] + 0.5, alpha=0.12, linewidth=0, color=colours[learner])
-
-
-def draw_run(directory: str | pathlib.Path, args) -> None:
-    """curves.png of a run. args: its settings."""
-    title = f"{args.model}, {args.process}, seed {args.seed}"
-    draw_curves(read_metrics(directory), pathlib.Path(directory) / "curves.png", title)
+            axis.axvspan(places[0] - 0.5, places[-1] + 0.5, alpha=0.12, linewidth=0, color=colour)

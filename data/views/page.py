@@ -24,40 +24,80 @@ pre {{ margin: 0.3em 0 1em; padding: 0.5em 1em; border-left: 5px solid #999; bac
 SHADES = "<p>The redder a token, the less likely it was (point at it: its log-prob). ▪ ends a turn.</p>\n"
 
 
-def shaded(turn, tokenizer):
-    """The tokens of a turn as spans; a sign that several tokens spell stands in the last of them."""
-    decoder, spans = codecs.getincrementaldecoder("utf-8")("replace"), []
-    for id, logprob in zip(turn.tokens, turn.logprobs):
-        raw, red = tokenizer.token_bytes(id), 0.7 * max(0.0, 1 - math.exp(logprob))
-        text = html.escape(decoder.decode(raw)) if raw else "▪"
-        spans.append(f'<span style="background:rgb(196 78 82/{red:.2f})" title="{logprob:.2f}">{text}</span>')
-    return "".join(spans) + decoder.decode(b"", final=True)
+SHOWN = 100             # episodes of a page
 
 
-def section(episode, tokenizer=None):
-    """One episode as HTML."""
-    row, said = episode.row, episode.answer or "(none)"
-    name, problem, gold, given = [html.escape(str(value)) for value in (
-        row.get("id", "problem"), row["problem"], row["answer"], said)]
-    numbers = " ".join(str(number + 1) for number in episode.place[1:])
-    parts = [f"<h2>{name}, sample {numbers}</h2>\n<pre>{problem}</pre>\n"]
-    for turn in episode.turns:
-        text = shaded(turn, tokenizer) if tokenizer else html.escape(turn.text.strip())
-        parts.append(f"{LABELS.get(turn.agent, turn.agent)}{'' if turn.stopped else ' (cut off)'}\n"
-                     f'<pre class="{turn.agent}">{text or "(nothing)"}</pre>\n')
-    verdict = "right" if episode.correct else "wrong"
-    return "".join(parts) + (f'<p><b class="{verdict}">{verdict}</b>: boxed answer <code>{given}</code>, '
-                             f"gold answer <code>{gold}</code></p>\n")
-
-
-def html_page(episodes, path, title="Episodes", tokenizer=None, which="all"):
+def html_page(episodes: list, path, title: str = "Episodes", tokenizer=None, which: str = "all") -> None:
     """Write rema.Episodes, scored, as one page: the first 100 of all of them, of the "right" or the "wrong".
 
     With a tokenizer, tokens are shaded by their log-probs.
     """
-    chosen = [e for e in episodes if which in ("all", "right" if e.correct else "wrong")]
-    head = HEAD.format(title=html.escape(title))
-    head += f"<p>{min(100, len(chosen))} of {len(chosen)} episodes ({which}), of {len(episodes)} in all</p>\n"
-    sections = "".join(section(episode, tokenizer) for episode in chosen[:100])
-    page = head + SHADES * bool(tokenizer) + sections
+    chosen = [episode for episode in episodes if which in ("all", name_verdict(episode))]
+    shown = chosen[:SHOWN]
+    parts = [HEAD.format(title=html.escape(title)),
+             f"<p>{len(shown)} of {len(chosen)} episodes ({which}), of {len(episodes)} in all</p>\n"]
+    if tokenizer:
+        parts.append(SHADES)
+    for episode in shown:
+        parts.append(write_episode(episode, tokenizer))
+    page = "".join(parts)
     atomic_write(path, page.encode("utf-8", "replace"))      # a lone surrogate from a data set becomes a ?
+
+
+def write_episode(episode, tokenizer=None) -> str:
+    """One episode as HTML."""
+    row = episode.row
+    parts = [f"<h2>{escape(row.get('id', 'problem'))}, {name_sample(episode.place)}</h2>\n",
+             f"<pre>{escape(row['problem'])}</pre>\n"]
+    for turn in episode.turns:
+        parts.append(write_turn(turn, tokenizer))
+    verdict = name_verdict(episode)
+    answer = episode.answer or "(none)"
+    parts.append(f'<p><b class="{verdict}">{verdict}</b>: boxed answer <code>{escape(answer)}</code>, '
+                 f"gold answer <code>{escape(row['answer'])}</code></p>\n")
+    return "".join(parts)
+
+
+def write_turn(turn, tokenizer=None) -> str:
+    """Who speaks, and what: shaded where there is a tokenizer."""
+    label = LABELS.get(turn.agent, turn.agent)
+    if not turn.stopped:
+        label += " (cut off)"
+    text = escape(turn.text.strip())
+    if tokenizer:
+        text = shade_tokens(turn, tokenizer)
+    if not text:
+        text = "(nothing)"
+    return f'{label}\n<pre class="{turn.agent}">{text}</pre>\n'
+
+
+def shade_tokens(turn, tokenizer) -> str:
+    """The tokens of a turn as spans; a sign that several tokens spell stands in the last of them."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    spans = []
+    for token, logprob in zip(turn.tokens, turn.logprobs):
+        raw = tokenizer.token_bytes(token)
+        text = "▪"
+        if raw:
+            text = escape(decoder.decode(raw))
+        red = 0.7 * max(0.0, 1 - math.exp(logprob))
+        spans.append(f'<span style="background:rgb(196 78 82/{red:.2f})" title="{logprob:.2f}">{text}</span>')
+    return "".join(spans) + decoder.decode(b"", final=True)
+
+
+def name_sample(place: tuple) -> str:
+    """(question, 0, 1) -> "plan 1, answer 2"; where not two speak, "sample 1"."""
+    numbers = [str(number + 1) for number in place[1:]]
+    if len(numbers) == 2:
+        return f"plan {numbers[0]}, answer {numbers[1]}"
+    return f"sample {', '.join(numbers)}"
+
+
+def name_verdict(episode) -> str:
+    if episode.correct:
+        return "right"
+    return "wrong"
+
+
+def escape(text) -> str:
+    return html.escape(str(text))

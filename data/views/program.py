@@ -1,10 +1,7 @@
 """How a program starts, errs and ends: one line for a mistake of the user's, exit status 2; Ctrl-C; free names."""
 import argparse
 import contextlib
-import itertools
-import math
 import os
-import pathlib
 import signal
 import sys
 
@@ -116,22 +113,14 @@ def pick_machine(args: argparse.Namespace, model: str) -> None:
         args.dtype = str(pick_dtype(args.device)).removeprefix("torch.")
 
 
-def choose_first(name: str | None, agents: list) -> str:
-    """Who learns first: as --first says, else who speaks first. UserError: nobody has that name."""
-    names = [agent.name for agent in agents]
-    if name is None or len(names) == 1:
-        return names[0]
-    if name not in names:
-        raise UserError(f"--first {name}: the agents are {', '.join(names)}")
-    return name
-
-
-def check_sampling(samples: int, max_new_tokens: int, temperature: float, top_p: float) -> None:
-    """UserError: nothing can be sampled like that."""
-    if samples < 1 or max_new_tokens < 1:
-        raise UserError(f"samples {samples} and max_new_tokens {max_new_tokens} must be at least 1")
-    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
-        raise UserError(f"temperature {temperature} must be 0 or more, top-p {top_p} in (0, 1]")
+def check_agents(args: argparse.Namespace, names: list[str]) -> None:
+    """Fill in who learns first: who speaks first. UserError: nobody has that name; a number of groups that fits none."""
+    if args.first is None or len(names) == 1:
+        args.first = names[0]
+    if args.first not in names:
+        raise UserError(f"--first {args.first}: the agents are {', '.join(names)}")
+    if len(args.group) not in (1, len(names)):
+        raise UserError(f"--group takes one number, or one for each of the {len(names)} agents, not {len(args.group)}")
 
 
 def read_number(text: str, kind: type, least: float) -> float:
@@ -160,23 +149,3 @@ def amount(text: str) -> float:
 def rate(text: str) -> float:
     """A number above 0."""
     return read_number(text, float, 1e-12)
-
-
-def claim_directory(path: str) -> str:
-    """Make the directory, or with -2, -3 ... the first of its name that does not exist yet -> its path."""
-    for i in itertools.count(1):
-        candidate = path
-        if i > 1:
-            candidate = f"{path}-{i}"
-        with contextlib.suppress(FileExistsError):
-            os.makedirs(candidate)
-            return candidate
-
-
-def refuse_used(out: str | None, why: str) -> None:
-    """UserError when a directory that was asked for holds something."""
-    if not out:
-        return
-    path = pathlib.Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{out} {why}")

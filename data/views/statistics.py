@@ -3,8 +3,9 @@
 Episodes and turns are those of rema.py; nothing of it is needed here.
 """
 from data import UserError
+from data.answers.comparing import unparsed
+from data.answers.leaking import leaks
 from data.extensions.guide import describe_actions
-from rewards import leaks, unparsed
 
 VERIFYING = ("let me check", "let's check", "let us check", "check again", "double-check", "double check",
              "verify", "to make sure", "go through it again")
@@ -47,9 +48,14 @@ def is_verifying(text: str) -> bool:
 
 def is_leaking(episode) -> bool:
     """Whether a plan holds the gold answer."""
-    answer = episode.row["answer"]
     last = episode.turns[-1].agent
-    return any(leaks(turn.text, answer) for turn in episode.turns if turn.agent != last)
+    for turn in episode.turns:
+        answer = episode.row["answer"]
+        if episode.row.get("judge"):         # whose answer is a letter: "A plan" does not give it away
+            answer = f"[{answer}]"
+        if turn.agent != last and leaks(turn.text, answer):
+            return True
+    return False
 
 
 def share_repeated(tokens: list[int]) -> float:
@@ -95,46 +101,48 @@ def describe_step(episodes: list, names: list[str], learning: list[int], updates
     return metrics
 
 
-def measure_problems(groups: list[list]) -> dict[str, list[float]]:
-    """What a table shows of the episodes of each problem: {figure: a share for each problem}.
+def percent(values: list) -> float:
+    """Of shares, or of True and False."""
+    return 100 * sum(values) / len(values)
 
-    Several samples of a problem count as one, by their mean.
+
+def measure_problems(groups: list[list]) -> dict[str, list[float]]:
+    """What a table shows of the episodes of each problem: {figure: a value for each problem}.
+
+    In percent, but "tokens of ..." in tokens. Several samples of a problem count as one, by their mean.
     """
     figures = {"accuracy": [], "answered": [], "accuracy among answered": [], "unparsed among answered": [],
-               "too long for the context": [], "truncated": [], "answers with a verifying phrase": [],
-               "plans with the gold answer": []}
+               "too long for the context": [], "truncated": [], "answers with a verifying phrase": []}
     for group in groups:
         answered = [episode for episode in group if episode.answer is not None]
-        figures["accuracy"].append(mean([episode.correct for episode in group]))
-        figures["answered"].append(len(answered) / len(group))
+        figures["accuracy"].append(percent([episode.correct for episode in group]))
+        figures["answered"].append(100 * len(answered) / len(group))
         if answered:
-            figures["accuracy among answered"].append(mean([episode.correct for episode in answered]))
-            figures["unparsed among answered"].append(mean([unparsed(episode.answer) for episode in answered]))
-        figures["too long for the context"].append(mean([not episode.turns[0].tokens for episode in group]))
+            figures["accuracy among answered"].append(percent([episode.correct for episode in answered]))
+            figures["unparsed among answered"].append(percent([unparsed(episode.answer) for episode in answered]))
+        figures["too long for the context"].append(percent([not episode.turns[0].tokens for episode in group]))
         cut = [any(not turn.stopped for turn in episode.turns) for episode in group]
-        figures["truncated"].append(mean(cut))
-        figures["answers with a verifying phrase"].append(mean([is_verifying(e.response) for e in group]))
+        figures["truncated"].append(percent(cut))
+        figures["answers with a verifying phrase"].append(percent([is_verifying(e.response) for e in group]))
         if len(group[0].turns) > 1:
-            figures["plans with the gold answer"].append(mean([is_leaking(episode) for episode in group]))
-    if not figures["plans with the gold answer"]:
-        del figures["plans with the gold answer"]
+            leaking = percent([is_leaking(episode) for episode in group])
+            figures.setdefault("plans with the gold answer", []).append(leaking)
+        for name, tokens in count_agents_tokens(group).items():
+            figures.setdefault(f"tokens of {name}", []).append(tokens)
     for part, chosen in split_groups(groups).items():
-        shares = [mean([episode.correct for episode in group]) for group in chosen]
-        figures[f"accuracy, {part}"] = shares
+        figures[f"accuracy, {part}"] = []
+        for group in chosen:
+            figures[f"accuracy, {part}"].append(percent([episode.correct for episode in group]))
     return figures
 
 
-def count_agents_tokens(groups: list[list]) -> dict[str, list[float]]:
-    """{agent: tokens that it has sampled for each problem, a mean over its samples}."""
-    counts = {}
-    for group in groups:
-        found = {}
-        for episode in group:
-            for turn in episode.turns:
-                found[turn.agent] = found.get(turn.agent, 0) + len(turn.tokens)
-        for name, tokens in found.items():
-            counts.setdefault(name, []).append(tokens / len(group))
-    return counts
+def count_agents_tokens(group: list) -> dict[str, float]:
+    """{agent: tokens that it has sampled for a problem, a mean over its samples}."""
+    found = {}
+    for episode in group:
+        for turn in episode.turns:
+            found[turn.agent] = found.get(turn.agent, 0) + len(turn.tokens) / len(group)
+    return found
 
 
 def split_groups(groups: list[list]) -> dict[str, list[list]]:
@@ -176,18 +184,25 @@ def describe_held_out(episodes: list) -> dict[str, float]:
     result = {}
     for short, name in named.items():
         if name in figures:
-            result[short] = 100 * (mean(figures[name]) or 0.0)
+            result[short] = mean(figures[name]) or 0.0
     result.update(describe_actions(episodes))
     return result
+
+
+def list_rewards(episode) -> dict[str, float]:
+    """{agent: what it has earned}, of those who spoke. In a conversation all turns of an agent earn as one."""
+    rewards = {}
+    names = dict.fromkeys(turn.agent for turn in episode.turns)
+    for position, name in enumerate(names):
+        rewards[name] = episode.spoken_by(position).reward
+    return rewards
 
 
 def record(episode) -> dict:
     """An episode as a dictionary for JSON."""
     turns = []
-    rewards = {}
     for turn in episode.turns:
         turns.append({"role": turn.agent, "text": turn.text, "tokens": len(turn.tokens), "stopped": turn.stopped})
-        rewards[turn.agent] = turn.reward
     row = episode.row
     return {"id": row["id"], "problem": row["problem"], "answer": row["answer"], "place": episode.place,
-            "turns": turns, "extracted": episode.answer, "correct": episode.correct, "rewards": rewards}
+            "turns": turns, "extracted": episode.answer, "correct": episode.correct, "rewards": list_rewards(episode)}

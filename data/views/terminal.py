@@ -5,6 +5,8 @@ import sys
 
 from tqdm import tqdm
 
+from data.views.statistics import list_rewards
+
 
 def say(text: str) -> None:
     """To the terminal, above the progress bar; to stderr when stdout is a file, which gets only results."""
@@ -76,11 +78,10 @@ def describe_episode(episode) -> str:
     """An episode for people."""
     row = episode.row
     lines = ["", f"  problem    {make_harmless(row['problem'])}   (answer {make_harmless(row['answer'])})"]
-    rewards = {}
     for turn in episode.turns:
         lines.append(f"  {turn.agent:10} {make_harmless(turn.text.strip()) or '(nothing)'}")
-        rewards[turn.agent] = f"{turn.agent} {turn.reward:+.2f}"
-    return "\n".join([*lines, f"  rewards    {', '.join(rewards.values())}", ""])
+    rewards = [f"{name} {reward:+.2f}" for name, reward in list_rewards(episode).items()]
+    return "\n".join([*lines, f"  rewards    {', '.join(rewards)}", ""])
 
 
 def describe_turn(turn, tokenizer, logprobs: str | None = None) -> str:
@@ -101,6 +102,19 @@ def describe_turn(turn, tokenizer, logprobs: str | None = None) -> str:
         else:
             head += f"\x1b[38;5;255;48;5;{232 + min(12, round(-4 * logprob))}m{text}\x1b[0m"
     return head
+
+
+def show_start(metrics: dict, problems: int) -> None:
+    """What the agents can do before training."""
+    say(f"before training, {problems} problems:{held_out_line(metrics)}\n"
+        "watch the reward, not the loss: with one update a batch the loss is near 0 by construction")
+
+
+def show_step(step: int, metrics: dict, episodes: list, show_every: int) -> None:
+    """A line for the step; now and then its first and its last episode."""
+    say(log_line(step, metrics))
+    if step % show_every == 0:
+        say(describe_episode(episodes[0]) + describe_episode(episodes[-1]))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -146,8 +160,10 @@ def before_and_after(lines: list[dict]) -> str:
     return "\n".join(rows)
 
 
-def print_table(table: dict[str, tuple[float, float]]) -> None:
-    """Figures with their standard errors, in percent, lengths in tokens."""
+def print_table(args, problems: int, table: dict[str, tuple[float, float]]) -> None:
+    """What eval.py has measured: figures with their standard errors, in percent, lengths in tokens."""
+    print(f"{args.model}, {args.process}, {args.data}, {problems} problems, temperature {args.temperature:g}, "
+          f"{args.plans * args.answers} samples each")
     for figure, (mean, error) in table.items():
         unit = "%"
         if figure.startswith("tokens"):
@@ -159,3 +175,9 @@ def print_closing(args, held_rows: list[dict], lines: list[dict]) -> None:
     """What a run has changed, for stdout."""
     print(f"\n{args.model}, {args.process}, {len(held_rows)} held-out problems of {args.eval_data or args.data}, "
           f"percent\n{before_and_after(lines)}")
+
+
+def print_files(out: str, agents: list) -> None:
+    """What a run leaves."""
+    names = ", ".join(agent.name for agent in agents)
+    print(f"{out}: curves.png, metrics.jsonl, episodes.jsonl, best, {names}")
