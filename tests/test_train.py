@@ -494,7 +494,7 @@ def test_groups_that_teach_nothing_stay_out_of_the_update(monkeypatch, tmp_path,
     The KL term has a gradient for them, too, and under reinforce++ they are compared with the whole batch.
     """
     def reward(turn, episodes):
-        return 0.5 if turn.place[1] == 0 else rema.reward_answer(turn, episodes)
+        return 0.0 if turn.place[1] == 0 else rema.reward_answer(turn, episodes)
     roles = [rema.HIGH, rema.replace(rema.LOW, reward=reward)]
     metrics, _, taught = take_a_step(monkeypatch, tmp_path, ["--first", "low", *flags], roles)
     assert [[id for turn in turns for id in turn.tokens] for turns in taught] == kept
