@@ -1245,8 +1245,7 @@ def test_who_learns_first_is_recorded_and_one_agent_has_no_choice(tmp_path, monk
     (["--reward", "consistency", "--share", "--group", "2"], "with 2 answers"),
     (["--reward", "consistency", "--process", "vrp", "--followers", "4"], "--process rema"),
     (["--reward", "consistency", "--turns", "2", "--followers", "4"], "in one turn"),
-    (["--plan-format", "json", "--ratio", "turn"], "json"), (["--plan-format", "json", "--normalise", "turn"], "json"),
-    (["--plan-format", "json", "--normalise", "turns"], "json")])
+    (["--plan-format", "json", "--ratio", "turn"], "json")])
 def test_flags_that_make_no_sense_are_refused(flags, why):
     with pytest.raises(UserError, match=why):
         train.parse(flags)
