@@ -155,7 +155,7 @@ def compute_percent(shares: list[float]) -> tuple[float, float]:
 
 
 def add_samples_flags(parser: Parser) -> None:
-    flag = parser.add_argument
+    flag = parser.add_argument_group("several samples a problem").add_argument
     flag("--plans", type=count, default=1, help="plans a problem: avg@n, pass@k and votes (1)")
     flag("--answers", type=count, default=1, help="answers a plan, or conversations a problem (1)")
 
@@ -315,7 +315,7 @@ def print_diagnosis(args: Namespace, agents: list[Agent], rows: list[dict], epis
 # What else stands beside the table: actions of guided plans, the paper's figures, a page to read
 
 def add_page_flags(parser: Parser) -> None:
-    flag = parser.add_argument
+    flag = parser.add_argument_group("a page to read").add_argument
     flag("--page", choices=("all", "right", "wrong"), default="all", help="episodes in episodes.html (all)")
     flag("--shade", action="store_true", help="episodes.html shows each token's log-prob as a shade")
 

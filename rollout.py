@@ -351,7 +351,7 @@ from model import hide, reserve  # noqa: E402
 # Flags and roles of the variants
 
 def add_variant_flags(parser: Parser) -> None:
-    flag = parser.add_argument_group("extensions").add_argument
+    flag = parser.add_argument_group("other ways to speak").add_argument
     flag("--turns", type=count, default=1, help="more: a conversation of up to so many turns an agent (1)")
     flag("--plan-format", choices=("text", "json"), default="text", help="json: DECOMPOSE, REWRITE or EMPTY")
     flag("--example", action="store_true", help="worked examples first: small models need to see the format")

@@ -468,7 +468,8 @@ PRESETS = {
 
 
 def add_preset_flag(parser: Parser) -> None:
-    parser.add_argument("--preset", choices=sorted(PRESETS),
+    flag = parser.add_argument_group("settings of the paper").add_argument
+    flag("--preset", choices=sorted(PRESETS),
                         help="the paper's settings, in one turn or many (GPU hours unmeasured)")
 
 
@@ -483,7 +484,7 @@ def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespa
 
 def add_training_flags(parser: Parser) -> None:
     parser.set_defaults(normalise=None, checkpointing=None)  # filled in below
-    flag = parser.add_argument
+    flag = parser.add_argument_group("variants of reward, loss and memory").add_argument
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement (base)")
     flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),
          help="what the loss is divided by, see rema.assign_other_weights (batch; dr_grpo: constant)")
@@ -623,7 +624,7 @@ LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate o
 
 def add_sharing_flags(parser: Parser) -> None:
     parser.set_defaults(lora=None)                           # filled in below
-    flag = parser.add_argument
+    flag = parser.add_argument_group("agents that share weights").add_argument
     flag("--share", action="store_true", help="one set of weights speaks for all roles and learns all")
     flag("--lora", type=count_or_none, metavar="R", help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
     flag("--lora-alpha", type=rate, help="the adapters' output is multiplied by alpha / R (2 R)")
@@ -709,7 +710,8 @@ def join_jobs(jobs: list[tuple[Agent, list[Turn]]]) -> list[tuple[Agent, list[Tu
 # The difficulty filter (--filter), appendix D.1
 
 def add_filter_flag(parser: Parser) -> None:
-    parser.add_argument("--filter", type=count_or_none, default=0, metavar="N", help="try N problems as a phase starts, keep "
+    flag = parser.add_argument_group("difficulty filter").add_argument
+    flag("--filter", type=count_or_none, default=0, metavar="N", help="try N problems as a phase starts, keep "
                         "those solved in 0.2 to 0.8 of 10 tries; 0: keep all (0)")
 
 
@@ -760,7 +762,7 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
 # A supervised warm start (--sft)
 
 def add_sft_flags(parser: Parser) -> None:
-    flag = parser.add_argument
+    flag = parser.add_argument_group("supervised warm start").add_argument
     flag("--sft", metavar="FILE", help="JSON lines of {\"messages\": [...]}: a supervised warm start first")
     flag("--sft-lr", type=rate, default=1e-5, help="its learning rate (1e-5)")
 
