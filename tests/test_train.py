@@ -1201,6 +1201,8 @@ def test_what_no_flag_says_follows_from_the_others():
             (["--lora", "4", "--lr", "0.1", "--lora-alpha", "1"], dict(lr=0.1, lora_alpha=1.0)),
             (["--advantage", "dr_grpo"], dict(normalise="constant")),
             (["--advantage", "dr_grpo", "--normalise", "batch"], dict(normalise="batch")),
+            (["--plan-format", "json", "--normalise", "turn"], dict(normalise="sequence")),    # of one turn: the same
+            (["--normalise", "turns", "--turns", "2"], dict(normalise="turns")),
             (["--switch-every", "3"], dict(eval_every=3)), (["--switch-every", "0"], dict(eval_every=10)),
             (["--share"], dict(switch_every=0, eval_every=10)), (["--checkpointing"], dict(checkpointing=True)),
             (["--model", "llama-1b", "--fit"], dict(lora=0, checkpointing=True, lr=1e-6)),
