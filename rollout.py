@@ -74,6 +74,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
     greedy and reports log-probs at temperature 1. top_p below 1 is for evaluation only: in training the new
     policy's nucleus would differ from the old one's, and ratios would be 0 or infinite.
+    (Another way to choose takes another parameter along top_p's way: generate, decode, draw; talk for conversations.)
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature > 0:
@@ -163,7 +164,8 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
     """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
 
     cache: what the rows hold; all tokens drawn are added but a row's last. room: how many tokens each row may
-    draw; uniform (B, the most of them). drop_done: rows that are done leave the batch, and the cache.
+    draw, by max_new_tokens and by what is left of the context; uniform (B, the most of them). drop_done: rows that are
+    done leave the batch and, by cache.keep, the cache.
     """
     if not logits.isfinite().all():
         raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")

@@ -141,7 +141,11 @@ def check_settings(args: Namespace) -> None:
 # The optimizer
 
 class Optimizer:
-    """AdamW with a warm-up, on the weights themselves. See MasterOptimizer for weights in half precision."""
+    """AdamW with a warm-up, on the weights themselves. See MasterOptimizer for weights in half precision.
+
+    What --resume needs of it (data/formats/runs.py writes and reads it) are its masters, the tensors that torch's
+    optimizer keeps for each of them, whatever their names, and the number of updates.
+    """
 
     def __init__(self, model: Transformer, args: Namespace):
         self.args = args
@@ -282,7 +286,7 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
     run = Run(args, agents, held_rows)
     roles = [agent.role for agent in agents]
     names = [agent.name for agent in agents]
-    first = names.index(args.first)
+    first = names.index(args.first)                  # check_agents filled it in
     done = run.restore()
     stopped = False
     for step in tqdm(range(done + 1, args.steps + 1), desc="train", total=args.steps, initial=done, unit="step"):
