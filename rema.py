@@ -9,13 +9,16 @@ that list is written for a list of any length.
 
 Shapes: N tokens (of all turns in a batch, one after the other).
 """
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 import rewards
+from data import UserError
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -169,7 +172,16 @@ def score(episodes: list[Episode], roles: list[Role]) -> None:
     for position, role in enumerate(roles):
         for sharing in group_by_turn(episodes, position):
             turn = sharing[0].spoken_by(position)
-            turn.reward = role.reward(turn, sharing)
+            turn.reward = check_reward(role.reward(turn, sharing), turn, sharing[0])
+
+
+def check_reward(reward, turn: Turn, episode: Episode) -> float:
+    """A reward as a plain number. UserError for None, nan and the like, which would look like a broken gradient."""
+    if isinstance(reward, (Real, Tensor)) and math.isfinite(reward):
+        return float(reward)
+    text = turn.text or episode.response         # of a conversation, what was said last
+    raise UserError(f"a reward of {turn.agent} is {reward!r}, no finite number; problem: "
+                    f"{episode.row['problem'][:300]!r}; response: {text[:300]!r}")
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -138,6 +138,28 @@ def test_score_gives_each_role_its_reward():
     assert [episode.turns[0].reward for episode in episodes] == [-1.0, -1.0]     # 0 right, 1 off for the leak
 
 
+@pytest.mark.parametrize("reward", [None, math.nan, math.inf, -math.inf, "1", [1.0], torch.tensor(math.nan), {}])
+def test_a_reward_that_is_no_finite_number_names_problem_and_response(reward):
+    """Of whoever earns it, in one turn and in conversations; not a broken gradient some steps later."""
+    episodes = answer_plan("add", ["right", "what was\nsaid"])
+    low = Role("low", "", "", lambda turn, sharing: reward if turn is episodes[1].turns[1] else 1.0)
+    high = Role("high", "", "", lambda turn, sharing: reward)
+    with pytest.raises(UserError, match=r"reward of low .* problem: .*what was\\nsaid"):
+        rema.score(episodes, [HIGH, low])
+    with pytest.raises(UserError, match="reward of high"):
+        rema.score(episodes, [high, LOW])
+    with pytest.raises(UserError, match="problem: 'p'; response: .*boxed") as error:
+        rema.score([converse("[FINISH]", "so \\boxed{5}")], [high, low])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("reward", [True, 2, -0.5, torch.tensor(0.25)])
+def test_rewards_are_plain_numbers(reward):
+    episodes = answer_plan("add", ["right"])
+    rema.score(episodes, [Role("high", "", "", lambda turn, sharing: reward), LOW])
+    assert type(episodes[0].turns[0].reward) is float and episodes[0].turns[0].reward == reward
+
+
 def answer_plan(plan, texts, gold="5", **more):
     """Episodes of one plan, whose turn they share, and some answers to it."""
     row = {"id": 0, "problem": "p", "answer": gold, **more}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -827,6 +828,25 @@ def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, cap
     start = models.load("tiny")[0].parameters()
     kept = models.load(str(tmp_path / "run" / "high"))[0].parameters()
     assert all(torch.equal(a, b) for a, b in zip(start, kept)) and len(metrics(tmp_path / "run")) == 4
+    assert "NaN" not in (tmp_path / "run/metrics.jsonl").read_text()       # JSON has no such word
+    assert [line["grad_norm"] for line in metrics(tmp_path / "run")[1:]] == [None] * 3
+
+
+@pytest.mark.parametrize("bad", [None, math.nan, math.inf])
+def test_one_bad_reward_is_not_blamed_on_the_gradient(bad, tmp_path, capsys):
+    """The step in which it was given ends the run with its response; what was logged before stays."""
+    given = []
+
+    def reward(turn, episodes):
+        given.append(turn)
+        return bad if len(given) == 40 else float(len(given) % 3)
+
+    with pytest.raises(SystemExit) as stop:
+        train.main([*SMALL_RUN, "--steps", "3", "--out", str(tmp_path / "run")],
+                   roles=[replace(rema.VRP, reward=reward)])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and f"a reward of solo is {bad}" in told and "gradient" not in told
+    assert repr(given[-1].text)[1:50] in told and len(given) == 40 and metrics(tmp_path / "run")[0]["step"] == 0
 
 
 def test_the_data_cursor_goes_through_all_rows_before_it_repeats():
