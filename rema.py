@@ -270,7 +270,7 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
 
         r = exp(new - old)                                                  the ratio, 1 on fresh samples
         gain = min(r A, clip(r, 1 - clip, 1 + clip) A)
-        k3 = exp(ref - new) - (ref - new) - 1                               KL(new || ref), never negative
+        k3 = exp(d) - d - 1 with d = min(ref - new, 20)                     KL(new || ref), never negative
         loss = sum of weight * (-gain + kl * k3)
 
     new, old, ref: log-probs under the weights that learn, when sampled, and under the first weights.
@@ -290,7 +290,8 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
     loss = -(weights * gain).sum()
     statistics = {"clip_share": was_clipped.float().mean()}
     if kl:
-        k3 = torch.exp(ref - new) - (ref - new) - 1
+        difference = (ref - new).clamp(max=20)       # of a token that has gone further: finite, without a pull back
+        k3 = torch.exp(difference) - difference - 1
         loss = loss + kl * (weights * k3).sum()
         statistics["kl"] = k3.mean().detach()
     return loss, statistics

@@ -262,6 +262,24 @@ def test_kl_is_zero_at_the_reference_and_never_negative():
     assert math.isclose(stats["kl"], (math.exp(-.5) - .5 + math.e - 2) / 3, rel_tol=1e-12)
 
 
+@pytest.mark.parametrize("below", [0.0, 1.0, -3.0, 15.0, 19.9, 20.1, 94.0, 1e4, -94.0])
+def test_k3_is_bounded(below):
+    """exp(94) is no float32. Up to 20 nats below the reference loss and gradient are those of the formula."""
+    new = torch.tensor([-1.0 - below, -2.0], requires_grad=True)
+    ref, zeros, weights = torch.tensor([-1.0, -2.5]), torch.zeros(2), torch.tensor([0.5, 0.5])
+    loss, found = rema.policy_loss(new, new.detach(), zeros, weights, kl=0.1, ref=ref)
+    loss.backward()
+    assert math.isfinite(loss.item()) and new.grad.isfinite().all() and math.isfinite(found["kl"].item())
+    assert math.isclose(new.grad[1].item(), 0.1 * 0.5 * (1 - math.exp(-0.5)), rel_tol=1e-4)
+    assert 0 <= loss < 0.1 * math.exp(20)
+    if below < 20:
+        expected = 0.1 * 0.5 * (math.exp(below) - below - 1 + math.exp(-0.5) + 0.5 - 1)
+        assert math.isclose(loss.item(), expected, rel_tol=1e-4, abs_tol=1e-6)
+        assert math.isclose(new.grad[0].item(), 0.1 * 0.5 * (1 - math.exp(below)), rel_tol=1e-4, abs_tol=1e-6)
+    else:
+        assert new.grad[0] == 0
+
+
 def test_token_weights_by_hand():
     """Three rows; the third is a conversation with turns of 1 and 3 tokens, and two between them that are read."""
     learned = [None, None, [True, False, False, True, True, True]]
