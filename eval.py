@@ -15,7 +15,7 @@ from tqdm import tqdm
 import rema
 from data.formats.files import write_json
 from data.formats.runs import claim_evaluation, refuse_used
-from data.problems.choosing import choose_held_out
+from data.problems.choosing import choose_held_out, number_copies
 from data.views import statistics, terminal
 from data.views.program import Parser, count, run_program
 from rema import Episode
@@ -67,7 +67,7 @@ def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temp
 
     A row that is too long for the context gets empty turns, and is wrong.
     """
-    episodes = play(agents, rows, samples or [1] * len(agents), temperatures=[temperature] * len(agents),
+    episodes = play(agents, number_copies(rows), samples or [1] * len(agents), temperatures=[temperature] * len(agents),
                     max_new_tokens=max_new_tokens, key=key, **how)
     rema.score(episodes, [agent.role for agent in agents])
     return episodes
@@ -76,13 +76,13 @@ def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temp
 def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
     """What a table shows of episodes: {figure: (mean, standard error)}, in percent, but "tokens of ..." in tokens.
 
-    Several samples of a problem count as one, by their mean: the standard errors are over problems.
+    Several samples of a problem, and copies of it, count as one, by their mean: standard errors are over problems.
     """
-    groups = statistics.group_by_question(episodes)
+    groups = statistics.group_by_problem(episodes)
     table = {}
     for figure, values in statistics.measure_problems(groups).items():
         table[figure] = compute_mean(values)
-    if len(groups[0]) > 1:                           # extension
+    if len(episodes) > len(groups):                  # extension
         table.update(rate_samples(groups))
     return table
 
@@ -123,7 +123,7 @@ def program(argv: list[str] | None) -> None:
                             turns=args.turns, bar=bar)
     statistics.refuse_silence(episodes, agents[0].model.config.context)
     write_json(out / "episodes.jsonl", [statistics.record(episode) for episode in episodes])
-    terminal.print_table(args, len(rows), summarise(episodes))
+    terminal.print_table(args, rows, summarise(episodes))
     for look in AFTER:
         look(args, agents, rows, episodes, out)
     print(f"every response and verdict: {out / 'episodes.jsonl'}")
@@ -141,6 +141,7 @@ from data import UserError  # noqa: E402
 
 import rewards  # noqa: E402
 from data.problems import benchmarks  # noqa: E402
+from data.problems.choosing import drop_copies  # noqa: E402
 from data.views import page  # noqa: E402
 from rollout import add_variant_flags, make_generator, speak  # noqa: E402
 
@@ -212,7 +213,13 @@ def is_answer(choice: str | None, gold: str) -> bool:
 
 
 def rate_samples(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
-    """How often problems are solved by several samples: all of them, then those of each level, subject, category."""
+    """How often problems are solved by several samples: all of them, then those of each level, subject, category.
+
+    Nothing if most have one sample, as where a file holds one problem twice.
+    """
+    several = [group for group in groups if len(group) > 1]
+    if 2 * len(several) < len(groups):
+        return {}
     table = compute_rates(groups)
     for part, chosen in statistics.split_groups(groups).items():
         for figure, rate in compute_rates(chosen).items():
@@ -262,9 +269,10 @@ def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key:
              batch: int = 256) -> dict[str, list[bool]]:
     """Greedy answers under each plan kept, swapped for the next problem's, and emptied.
 
-    -> {"kept" | "swapped" | "emptied": right or wrong, one a row}. A lazy high-level agent shows no drop.
+    -> {"kept" | "swapped" | "emptied": right or wrong, one a problem}. A lazy high-level agent shows no drop.
     """
     high, low = agents
+    rows = drop_copies(rows)
     common = dict(max_new_tokens=max_new_tokens, batch=batch)
     kept = evaluate(agents, rows, key=key, **common)
     plans = [episode.turns[0].text for episode in kept]

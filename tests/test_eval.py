@@ -54,9 +54,9 @@ def sampled(gold, plans, question=0, **more):
 
 
 def test_summary_counts_what_it_says():
-    row = {"id": "q", "problem": "p", "answer": "12"}
-    episodes = [fake(row, "compute 12", "\\boxed{12}", (0, 0, 0)), fake(row, "3+4", "\\boxed{7}", (1, 0, 0)),
-                fake(row, "", "none", (2, 0, 0))]
+    rows = [{"id": "q", "problem": f"p{i}", "answer": "12"} for i in range(3)]
+    episodes = [fake(rows[0], "compute 12", "\\boxed{12}", (0, 0, 0)), fake(rows[1], "3+4", "\\boxed{7}", (1, 0, 0)),
+                fake(rows[2], "", "none", (2, 0, 0))]
     found = evaluation.summarise(episodes)
     assert found["accuracy"][0] == pytest.approx(100 / 3) and found["accuracy among answered"][0] == 50
     assert (found["answered"][0] == pytest.approx(200 / 3) and found["truncated"][0] == 100
@@ -68,6 +68,42 @@ def test_summary_counts_what_it_says():
     for line, episode in zip(map(record, episodes), episodes):
         assert json.loads(json.dumps(line))["place"] == list(episode.place)
         assert [turn["role"] for turn in line["turns"]] == ["high", "low"] and line["extracted"] == episode.answer
+
+
+def test_copies_of_a_problem_are_one_problem():
+    """Two problems in five rows, by text: accuracy .5 and 1, so 75 +- 25, and not over five rows."""
+    copies = [sampled("7", [[answer]], i, problem=text) for i, (text, answer) in
+              enumerate([("p q", 7), ("r", 7), (" p  q", 1), ("p q\n", 7), ("p q", 2)])]
+    episodes = sum(copies, [])
+    found = evaluation.summarise(episodes)
+    assert found["accuracy"] == pytest.approx((75, 25)) and found["tokens of low"][0] == 2
+    found = evaluation.summarise(copies[1] + copies[0] + copies[2] + sampled("7", [[7]], 9))
+    assert not any(name.startswith("pass") for name in found)              # a problem that stands there twice
+    found = evaluation.summarise(episodes + sampled("7", [[1]], 5, problem="r"))
+    assert found["accuracy"] == pytest.approx((50, 0)) and found["pass@2"][0] == pytest.approx(100 * (5 / 6 + 1) / 2)
+    again = sampled("7", [[7, 1]], 0, problem="p") + sampled("7", [[1, 1]], 1, problem="p")
+    assert evaluation.summarise(again)["pass@4"][0] == 100                 # samples of copies are samples
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_rows_with_equal_ids_draw_samples_of_their_own(turns):
+    """Copies of a problem, and other problems that somebody gave the same id."""
+    args = Namespace(device="cpu", dtype="float32", plan_format="text")
+    agents = rollout.load_agents("tiny", [HIGH, LOW], args)
+    rows = [{"id": "same", "problem": problem, "answer": "3"} for problem in ("1+2*4", "1+2*4", "9-2", "1+2*4")]
+    episodes = evaluation.evaluate(agents, rows, max_new_tokens=24, temperature=3.0, turns=turns)
+    drawn = [tuple(episode.turns[0].tokens) for episode in episodes]
+    assert len(set(drawn[:2] + drawn[3:])) == 3
+    alone = evaluation.evaluate(agents, rows[:1], max_new_tokens=24, temperature=3.0, turns=turns)
+    assert tuple(alone[0].turns[0].tokens) == drawn[0]                     # the first is drawn as ever
+    assert [episode.row["id"] for episode in episodes] == ["same"] * 4
+
+
+def test_plans_are_swapped_between_different_problems():
+    args = Namespace(device="cpu", dtype="float32", plan_format="text")
+    agents = rollout.load_agents("tiny", [HIGH, LOW], args)
+    rows = [{"id": str(i), "problem": problem, "answer": "3"} for i, problem in enumerate(("1+2", "1+2", "5-2"))]
+    assert {len(outcomes) for outcomes in evaluation.diagnose(agents, rows, max_new_tokens=8).values()} == {2}
 
 
 def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample():

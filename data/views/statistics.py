@@ -6,16 +6,25 @@ from data import UserError
 from data.answers.comparing import unparsed
 from data.answers.leaking import leaks
 from data.extensions.guide import describe_actions
+from data.problems.reading import problem_text
 
 VERIFYING = ("let me check", "let's check", "let us check", "check again", "double-check", "double check",
              "verify", "to make sure", "go through it again")
 
 
 def group_by_question(episodes: list) -> list[list]:
-    """The episodes of each problem, in order."""
+    """The episodes of each row, in order."""
     groups = {}
     for episode in episodes:
         groups.setdefault(episode.place[0], []).append(episode)
+    return list(groups.values())
+
+
+def group_by_problem(episodes: list) -> list[list]:
+    """The same, but rows with one text are one problem: copies say nothing new, so no error may count them twice."""
+    groups = {}
+    for episode in episodes:
+        groups.setdefault(problem_text(episode.row), []).append(episode)
     return list(groups.values())
 
 
@@ -178,7 +187,7 @@ def refuse_silence(episodes: list, context: int) -> None:
 
 def describe_held_out(episodes: list) -> dict[str, float]:
     """What a held-out evaluation logs beside the accuracy, in percent (shares of actions: as they are)."""
-    figures = measure_problems(group_by_question(episodes))
+    figures = measure_problems(group_by_problem(episodes))
     named = {"boxed": "answered", "among_boxed": "accuracy among answered",
              "verifying": "answers with a verifying phrase", "leaks": "plans with the gold answer"}
     result = {}

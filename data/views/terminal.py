@@ -5,6 +5,7 @@ import sys
 
 from tqdm import tqdm
 
+from data.problems.choosing import drop_copies
 from data.views.statistics import list_rewards
 
 
@@ -160,10 +161,14 @@ def before_and_after(lines: list[dict]) -> str:
     return "\n".join(rows)
 
 
-def print_table(args, problems: int, table: dict[str, tuple[float, float]]) -> None:
+def print_table(args, rows: list[dict], table: dict[str, tuple[float, float]]) -> None:
     """What eval.py has measured: figures with their standard errors, in percent, lengths in tokens."""
-    print(f"{args.model}, {args.process}, {args.data}, {problems} problems, temperature {args.temperature:g}, "
-          f"{args.plans * args.answers} samples each")
+    problems = len(drop_copies(rows))
+    copies = ""
+    if problems < len(rows):
+        copies = f" in {len(rows)} rows (copies count as samples)"
+    print(f"{args.model}, {args.process}, {args.data}, {problems} problems{copies}, "
+          f"temperature {args.temperature:g}, {args.plans * args.answers} samples each")
     for figure, (mean, error) in table.items():
         unit = "%"
         if figure.startswith("tokens"):
