@@ -49,18 +49,6 @@ def parse(argv: list[str] | None) -> Namespace:
 # ------------------------------------------------------------------------------------------------------------
 # Measuring
 
-def compute_mean(values: list[float]) -> tuple[float, float]:
-    """Mean and its standard error; zeros for no values. values: one a problem.
-
-    >>> compute_mean([1, 0, 1, 0])
-    (0.5, 0.28867513459481287)
-    """
-    n = max(1, len(values))
-    mean = sum(values) / n
-    variance = sum((value - mean) ** 2 for value in values) / max(n - 1, 1)
-    return mean, math.sqrt(variance / n)
-
-
 def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temperature: float = 0.0,
              samples: list[int] | None = None, key: tuple = ("eval",), **how) -> list[Episode]:
     """Episodes of each row, scored: one, or as many as samples says. how: what rollout.play takes besides.
@@ -73,7 +61,7 @@ def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temp
     return episodes
 
 
-def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
+def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float | None]]:
     """What a table shows of episodes: {figure: (mean, standard error)}, in percent, but "tokens of ..." in tokens.
 
     Several samples of a problem, and copies of it, count as one, by their mean: standard errors are over problems.
@@ -81,7 +69,7 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
     groups = statistics.group_by_problem(episodes)
     table = {}
     for figure, values in statistics.measure_problems(groups).items():
-        table[figure] = compute_mean(values)
+        table[figure] = statistics.estimate(figure, values)
     if len(episodes) > len(groups):                  # extension
         table.update(rate_samples(groups))
     return table
@@ -143,16 +131,21 @@ import rewards  # noqa: E402
 from data.problems import benchmarks  # noqa: E402
 from data.problems.choosing import drop_copies  # noqa: E402
 from data.views import page  # noqa: E402
+from data.views.statistics import compute_mean, compute_rate, show_error  # noqa: E402
 from rollout import add_variant_flags, make_generator, speak  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Several samples of a problem: avg@n, pass@k, votes
 
-def compute_percent(shares: list[float]) -> tuple[float, float]:
-    """compute_mean in percent."""
-    mean, error = compute_mean(shares)
-    return 100 * mean, 100 * error
+def compute_percent(shares: list[float]) -> tuple[float, float | None]:
+    """compute_rate of shares, which are not in percent yet."""
+    return compute_rate([100 * share for share in shares])
+
+
+def compute_gain(differences: list[float]) -> tuple[float, float | None]:
+    """Of differences, problem by problem, of two shares: their mean in percent, with its standard error."""
+    return compute_mean([100 * difference for difference in differences])
 
 
 def add_samples_flags(parser: Parser) -> None:
@@ -295,15 +288,15 @@ def describe_diagnosis(outcomes: dict[str, list[bool]]) -> str:
     """What swapped and emptied plans cost, paired problem by problem."""
     kept = outcomes["kept"]
     mean, error = compute_percent(kept)
-    lines = [f"  greedy, plan kept            {mean:6.1f} % +- {error:.1f}"]
+    lines = [f"  greedy, plan kept            {mean:6.1f} % +- {show_error(error)}"]
     for name in ("swapped", "emptied"):
         mean, error = compute_percent(outcomes[name])
         lost = []
         for before, after in zip(kept, outcomes[name]):
             lost.append(before - after)
-        cost, cost_error = compute_percent(lost)
-        lines.append(f"  greedy, plan {name:15} {mean:6.1f} % +- {error:.1f}   "
-                     f"costs {cost:.1f} points +- {cost_error:.1f}")
+        cost, cost_error = compute_gain(lost)
+        lines.append(f"  greedy, plan {name:15} {mean:6.1f} % +- {show_error(error)}   "
+                     f"costs {cost:.1f} points +- {show_error(cost_error)}")
     lines.append("    Emptying costs what plans are worth; if swapping costs more, wrong plans are followed too.")
     return "\n".join(lines)
 

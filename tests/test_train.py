@@ -832,6 +832,14 @@ def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, cap
     assert [line["grad_norm"] for line in metrics(tmp_path / "run")[1:]] == [None] * 3
 
 
+def test_one_held_out_problem_has_no_standard_error(tmp_path, capsys):
+    """Neither in the log nor in the closing table; the curves are drawn without."""
+    train.main([*SMALL_RUN, "--eval-questions", "1", "--steps", "1", "--process", "vrp", "--out", str(tmp_path / "run")])
+    first, last = metrics(tmp_path / "run")
+    assert first["heldout_greedy_se"] is None and last["heldout_t1_se"] is None
+    assert "+- - " in capsys.readouterr().out and (tmp_path / "run/curves.png").exists()
+
+
 @pytest.mark.parametrize("bad", [None, math.nan, math.inf])
 def test_one_bad_reward_is_not_blamed_on_the_gradient(bad, tmp_path, capsys):
     """The step in which it was given ends the run with its response; what was logged before stays."""

@@ -9,8 +9,8 @@ import pathlib
 from data import UserError
 from data.problems.reading import problem_text, read_jsonl
 from data.views.program import Parser, run_program
-from data.views.statistics import mean
-from eval import compute_percent
+from data.views.statistics import mean, show_error
+from eval import compute_gain, compute_percent
 
 
 def read_outcomes(directory: str) -> dict[str, float]:
@@ -35,9 +35,9 @@ def compare(first: str, second: str) -> str:
     for directory, outcomes in ((first, before), (second, after)):
         percent, _ = compute_percent([outcomes[name] for name in shared])
         lines.append(f"{directory:10} {percent:6.1f} %")
-    gain, error = compute_percent([after[name] - before[name] for name in shared])
+    gain, error = compute_gain([after[name] - before[name] for name in shared])
     lines.append(f"{len(shared)} problems in both (of {len(before)} and {len(after)}); the second gains "
-                 f"{gain:+.1f} points +- {error:.1f} (paired)")
+                 f"{gain:+.1f} points +- {show_error(error)} (paired)")
     return "\n".join(lines)
 
 
