@@ -1080,6 +1080,33 @@ def test_adapters_on_a_run_start_from_each_agents_own_weights(tmp_path):
         models.add_adapters(again, 2, 4, None)
 
 
+def test_going_on_with_adapters(tmp_path):
+    """--model RUN: one base for both agents and their references, and the rate that adapters want."""
+    run = str(tmp_path / "run")
+    train.main([*SMALL_RUN, "--steps", "2", "--switch-every", "0", "--lora", "2", "--out", run])
+    assert train.parse(["--model", run]).lr == pytest.approx(1e-5)                   # ten times that of weights
+    assert train.parse(["--model", f"{run}/high"]).lr == pytest.approx(1e-5)
+    assert train.parse(["--model", run, "--lr", "0.1"]).lr == 0.1
+    args = train.parse(["--model", run, "--kl", "0.1"])
+    high, low = train.load_learners(args, rema.PROCESSES["rema"])
+    models_of_all = [high.model, low.model, high.reference, low.reference]
+    for name, weight in high.model.named_parameters():
+        same = len({id(model.get_parameter(name)) for model in models_of_all})
+        assert same == (4 if "lora" in name else 1) and weight.requires_grad == ("lora" in name)
+        assert torch.equal(weight, high.reference.get_parameter(name))               # where it begins, not the base
+    learned = [name for name, _ in high.model.named_parameters() if "lora" in name]
+    assert any(not torch.equal(high.model.get_parameter(name), low.model.get_parameter(name)) for name in learned)
+    both = train.load_learners(train.parse(["--model", f"{run}/high", "--kl", "0.1"]), rema.PROCESSES["rema"])
+    assert both[0].model.norm.weight is both[1].model.norm.weight is both[1].reference.norm.weight
+    with pytest.raises(SystemExit):
+        train.main([*SMALL_RUN, "--model", run, "--lora", "2", "--out", str(tmp_path / "no")])
+    train.main([*SMALL_RUN, "--model", run, "--steps", "1", "--kl", "0.1", "--out", str(tmp_path / "again")])
+    again, _ = models.load(str(tmp_path / "again/high"))
+    assert any(not torch.equal(again.get_parameter(name), high.model.get_parameter(name)) for name in learned)
+    base, _ = models.load("tiny")
+    assert torch.equal(again.embed_tokens.weight, base.embed_tokens.weight)
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Several processes
 
