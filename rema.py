@@ -9,13 +9,16 @@ that list is written for a list of any length.
 
 Shapes: N tokens (of all turns in a batch, one after the other).
 """
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 import rewards
+from data import UserError
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -174,7 +177,16 @@ def score(episodes: list[Episode], roles: list[Role]) -> None:
     for position, role in enumerate(roles):
         for sharing in group_by_turn(episodes, position):
             turn = sharing[0].spoken_by(position)
-            turn.reward = role.reward(turn, sharing)
+            turn.reward = check_reward(role.reward(turn, sharing), turn, sharing[0])
+
+
+def check_reward(reward, turn: Turn, episode: Episode) -> float:
+    """A reward as a plain number. UserError for None, nan and the like, which would look like a broken gradient."""
+    if isinstance(reward, (Real, Tensor)) and math.isfinite(reward):
+        return float(reward)
+    text = turn.text or episode.response         # of a conversation, what was said last
+    raise UserError(f"a reward of {turn.agent} is {reward!r}, no finite number; problem: "
+                    f"{episode.row['problem'][:300]!r}; response: {text[:300]!r}")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -264,7 +276,7 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
 
         r = exp(new - old)                                                  the ratio, 1 on fresh samples
         gain = min(r A, clip(r, 1 - clip, 1 + clip) A)
-        k3 = exp(ref - new) - (ref - new) - 1                               KL(new || ref), never negative
+        k3 = exp(d) - d - 1 with d = min(ref - new, 20)                     KL(new || ref), never negative
         loss = sum of weight * (-gain + kl * k3)
 
     new, old, ref: log-probs under the weights that learn, when sampled, and under the first weights.
@@ -284,7 +296,8 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
     loss = -(weights * gain).sum()
     statistics = {"clip_share": was_clipped.float().mean()}
     if kl:
-        k3 = torch.exp(ref - new) - (ref - new) - 1
+        difference = (ref - new).clamp(max=20)       # of a token that has gone further: finite, without a pull back
+        k3 = torch.exp(difference) - difference - 1
         loss = loss + kl * (weights * k3).sum()
         statistics["kl"] = k3.mean().detach()
     return loss, statistics

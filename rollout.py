@@ -559,16 +559,16 @@ def talk(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
                 uniform.append(torch.rand(most, generator=generator))
             drawn = decode(agent.model, cache, logits, room, torch.stack(uniform), temperature, top_p,
                            agent.tokenizer.stop_ids, drop_done=False)
-            going = []
+            going, kept = [], []
             for episode, said in zip(live, drawn):
                 turn = episode.turns[-1]
                 turn.tokens, turn.logprobs, turn.stopped = said.tokens, said.logprobs, said.stopped
                 turn.text = agent.tokenizer.decode(said.tokens)
                 answered = agent is agents[-1] and rema.FINISH in episode.turns[-len(agents)].text
                 going.append(turn.stopped and not answered)
-            # Rows went on drawing behind their ends; and a last token was drawn, but not run.
-            kept = torch.tensor([len(said.tokens) - 1 for said in drawn], device=logits.device)
-            hide(cache, first, kept)
+                kept.append(len(turn.tokens) - 1)    # a last token was drawn, but not run
+            # Rows went on drawing behind their ends.
+            hide(cache, first, torch.tensor(kept, device=logits.device))
             live = go_on(live, caches, going)
             if not live:
                 return

@@ -178,8 +178,9 @@ def load_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
         return load_sharing_learners(args, roles)
     agents = load_agents(args.model, roles, args, share=False)
     for agent in agents:
-        if args.kl:
-            agent.reference = copy.deepcopy(agent.model)
+        if args.kl:                                  # what is frozen is shared: the base of adapters
+            frozen = {id(weight): weight for weight in agent.model.parameters() if not weight.requires_grad}
+            agent.reference = copy.deepcopy(agent.model, frozen)
         equip(agent, args)
     return agents
 
@@ -452,7 +453,7 @@ from dataclasses import replace  # noqa: E402
 from data.extensions import memory  # noqa: E402
 from data.views.program import pick_device  # noqa: E402
 from data.formats.hub import NAMES  # noqa: E402
-from data.formats.runs import find_agents  # noqa: E402
+from data.formats.runs import find_agents, holds_adapters  # noqa: E402
 from data.formats.files import atomic_write, read_json  # noqa: E402
 from data.problems.reading import read_conversations  # noqa: E402
 from model import TARGETS, add_adapters, load  # noqa: E402
@@ -651,7 +652,7 @@ def fill_in_sharing_defaults(args: Namespace) -> None:
         if args.model == "tiny":
             defaults = TINY
         args.lr = PRESETS.get(args.preset, defaults)["lr"]
-        if args.lora:
+        if args.lora or holds_adapters(args.model):
             args.lr = LORA_RATE * args.lr
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -827,6 +828,33 @@ def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, cap
     start = models.load("tiny")[0].parameters()
     kept = models.load(str(tmp_path / "run" / "high"))[0].parameters()
     assert all(torch.equal(a, b) for a, b in zip(start, kept)) and len(metrics(tmp_path / "run")) == 4
+    assert "NaN" not in (tmp_path / "run/metrics.jsonl").read_text()       # JSON has no such word
+    assert [line["grad_norm"] for line in metrics(tmp_path / "run")[1:]] == [None] * 3
+
+
+def test_one_held_out_problem_has_no_standard_error(tmp_path, capsys):
+    """Neither in the log nor in the closing table; the curves are drawn without."""
+    train.main([*SMALL_RUN, "--eval-questions", "1", "--steps", "1", "--process", "vrp", "--out", str(tmp_path / "run")])
+    first, last = metrics(tmp_path / "run")
+    assert first["heldout_greedy_se"] is None and last["heldout_t1_se"] is None
+    assert "+- - " in capsys.readouterr().out and (tmp_path / "run/curves.png").exists()
+
+
+@pytest.mark.parametrize("bad", [None, math.nan, math.inf])
+def test_one_bad_reward_is_not_blamed_on_the_gradient(bad, tmp_path, capsys):
+    """The step in which it was given ends the run with its response; what was logged before stays."""
+    given = []
+
+    def reward(turn, episodes):
+        given.append(turn)
+        return bad if len(given) == 40 else float(len(given) % 3)
+
+    with pytest.raises(SystemExit) as stop:
+        train.main([*SMALL_RUN, "--steps", "3", "--out", str(tmp_path / "run")],
+                   roles=[replace(rema.VRP, reward=reward)])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and f"a reward of solo is {bad}" in told and "gradient" not in told
+    assert repr(given[-1].text)[1:50] in told and len(given) == 40 and metrics(tmp_path / "run")[0]["step"] == 0
 
 
 def test_the_data_cursor_goes_through_all_rows_before_it_repeats():
@@ -1050,6 +1078,33 @@ def test_adapters_on_a_run_start_from_each_agents_own_weights(tmp_path):
     assert torch.equal(again(ids), low(ids))
     with pytest.raises(UserError, match="adapters already"):
         models.add_adapters(again, 2, 4, None)
+
+
+def test_going_on_with_adapters(tmp_path):
+    """--model RUN: one base for both agents and their references, and the rate that adapters want."""
+    run = str(tmp_path / "run")
+    train.main([*SMALL_RUN, "--steps", "2", "--switch-every", "0", "--lora", "2", "--out", run])
+    assert train.parse(["--model", run]).lr == pytest.approx(1e-5)                   # ten times that of weights
+    assert train.parse(["--model", f"{run}/high"]).lr == pytest.approx(1e-5)
+    assert train.parse(["--model", run, "--lr", "0.1"]).lr == 0.1
+    args = train.parse(["--model", run, "--kl", "0.1"])
+    high, low = train.load_learners(args, rema.PROCESSES["rema"])
+    models_of_all = [high.model, low.model, high.reference, low.reference]
+    for name, weight in high.model.named_parameters():
+        same = len({id(model.get_parameter(name)) for model in models_of_all})
+        assert same == (4 if "lora" in name else 1) and weight.requires_grad == ("lora" in name)
+        assert torch.equal(weight, high.reference.get_parameter(name))               # where it begins, not the base
+    learned = [name for name, _ in high.model.named_parameters() if "lora" in name]
+    assert any(not torch.equal(high.model.get_parameter(name), low.model.get_parameter(name)) for name in learned)
+    both = train.load_learners(train.parse(["--model", f"{run}/high", "--kl", "0.1"]), rema.PROCESSES["rema"])
+    assert both[0].model.norm.weight is both[1].model.norm.weight is both[1].reference.norm.weight
+    with pytest.raises(SystemExit):
+        train.main([*SMALL_RUN, "--model", run, "--lora", "2", "--out", str(tmp_path / "no")])
+    train.main([*SMALL_RUN, "--model", run, "--steps", "1", "--kl", "0.1", "--out", str(tmp_path / "again")])
+    again, _ = models.load(str(tmp_path / "again/high"))
+    assert any(not torch.equal(again.get_parameter(name), high.model.get_parameter(name)) for name in learned)
+    base, _ = models.load("tiny")
+    assert torch.equal(again.embed_tokens.weight, base.embed_tokens.weight)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -78,6 +78,12 @@ def find_agents(model: str, names: list[str]) -> list[str]:
     return [str(directory / name) for name in names]
 
 
+def holds_adapters(model: str) -> bool:
+    """Whether a directory is an adapter, or that of a run whose agents are."""
+    directory = pathlib.Path(model)
+    return any(directory.glob("adapter_config.json")) or any(directory.glob("*/adapter_config.json"))
+
+
 def complete_from_run(args: argparse.Namespace, usual: dict) -> dict:
     """Fill in what no flag said, from the run that --model names if it is one -> that run's settings, or {}.
 
