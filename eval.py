@@ -88,7 +88,11 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
 
 
 def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace) -> dict[str, float]:
-    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log of a run."""
+    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log of a run.
+
+    One episode a row, with the same draws every time; a row that is too long for the context counts as wrong.
+    Before training and every --eval-every steps, see Run in train.py.
+    """
     result = {}
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
         episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,
@@ -155,7 +159,7 @@ def compute_percent(shares: list[float]) -> tuple[float, float]:
 
 
 def add_samples_flags(parser: Parser) -> None:
-    flag = parser.add_argument
+    flag = parser.add_argument_group("several samples a problem").add_argument
     flag("--plans", type=count, default=1, help="plans a problem: avg@n, pass@k and votes (1)")
     flag("--answers", type=count, default=1, help="answers a plan, or conversations a problem (1)")
 
@@ -315,7 +319,7 @@ def print_diagnosis(args: Namespace, agents: list[Agent], rows: list[dict], epis
 # What else stands beside the table: actions of guided plans, the paper's figures, a page to read
 
 def add_page_flags(parser: Parser) -> None:
-    flag = parser.add_argument
+    flag = parser.add_argument_group("a page to read").add_argument
     flag("--page", choices=("all", "right", "wrong"), default="all", help="episodes in episodes.html (all)")
     flag("--shade", action="store_true", help="episodes.html shows each token's log-prob as a shade")
 

@@ -268,7 +268,7 @@ class Cache:
         return cache
 
     def keep(self, rows: Tensor) -> None:
-        """Only these rows (n,) go on. They move to the front of the buffers, whose addresses stay as they are."""
+        """Only these rows (n,) go on. They move to the front of the buffers: nothing is allocated while sampling."""
         n = len(rows)
         self.real[:n] = self.real[rows]
         self.real = self.real[:n]

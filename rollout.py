@@ -74,6 +74,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
     greedy and reports log-probs at temperature 1. top_p below 1 is for evaluation only: in training the new
     policy's nucleus would differ from the old one's, and ratios would be 0 or infinite.
+    (Another way to choose takes another parameter along top_p's way: generate, decode, draw; talk for conversations.)
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature > 0:
@@ -163,7 +164,8 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
     """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
 
     cache: what the rows hold; all tokens drawn are added but a row's last. room: how many tokens each row may
-    draw; uniform (B, the most of them). drop_done: rows that are done leave the batch, and the cache.
+    draw, by max_new_tokens and by what is left of the context; uniform (B, the most of them). drop_done: rows that are
+    done leave the batch and, by cache.keep, the cache.
     """
     if not logits.isfinite().all():
         raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
@@ -351,7 +353,7 @@ from model import hide, reserve  # noqa: E402
 # Flags and roles of the variants
 
 def add_variant_flags(parser: Parser) -> None:
-    flag = parser.add_argument_group("extensions").add_argument
+    flag = parser.add_argument_group("other ways to speak").add_argument
     flag("--turns", type=count, default=1, help="more: a conversation of up to so many turns an agent (1)")
     flag("--plan-format", choices=("text", "json"), default="text", help="json: DECOMPOSE, REWRITE or EMPTY")
     flag("--example", action="store_true", help="worked examples first: small models need to see the format")
@@ -414,6 +416,7 @@ class GuidedAgent(Agent):
         least, context = self.guide.least, self.model.config.context
         if max_new_tokens < least:
             raise UserError(f"--max-new-tokens {max_new_tokens}: a guided plan needs at least {least}")
+        max_new_tokens = min(max_new_tokens, context)
         groups, fitting = [], []
         for i, prompt in enumerate(prompts):
             groups.append([GuidedTurn(prompt, [], [], False, learned=[], states=[]) for _ in range(samples)])

@@ -35,7 +35,7 @@ from data.formats.files import append_json, forget_after
 from data.formats.runs import claim_run, go_on, load_state, refuse_used_run, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import curves, terminal
-from data.views.program import (Parser, add_machine_flags, amount, choose_first, count, count_or_none, interruptible,
+from data.views.program import (Parser, add_machine_flags, amount, check_agents, count, count_or_none, interruptible,
                                 pick_machine, rate, run_program)
 from data.views.statistics import count_tokens, describe_step, group_by_question, record
 from data.views.terminal import say
@@ -141,7 +141,11 @@ def check_settings(args: Namespace) -> None:
 # The optimizer
 
 class Optimizer:
-    """AdamW with a warm-up, on the weights themselves. See MasterOptimizer for weights in half precision."""
+    """AdamW with a warm-up, on the weights themselves. See MasterOptimizer for weights in half precision.
+
+    What --resume needs of it (data/formats/runs.py writes and reads it) are its masters, the tensors that torch's
+    optimizer keeps for each of them, whatever their names, and the number of updates.
+    """
 
     def __init__(self, model: Transformer, args: Namespace):
         self.args = args
@@ -241,7 +245,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
     if args.kl:
         references = compute_references(agent, batches, args.temperature)
     norms = []
-    for _ in range(args.updates):
+    for i in range(args.updates):
         for batch, reference in zip(batches, references):
             old, advantages, weights = flatten(batch, device)
             turn_numbers = None
@@ -252,15 +256,21 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
                                            args.dual_clip)
             loss.backward()
             found["entropy"] = entropy.mean()
-            found["sampling_logp_difference"] = (new - old).abs().mean().detach()      # of fresh samples: near 0
+            if i == 0:                               # of fresh samples: sampler and trainer should agree
+                found["sampling_logp_difference"] = (new - old).abs().mean().detach()
             for name, value in found.items():
                 sums[name] = sums[name] + value * len(old)
         norms.append(agent.optimizer.step())
     if dist.is_initialized():                        # extension
         add_up_sums(sums, device)
-    trained = args.updates * sum(turn.count_learned() for turn in turns)
-    statistics = {name: float(value) / trained for name, value in sums.items()}
-    return {**statistics, "grad_norm": torch.tensor(norms).max().item(), "trained_tokens": trained}
+    tokens = sum(turn.count_learned() for turn in turns)
+    result = {"grad_norm": torch.tensor(norms).max().item(), "trained_tokens": tokens * args.updates}
+    for name, value in sums.items():
+        seen = tokens * args.updates
+        if name == "sampling_logp_difference":
+            seen = tokens
+        result[name] = float(value) / seen
+    return result
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -276,7 +286,7 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
     run = Run(args, agents, held_rows)
     roles = [agent.role for agent in agents]
     names = [agent.name for agent in agents]
-    first = names.index(args.first or names[0])
+    first = names.index(args.first)                  # check_agents filled it in
     done = run.restore()
     stopped = False
     for step in tqdm(range(done + 1, args.steps + 1), desc="train", total=args.steps, initial=done, unit="step"):
@@ -403,7 +413,7 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
     refuse_used_run(args)
     rows, held_rows = split_data(args.data, args.eval_data, args.eval_questions, args.data_dir)
     agents = load_learners(args, roles or choose_roles(args, rows))
-    args.first = choose_first(args.first, agents)
+    check_agents(args, [agent.name for agent in agents])
     rows = leave_out_long(rows, held_rows, agents, args)
     if args.sft:                                     # extension
         warm_start(args, agents)
@@ -462,7 +472,8 @@ PRESETS = {
 
 
 def add_preset_flag(parser: Parser) -> None:
-    parser.add_argument("--preset", choices=sorted(PRESETS),
+    flag = parser.add_argument_group("settings of the paper").add_argument
+    flag("--preset", choices=sorted(PRESETS),
                         help="the paper's settings, in one turn or many (GPU hours unmeasured)")
 
 
@@ -477,7 +488,7 @@ def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespa
 
 def add_training_flags(parser: Parser) -> None:
     parser.set_defaults(normalise=None, checkpointing=None)  # filled in below
-    flag = parser.add_argument
+    flag = parser.add_argument_group("variants of reward, loss and memory").add_argument
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement (base)")
     flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),
          help="what the loss is divided by, see rema.assign_other_weights (batch; dr_grpo: constant)")
@@ -507,10 +518,8 @@ def fill_in_training_defaults(args: Namespace) -> None:
 def check_training(args: Namespace) -> None:
     if 0 < args.dual_clip <= 1:
         raise UserError(f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none")
-    by_turn = args.ratio == "turn" or args.normalise in ("turn", "turns")
-    if by_turn and args.plan_format == "json":
-        raise UserError("--ratio turn and --normalise turn, turns are not for --plan-format json: forced tokens would "
-                        "cut a plan into several turns")
+    if args.ratio == "turn" and args.plan_format == "json":
+        raise UserError("--ratio turn is not for --plan-format json: forced tokens have no ratio")
     if args.reward == "consistency":
         answers = args.followers
         if args.switch_every == 0:
@@ -619,7 +628,7 @@ LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate o
 
 def add_sharing_flags(parser: Parser) -> None:
     parser.set_defaults(lora=None)                           # filled in below
-    flag = parser.add_argument
+    flag = parser.add_argument_group("agents that share weights").add_argument
     flag("--share", action="store_true", help="one set of weights speaks for all roles and learns all")
     flag("--lora", type=count_or_none, metavar="R", help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
     flag("--lora-alpha", type=rate, help="the adapters' output is multiplied by alpha / R (2 R)")
@@ -705,7 +714,8 @@ def join_jobs(jobs: list[tuple[Agent, list[Turn]]]) -> list[tuple[Agent, list[Tu
 # The difficulty filter (--filter), appendix D.1
 
 def add_filter_flag(parser: Parser) -> None:
-    parser.add_argument("--filter", type=count_or_none, default=0, metavar="N", help="try N problems as a phase starts, keep "
+    flag = parser.add_argument_group("difficulty filter").add_argument
+    flag("--filter", type=count_or_none, default=0, metavar="N", help="try N problems as a phase starts, keep "
                         "those solved in 0.2 to 0.8 of 10 tries; 0: keep all (0)")
 
 
@@ -756,7 +766,7 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
 # A supervised warm start (--sft)
 
 def add_sft_flags(parser: Parser) -> None:
-    flag = parser.add_argument
+    flag = parser.add_argument_group("supervised warm start").add_argument
     flag("--sft", metavar="FILE", help="JSON lines of {\"messages\": [...]}: a supervised warm start first")
     flag("--sft-lr", type=rate, default=1e-5, help="its learning rate (1e-5)")
 

@@ -485,6 +485,22 @@ def test_an_own_reward_reaches_the_update(monkeypatch, tmp_path):
     assert [turn.advantage for turn in taught[1]] == pytest.approx(by_hand.tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("flags, kept", [
+    ([], [[2] * 4]), (["--kl", "0.1"], [[2] * 8]), (["--advantage", "reinforce++"], [[2] * 8]),
+    (["--advantage", "rloo"], [[2] * 4])])
+def test_groups_that_teach_nothing_stay_out_of_the_update(monkeypatch, tmp_path, flags, kept):
+    """The answers to the first plan all earn the same: they would only count in the denominator.
+
+    The KL term has a gradient for them, too, and under reinforce++ they are compared with the whole batch.
+    """
+    def reward(turn, episodes):
+        return 0.0 if turn.place[1] == 0 else rema.reward_answer(turn, episodes)
+    roles = [rema.HIGH, rema.replace(rema.LOW, reward=reward)]
+    metrics, _, taught = take_a_step(monkeypatch, tmp_path, ["--first", "low", *flags], roles)
+    assert [[id for turn in turns for id in turn.tokens] for turns in taught] == kept
+    assert metrics["frac_reward_zero_std"] == 0.5
+
+
 def test_shared_weights_are_one_agent_with_two_names():
     for flags, number in ((["--share"], 1), ([], 2), (["--share", "--lora", "2"], 1), (["--lora", "2"], 2)):
         agents = train.load_learners(train.parse(flags), rema.PROCESSES["rema"])
@@ -1185,6 +1201,8 @@ def test_what_no_flag_says_follows_from_the_others():
             (["--lora", "4", "--lr", "0.1", "--lora-alpha", "1"], dict(lr=0.1, lora_alpha=1.0)),
             (["--advantage", "dr_grpo"], dict(normalise="constant")),
             (["--advantage", "dr_grpo", "--normalise", "batch"], dict(normalise="batch")),
+            (["--plan-format", "json", "--normalise", "turn"], dict(normalise="sequence")),    # of one turn: the same
+            (["--normalise", "turns", "--turns", "2"], dict(normalise="turns")),
             (["--switch-every", "3"], dict(eval_every=3)), (["--switch-every", "0"], dict(eval_every=10)),
             (["--share"], dict(switch_every=0, eval_every=10)), (["--checkpointing"], dict(checkpointing=True)),
             (["--model", "llama-1b", "--fit"], dict(lora=0, checkpointing=True, lr=1e-6)),
@@ -1229,8 +1247,7 @@ def test_who_learns_first_is_recorded_and_one_agent_has_no_choice(tmp_path, monk
     (["--reward", "consistency", "--share", "--group", "2"], "with 2 answers"),
     (["--reward", "consistency", "--process", "vrp", "--followers", "4"], "--process rema"),
     (["--reward", "consistency", "--turns", "2", "--followers", "4"], "in one turn"),
-    (["--plan-format", "json", "--ratio", "turn"], "json"), (["--plan-format", "json", "--normalise", "turn"], "json"),
-    (["--plan-format", "json", "--normalise", "turns"], "json")])
+    (["--plan-format", "json", "--ratio", "turn"], "json")])
 def test_flags_that_make_no_sense_are_refused(flags, why):
     with pytest.raises(UserError, match=why):
         train.parse(flags)
