@@ -54,23 +54,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # The transformer
 
 class RMSNorm(nn.Module):
-    precision = torch.float32            # published models norm in float32 whatever their type; tests set float64
-
     def __init__(self, width, eps):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
     def forward(self, x):
-        normed = F.rms_norm(x.to(self.precision), x.shape[-1:], eps=self.eps)   # x / sqrt(mean(x^2) + eps)
-        return self.weight * normed.to(x.dtype)
+        # x / sqrt(mean(x^2) + eps), computed in float32 at least; rounded before the gain, as published models do
+        return self.weight * F.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
 def attend(q, k, v, mask):
     """softmax(q k^T / sqrt C) v: q (B, H, T, C), k and v (B, K, S, C) -> (B, H, T, C).
 
-    mask (B, 1, T, S) bool: which keys a query sees; None: those up to its own (T = S). H / K query heads look at
-    the same keys.
+    mask (B, 1, T, S), added to the scores: 0 for a key that a query sees, else -inf; None: it sees those up to its
+    own (T = S). H / K query heads look at the same keys.
     """
     B, H, T, C = q.shape
     K = k.shape[1]
@@ -79,8 +77,7 @@ def attend(q, k, v, mask):
     if T == 1 and not torch.is_grad_enabled():
         # Decoding: two plain products, the query heads of a key-value head side by side.
         q = q.view(B, K, H // K, C) / math.sqrt(C)
-        scores = q @ k.transpose(2, 3)                                         # (B, K, H / K, S)
-        scores = scores.masked_fill(~mask, -math.inf)
+        scores = q @ k.transpose(2, 3) + mask                                  # (B, K, H / K, S)
         return (scores.softmax(-1) @ v).view(B, H, 1, C)
     if q.is_cuda:
         # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
@@ -184,7 +181,8 @@ class Transformer(nn.Module):
             positions = torch.arange(tokens.shape[1], device=x.device)[None]
             mask = None
         else:
-            positions, mask = cache.begin(tokens, real)                        # (B, T), (B, 1, T, S)
+            positions, seen = cache.begin(tokens, real)                        # (B, T), (B, 1, T, S)
+            mask = torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, -math.inf)
         if self.frequency is None or self.frequency.device != x.device:
             self.frequency = compute_rope_frequencies(self.config).to(x.device)
         cos, sin = compute_rotation(positions, self.frequency, x.dtype)
@@ -219,7 +217,7 @@ class Cache:
         self.capacity = capacity         # slots of the buffers; 0: there are none
 
     def begin(self, tokens: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Called before the first layer -> positions (B, T) of the new tokens, mask (B, 1, T, S)."""
+        """Called before the first layer -> positions (B, T) of the new tokens, what each sees (B, 1, T, S)."""
         if real is None:
             real = torch.ones_like(tokens, dtype=torch.bool)
         first = self.filled

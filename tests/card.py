@@ -225,8 +225,9 @@ def attend_on_card(q, k, v, attn_mask=None, **how):
     """
     if not isinstance(q, Card) or attn_mask is None or q.shape[1] != k.shape[1]:
         return attend(q, k, v, attn_mask=attn_mask, **how)
-    bias = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill_(~attn_mask, -torch.inf)
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias)[0]
+    if attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill_(~attn_mask, -torch.inf)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=attn_mask)[0]
 
 
 def normalise_on_card(x, shape, weight=None, eps=None):

@@ -152,3 +152,46 @@ def test_a_run_with_shared_weights(small, tmp_path, monkeypatch):
     watch = Watch(monkeypatch)
     run("--model", small, *FEW, "--steps", "2", "--share", "--data", "arithmetic", "--out", str(tmp_path / "run"))
     assert len(watch.notes) == 2 and all(note["norm"] > 0 and note["changed"] for note in watch.notes)
+
+
+def test_float32_on_the_card_draws_the_cpus_tokens(small):
+    prompts = [[5, 6, 7], [8, 9], [5, 6]]
+    there = []
+    with card.pretend():
+        learner, _ = model.load(small, "cuda")
+        there = rollout.generate(learner, prompts, 2, max_new_tokens=20, stop_ids=(3,))
+        [turns] = [[turn for group in there for turn in group]]
+        logprobs, _ = rollout.batch_logprobs(learner, turns)
+        again = logprobs.tolist()
+    learner, _ = model.load(small)
+    here = rollout.generate(learner, prompts, 2, max_new_tokens=20, stop_ids=(3,))
+    sampled = []
+    for on_card, on_cpu in zip(there, here):
+        for turn, other in zip(on_card, on_cpu):
+            assert turn.tokens == other.tokens and turn.stopped == other.stopped
+            assert turn.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+            sampled += turn.logprobs
+    assert again == pytest.approx(sampled, abs=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Waits: the host runs ahead of a card, so that it never has to wait for work, unless it asks
+
+def count_waits(work):
+    with card.pretend() as here:
+        before = here.waits.total()
+        work()
+        return here.waits.total() - before
+
+
+def test_sampling_seldom_waits(small):
+    """A look at who is done every 16 tokens, and what goes in and comes out."""
+    with card.pretend() as here:
+        sampler, _ = model.load(small, "cuda", torch.bfloat16)
+        waits = {}
+        for new in (32, 128):
+            before = here.waits.total()
+            rollout.generate(sampler, [[5, 6, 7], [8, 9]], 2, max_new_tokens=new, stop_ids=(527,))
+            waits[new] = here.waits.total() - before
+            print(new, waits, +here.waits)
+    assert waits[128] < 128 / 8
