@@ -106,7 +106,7 @@ def consistency_reward(plan_text: str, responses: list[str], leak: float = 1.0) 
 
 TAG = re.compile(r"\[([A-Z])\]")            # also inside [[A]]
 LAST_WORD = re.compile(r"\b(?:verdict|decision|winner|choose|pick|prefer|conclusion|therefore|overall|"
-                       r"(?:final|my)\s(?:answer|choice))\b[^\[\]]*\[+([A-Z])\]", re.I)
+                       r"(?:final|my)\s(?:answer|choice))\b[^\[\]]{0,200}\[+([A-Z])\]", re.I)
 
 
 def verdict(response: str) -> str | None:
@@ -114,7 +114,7 @@ def verdict(response: str) -> str | None:
 
     None if the last line with a tag names both, unless one of them follows "verdict" or the like; or if it says [C].
     """
-    for line in reversed(response.split("\n")):
+    for line in reversed(response[-MAX_RESPONSE:].split("\n")):
         named = TAG.findall(line)
         last_words = LAST_WORD.findall(line)
         if last_words:

@@ -411,6 +411,7 @@ class GuidedAgent(Agent):
         least, context = self.guide.least, self.model.config.context
         if max_new_tokens < least:
             raise UserError(f"--max-new-tokens {max_new_tokens}: a guided plan needs at least {least}")
+        max_new_tokens = min(max_new_tokens, context)
         groups, fitting = [], []
         for i, prompt in enumerate(prompts):
             groups.append([GuidedTurn(prompt, [], [], False, learned=[], states=[]) for _ in range(samples)])

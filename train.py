@@ -35,7 +35,7 @@ from data.formats.files import append_json, forget_after
 from data.formats.runs import claim_run, go_on, load_state, refuse_used_run, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import curves, terminal
-from data.views.program import (Parser, add_machine_flags, amount, choose_first, count, count_or_none, interruptible,
+from data.views.program import (Parser, add_machine_flags, amount, check_agents, count, count_or_none, interruptible,
                                 pick_machine, rate, run_program)
 from data.views.statistics import count_tokens, describe_step, group_by_question, record
 from data.views.terminal import say
@@ -276,7 +276,7 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
     run = Run(args, agents, held_rows)
     roles = [agent.role for agent in agents]
     names = [agent.name for agent in agents]
-    first = names.index(args.first or names[0])
+    first = names.index(args.first)
     done = run.restore()
     stopped = False
     for step in tqdm(range(done + 1, args.steps + 1), desc="train", total=args.steps, initial=done, unit="step"):
@@ -403,7 +403,7 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
     refuse_used_run(args)
     rows, held_rows = split_data(args.data, args.eval_data, args.eval_questions, args.data_dir)
     agents = load_learners(args, roles or choose_roles(args, rows))
-    args.first = choose_first(args.first, agents)
+    check_agents(args, [agent.name for agent in agents])
     rows = leave_out_long(rows, held_rows, agents, args)
     if args.sft:                                     # extension
         warm_start(args, agents)

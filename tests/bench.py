@@ -20,6 +20,11 @@ How to compare two programs fairly:
   beyond what it holds between two steps (weights, moments) and the gradients. Unlike the profiler's memory
   events it includes what the allocator and oneDNN hold, and it can be taken of a program that one has not
   written. Linux only. The step's section wants 22 GB: TRL without checkpointing alone takes 18.
+
+Sections: sampling, against transformers' generate. step, a GRPO step and its memory, against TRL. floor, a
+decoding step against its matrix products. growth, time against length, and how often a prompt is run. prompt,
+a group's prompt run once, against once a sample. memory, of a large vocabulary. joined, whether q, k, v as one
+product would be faster. profile, what a decoding step spends its time on.
 """
 import argparse
 import ctypes
@@ -39,27 +44,40 @@ import threading
 import time
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SECTIONS = ("sampling", "step", "floor", "growth", "prompt", "memory")
+FULL = dict(questions=8, samples=8, new=128, groups=4, turn=64, lengths=(1024, 2048, 4096, 8192))
+QUICK = dict(questions=2, samples=2, new=16, groups=2, turn=8, lengths=(256, 512))
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Memory
+# Time and memory
 
-def anonymous():
+def read_memory():
     """Bytes of this process's memory that are no file's: a checkpoint that is only mapped does not count."""
-    total, shared = map(int, pathlib.Path("/proc/self/statm").read_text().split()[1:3])
+    fields = pathlib.Path("/proc/self/statm").read_text().split()
+    total, shared = int(fields[1]), int(fields[2])
     return (total - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
-def resting(model):
-    """Give freed memory back -> bytes in use now, and gradients for all weights, be they there or not."""
+def give_back():
+    """Freed memory goes back to the system, where the other worker finds it."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    held = torch.cuda.memory_allocated() if torch.cuda.is_available() else anonymous()
-    return held + sum(w.numel() * w.element_size() for w in model.parameters() if w.grad is None)
+
+
+def measure_rest(model):
+    """Bytes in use between two steps, and gradients for all weights, be they there or not."""
+    give_back()
+    held = read_memory()
+    if torch.cuda.is_available():
+        held = torch.cuda.memory_allocated()
+    for weight in model.parameters():
+        if weight.grad is None:
+            held += weight.numel() * weight.element_size()
+    return held
 
 
 class Watch(threading.Thread):
@@ -67,26 +85,30 @@ class Watch(threading.Thread):
 
     def __init__(self, model, memory):
         super().__init__(daemon=True)
-        self.base = resting(model) if memory else None
-        self.peak, self.going, self.began = 0, memory, time.perf_counter()
+        self.base = 0
+        if memory:
+            self.base = measure_rest(model)
+        self.peak, self.going = 0, memory
+        self.began = time.perf_counter()
         self.start()
 
     def run(self):
         while self.going:
-            self.peak = max(self.peak, anonymous() - self.base)
+            self.peak = max(self.peak, read_memory() - self.base)
             time.sleep(0.002)
 
     def stop(self, kept):
-        answer, self.going = timed(self.began, kept), False
+        answer = tell_time(self.began, kept)
+        self.going = False
         if torch.cuda.is_available():                        # what the process holds says nothing of a card
-            self.peak = torch.cuda.max_memory_allocated() - (self.base or 0)
+            self.peak = torch.cuda.max_memory_allocated() - self.base
             torch.cuda.reset_peak_memory_stats()
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)                     # room for the other worker
-        return {**answer, "MiB": self.peak / 2**20}
+        give_back()
+        answer["MiB"] = self.peak / 2**20
+        return answer
 
 
-def timed(start, kept=0, times=1):
+def tell_time(start, kept=0, times=1):
     """An answer: seconds since `start`, each of so many times, and the tokens that were kept."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()                             # a GPU answers before it has worked
@@ -102,80 +124,130 @@ class Ours:
 
     def __init__(self, model, dtype, device="cpu", flags=""):
         sys.path.insert(0, str(ROOT))
-        self.models, self.rema, self.rollout, self.train = map(
-            importlib.import_module, ("model", "rema", "rollout", "train"))
-        self.args = self.train.parse(["--model", model or "tiny", "--device", device, *flags.split()])
-        self.learner = None
+        self.models = importlib.import_module("model")
+        self.rema = importlib.import_module("rema")
+        self.rollout = importlib.import_module("rollout")
+        self.train = importlib.import_module("train")
+        self.problems = importlib.import_module("data.problems.generate")
+        threads = str(torch.get_num_threads())
+        self.args = self.train.parse(["--model", model or "tiny", "--device", device, "--dtype", dtype,
+                                      "--threads", threads, *flags.split()])
         self.model, self.tokenizer = self.models.load(model or "tiny", device, getattr(torch, dtype))
         if not model:                              # the vocabulary of Llama 3 and next to nothing below it
             config = dataclasses.replace(self.model.config, vocab_size=128_256, width=64, layers=2)
-            self.model = self.models.Transformer(config).init_weights(torch.Generator().manual_seed(0))
+            self.model = self.models.Transformer(config)
+            self.models.init_weights(self.model, torch.Generator().manual_seed(0))
             self.model.to(device)
+        self.agent = self.rollout.Agent(self.rema.VRP, self.model, self.tokenizer)
+
+    # Prompts
 
     def words(self, seed, number):
-        """Word problems, one after the other: text of so many words."""
-        from data.problems.generate import generate
-        text = " ".join(row["problem"] for row in generate(40, seed=seed, kind="words"))
-        return " ".join(text.split()[:number])
+        """Word problems, one after the other, cut after so many words: a row."""
+        rows = self.problems.generate(40, seed=seed, kind="words")
+        text = " ".join(row["problem"] for row in rows)
+        return {"problem": " ".join(text.split()[:number])}
 
     def prompts(self, number, shortest=80, longest=200):
         """Chat prompts of word problems, their lengths spread evenly over a range, as messages and as ids."""
-        chosen = []
+        found = {"messages": [], "ids": [], "stop": sorted(self.tokenizer.stop_ids)}
         for i in range(number):
-            target, n = shortest + (longest - shortest) * i // max(1, number - 1), 1
-            while len(self.tokenizer.chat(self.rema.VRP.prompt(self.words(i, n)))) < target:
+            target = shortest + (longest - shortest) * i // max(1, number - 1)
+            n, ids = 0, []
+            while len(ids) < target:
                 n += 1
-            chosen.append(self.rema.VRP.prompt(self.words(i, n)))
-        return {"messages": chosen, "ids": [self.tokenizer.chat(messages) for messages in chosen],
-                "stop": sorted(self.tokenizer.stop_ids)}
+                messages = self.rema.VRP.prompt(self.words(i, n), {})
+                ids = self.tokenizer.chat(messages)
+            found["messages"].append(messages)
+            found["ids"].append(ids)
+        return found
+
+    # Sampling
 
     def generate(self, ids, samples, tokens, stop=(), seed=0):
+        generator = torch.Generator().manual_seed(seed)
         return self.rollout.generate(self.model, ids, samples, max_new_tokens=tokens, temperature=1.0,
-                                     stop_ids=stop, generator=torch.Generator().manual_seed(seed))
+                                     stop_ids=stop, generator=generator)
 
     def sample(self, **how):
         start = time.perf_counter()
-        kept = sum(len(c.tokens) for group in self.generate(**how) for c in group)
-        return timed(start, kept)
+        kept = 0
+        for group in self.generate(**how):
+            kept += sum(len(turn.tokens) for turn in group)
+        return tell_time(start, kept)
 
     def decode(self, ids, samples, steps):
         """A decoding step: a call with 1 + steps tokens a row less one that stops after the first."""
-        one, more = (self.sample(ids=ids, samples=samples, tokens=n)["seconds"] for n in (1, 1 + steps))
+        one = self.sample(ids=ids, samples=samples, tokens=1)["seconds"]
+        more = self.sample(ids=ids, samples=samples, tokens=1 + steps)["seconds"]
         return {"seconds": (more - one) / steps}
 
     @torch.no_grad()
     def floor(self, rows, steps):
         """The linear layers of one decoding step, the head included, and nothing else."""
         weights = [part.weight for part in self.model.modules() if isinstance(part, torch.nn.Linear)]
-        inputs = {w.shape[1]: torch.randn(rows, w.shape[1]).to(w) for w in weights}
-        timed(0)                                             # a GPU is idle from here on
+        return self.multiply(weights, rows, steps)
+
+    @torch.no_grad()
+    def join(self, names, rows, steps, joined):
+        """Some layers of each attention or MLP: a product each, or one for all of them."""
+        weights = []
+        for block in self.model.layers:
+            for part in (block.self_attn, block.mlp):
+                chosen = [layer.weight for name, layer in part.named_children() if name in names]
+                if joined and chosen:
+                    chosen = [torch.cat(chosen)]
+                weights += chosen
+        return self.multiply(weights, rows, steps)
+
+    def multiply(self, weights, rows, steps):
+        inputs = {}
+        for weight in weights:
+            inputs[weight.shape[1]] = torch.randn(rows, weight.shape[1]).to(weight)
+        tell_time(0)                                         # a GPU is idle from here on
         start = time.perf_counter()
-        for weight in weights * steps:
-            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
-        return timed(start, times=steps)
+        for _ in range(steps):
+            for weight in weights:
+                F.linear(inputs[weight.shape[1]], weight)
+        return tell_time(start, times=steps)
 
-    def prefilled(self, questions, plans, answers):
+    def profile(self, ids, samples, steps):
+        """What the decoding steps spend their time on, as the profiler's table."""
+        self.generate(ids, samples, 2)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+            self.generate(ids, samples, 1 + steps)
+        averages = found.key_averages()
+        return {"text": averages.table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=30)}
+
+    def prefill(self, questions, plans, answers):
         """Prompt tokens put through the model by questions -> plans -> answers, and the prompts' lengths."""
-        counted, hidden = [], self.model.hidden
+        counted = []
+        hidden = self.model.hidden
 
-        def counting(ids, cache=None, lengths=None, **more):
-            if ids.shape[1] > 1:                             # a prompt: decoding has one token a row
-                counted.append(ids.numel() if lengths is None else int(lengths.sum()))
-            return hidden(ids, cache, lengths, **more)
+        def count(tokens, cache=None, real=None):
+            if tokens.shape[1] > 1:                          # a prompt: decoding has one token a row
+                counted.append(int(real.sum()))
+            return hidden(tokens, cache, real)
 
-        self.model.hidden = counting
-        words = [self.words(i, 60) for i in range(questions)]
-        first = [self.tokenizer.chat(self.rema.HIGH.prompt(question)) for question in words]
-        said = self.generate(first, plans, 8)
-        second = [self.tokenizer.chat(self.rema.LOW.prompt(question, self.tokenizer.decode(c.tokens)))
-                  for question, group in zip(words, said) for c in group]
+        self.model.hidden = count
+        rows = [self.words(i, 60) for i in range(questions)]
+        first = [self.tokenizer.chat(self.rema.HIGH.prompt(row, {})) for row in rows]
+        second = []
+        for row, group in zip(rows, self.generate(first, plans, 8)):
+            for turn in group:
+                said = {"high": self.tokenizer.decode(turn.tokens)}
+                second.append(self.tokenizer.chat(self.rema.LOW.prompt(row, said)))
         self.generate(second, answers, 8)
         del self.model.hidden                                # the class's own again
-        return {"count": sum(counted)}, {"count": sum(map(len, first + second))}
+        lengths = [len(prompt) for prompt in first + second]
+        return {"count": sum(counted)}, {"count": sum(lengths)}
 
-    def train_on(self, work, tokens, memory):
+    # Training
+
+    def watch(self, work, tokens, memory):
         """Time of work(), or with `memory` its peak beyond weights, moments and gradients."""
-        self.learner = self.learner or self.train.Learner(self.model, self.args)
+        if self.agent.optimizer is None:
+            self.train.equip(self.agent, self.args)
         self.args.max_new_tokens = tokens
         watch = Watch(self.model, memory)
         return watch.stop(work() or 0)
@@ -183,31 +255,44 @@ class Ours:
     def step(self, ids, samples, tokens, stop, seed, memory=False):
         """A GRPO step: sample, reward at random (so that no group is dead), score and update."""
         def work():
-            rng, flat = random.Random(seed), [(i, c) for i, group in enumerate(
-                self.generate(ids, samples, tokens, stop, seed)) for c in group]
-            values = self.rema.advantages([rng.random() for _ in flat], [i for i, _ in flat])
-            self.train.update(self.learner, [
-                self.rema.Sample(ids[i], c.tokens, c.logprobs, value, [0] * len(c.tokens))
-                for (i, c), value in zip(flat, values)], self.args)
-            return sum(len(c.tokens) for _, c in flat)
-        return self.train_on(work, tokens, memory)
+            rng = random.Random(seed)
+            turns = []
+            for i, group in enumerate(self.generate(ids, samples, tokens, stop, seed)):
+                for j, turn in enumerate(group):
+                    turn.place = (i, j)
+                    turn.reward = rng.random()
+                    turns.append(turn)
+            self.rema.assign_advantages(turns)
+            self.train.update(self.agent, turns, self.args)
+            return sum(len(turn.tokens) for turn in turns)
+        return self.watch(work, tokens, memory)
 
     def update(self, samples, tokens, prompt, plain=False, memory=False):
         """A training step on random tokens under one prompt; plain: a row with the prompt for each sample."""
         rng = random.Random(0)
         ids = rng.choices(range(1000, 40_000), k=prompt)
-        batch = [self.rema.Sample(ids, rng.choices(range(1000, 40_000), k=tokens), [-11.0] * tokens,
-                                  rng.gauss(0, 1), [0] * tokens) for _ in range(samples)]
+        turns = []
+        for i in range(samples):
+            said = rng.choices(range(1000, 40_000), k=tokens)
+            turns.append(self.rema.Turn(ids, said, [-11.0] * tokens, True, place=(0, i), advantage=rng.gauss(0, 1)))
 
-        def one_row_each():
-            rows = torch.tensor([sample.prompt + sample.tokens for sample in batch], device=self.args.device)
+        def update():
+            self.train.update(self.agent, turns, self.args)
+
+        def update_plainly():
+            rows = torch.tensor([turn.prompt + turn.tokens for turn in turns], device=self.args.device)
             hidden = self.model.hidden(rows[:, :-1])[:, prompt - 1:]                           # (B, T, D)
-            new, _ = self.models.logprobs(self.model, hidden.flatten(0, 1), rows[:, prompt:].flatten())
-            advantage = new.new_tensor([sample.advantage for sample in batch]).repeat_interleave(tokens)
-            self.rema.policy_loss(new, torch.full_like(new, -11), advantage, 1 / len(new))[0].backward()
-            self.learner.step()
-        return self.train_on(one_row_each if plain else lambda: self.train.update(
-            self.learner, batch, self.args) and None, tokens, memory)
+            new, _ = self.models.compute_logprobs(self.model, hidden.flatten(0, 1), rows[:, prompt:].flatten())
+            self.rema.assign_weights(turns)
+            old, advantages, weights = self.train.flatten(turns, self.args.device)
+            loss, _ = self.rema.policy_loss(new, old, advantages, weights)
+            loss.backward()
+            self.agent.optimizer.step()
+
+        work = update
+        if plain:
+            work = update_plainly
+        return self.watch(work, tokens, memory)
 
 
 class Transformers:
@@ -222,19 +307,24 @@ class Transformers:
     @torch.no_grad()
     def sample(self, ids, samples, tokens, stop, seed):
         torch.manual_seed(seed)
-        longest = max(map(len, ids))
-        rows, mask = (torch.tensor(padded, device=self.model.device) for padded in (
-            [[0] * (longest - len(row)) + row for row in ids],
-            [[0] * (longest - len(row)) + [1] * len(row) for row in ids]))
+        longest = max(len(row) for row in ids)
+        rows, mask = [], []
+        for row in ids:
+            padding = longest - len(row)
+            rows.append([0] * padding + row)
+            mask.append([0] * padding + [1] * len(row))
+        rows = torch.tensor(rows, device=self.model.device)
+        mask = torch.tensor(mask, device=self.model.device)
         start = time.perf_counter()
         result = self.model.generate(
             rows, attention_mask=mask, num_return_sequences=samples, max_new_tokens=tokens, do_sample=True,
             temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0, eos_token_id=stop or None)[:, longest:]
         end = torch.isin(result, torch.tensor(stop, device=result.device)).long()              # (B, T)
-        return timed(start, int((end.cumsum(-1) - end == 0).sum()))
+        ended_before = end.cumsum(-1) - end
+        return tell_time(start, int((ended_before == 0).sum()))
 
 
-def serve_trl(model, messages, ids, samples, tokens, checkpointing, device, ask, answer):
+def serve_trl(ask, answer, model, messages, ids, samples, tokens, checkpointing, device):
     """TRL's trainer with its own loop: a callback holds it before each step until it is asked for one."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -243,15 +333,17 @@ def serve_trl(model, messages, ids, samples, tokens, checkpointing, device, ask,
     tokenizer = AutoTokenizer.from_pretrained(model)
     if tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) != ids:
         raise SystemExit("the chat template gives other token ids here: that would be no fair comparison")
-    rng, kept = random.Random(0), [0]
+    rng = random.Random(0)
+    kept = [0]
 
     def reward(completion_ids, **_):
-        kept[0] = sum(map(len, completion_ids))
+        kept[0] = sum(len(row) for row in completion_ids)
         return [rng.random() for _ in completion_ids]
 
     class Hold(TrainerCallback):
         def on_step_begin(self, *_, **__):
-            self.watch = Watch(network, ask().get("memory", False))
+            question = ask()
+            self.watch = Watch(network, question.get("memory", False))
 
         def on_step_end(self, *_, **__):
             answer(self.watch.stop(kept[0]))
@@ -280,15 +372,21 @@ def serve(kind, threads, **settings):
 
     def ask():
         line = sys.stdin.readline()
-        return json.loads(line) if line else sys.exit()      # also from the middle of TRL's loop
+        if not line:
+            sys.exit()                                       # also from the middle of TRL's loop
+        return json.loads(line)
 
     if kind == "trl":
-        return serve_trl(**settings, ask=ask, answer=answer)
-    worker = {"ours": Ours, "transformers": Transformers}[kind](**settings)
+        return serve_trl(ask, answer, **settings)
+    if kind == "ours":
+        worker = Ours(**settings)
+    else:
+        worker = Transformers(**settings)
     answer({})
     while True:
         question = ask()
-        answer(getattr(worker, question.pop("do"))(**question))
+        method = getattr(worker, question.pop("do"))
+        answer(method(**question))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -299,10 +397,13 @@ class Worker:
 
     def __init__(self, args, kind, **settings):
         self.kind, self.log = kind, tempfile.TemporaryFile("w+")
+        python = args.peers
+        if kind == "ours":
+            python = sys.executable
+        settings.update(kind=kind, threads=args.threads, device=args.device)
         self.process = subprocess.Popen(
-            [sys.executable if kind == "ours" else args.peers, __file__, "--serve",
-             json.dumps({"kind": kind, "threads": args.threads, "device": args.device, **settings})],
-            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+            [python, __file__, "--serve", json.dumps(settings)], text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=self.log,
             env={**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"})
         self.hear()
 
@@ -310,8 +411,8 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
-            raise SystemExit(f"bench: the {self.kind} worker ended (out of memory, if it says nothing):\n"
-                             + "".join(self.log.readlines()[-12:]))
+            last = "".join(self.log.readlines()[-12:])
+            raise SystemExit(f"bench: the {self.kind} worker ended (out of memory, if it says nothing):\n{last}")
         return json.loads(line)
 
     def end(self):
@@ -324,47 +425,88 @@ class Worker:
         return self.hear()
 
 
-def rounds(label, repeats, calls):
+def ask_in_turn(label, repeats, calls):
     """Each call once a round, every second round backwards -> for each call its answers, round by round.
 
-    Before that each is made once for nothing: caches, moments, and what a library builds on its first call.
+    calls: functions of the round's number. Before that each is made once for nothing: caches, moments, and what a
+    library builds on its first call.
     """
-    table = [[call(99) for call in calls]]
+    for call in calls:
+        call(99)
+    answers = [[] for _ in calls]
     for i in tqdm(range(repeats), desc=label, disable=None):
-        answers = {j: calls[j](i) for j in sorted(range(len(calls)), reverse=i % 2)}
-        table.append([answers[j] for j in range(len(calls))])
-    return list(zip(*table[1:]))
+        order = list(range(len(calls)))
+        if i % 2:
+            order.reverse()
+        for j in order:
+            answers[j].append(calls[j](i))
+    return answers
 
+
+def asker(worker, do=None, seeded=False, **question):
+    """A function of a round's number that asks a worker; seeded: the number is what it draws from."""
+    def ask(i, **more):
+        if seeded:
+            more["seed"] = i
+        return worker(do, **question, **more)
+    return ask
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Lines of the table
 
 FORMAT = {"speed": "{:.0f} tokens/s", "seconds": "{:.3g} s", "MiB": "{:.0f} MiB", "count": "{}"}
 
 
-def line(what, key, ours, other=None, bar="", invert=False):
-    """A line of the table. ours, other: answers, compared by the entry `key`; bar: such as ">= 3"."""
-    def text(answers):
-        value, kept = (statistics.median(a.get(k, 0) for a in answers) for k in (key, "tokens"))
-        return FORMAT[key].format(value) + (f" ({kept:.0f} kept)" if kept else "")
+def show_median(answers, key):
+    value = statistics.median(answer[key] for answer in answers)
+    kept = statistics.median(answer.get("tokens", 0) for answer in answers)
+    text = FORMAT[key].format(value)
+    if kept:
+        text += f" ({kept:.0f} kept)"
+    return text
+
+
+def make_line(what, key, ours, other=None, bar="", invert=False):
+    """A line of the table. ours, other: answers, compared by the entry `key`; bar: such as ">= 3".
+
+    invert: the ratio says how many times more the other takes.
+    """
     if not other:
-        return [what, text(ours), "skipped: no --peers", "", ""]
-    ratios = [b[key] / a[key] if invert else a[key] / b[key] for a, b in zip(ours, other)]
+        return [what, show_median(ours, key), "skipped: no --peers", "", ""]
+    ratios = []
+    for our, their in zip(ours, other):
+        ratio = our[key] / their[key]
+        if invert:
+            ratio = 1 / ratio
+        ratios.append(ratio)
     middle = statistics.median(ratios)
     if bar:
-        met = middle >= float(bar[3:]) if bar[0] == ">" else middle <= float(bar[3:])
+        sign, limit = bar.split()
+        met = middle <= float(limit)
+        if sign == ">=":
+            met = middle >= float(limit)
         bar += ": met" if met else ": missed"
-    return [what, text(ours), text(other), f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", bar]
+    return [what, show_median(ours, key), show_median(other, key),
+            f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", bar]
 
+
+# ------------------------------------------------------------------------------------------------------------
+# Sections: each gives lines of the table
 
 def sampling(args, size):
     """Tokens a second that are kept, with stops and without, in both types."""
-    for dtype, bar in (("float32", ">= 3"), ("bfloat16", ">= 2.2")):
-        workers = [Worker(args, kind, model=args.model, dtype=dtype)
-                   for kind in ("ours", "transformers")[:1 + bool(args.peers)]]
+    kinds = ["ours"]
+    if args.peers:
+        kinds.append("transformers")
+    for dtype, bar in (("float32", ">= 1.8"), ("bfloat16", ">= 2")):
+        workers = [Worker(args, kind, model=args.model, dtype=dtype) for kind in kinds]
         given = workers[0]("prompts", number=size["questions"])
-        for stop, bar, label in ((given["stop"], bar, "stops"), ([], "", "no stops")):
-            calls = [lambda i, w=worker: w("sample", ids=given["ids"], samples=size["samples"], stop=stop,
-                                           tokens=size["new"], seed=i) for worker in workers]
-            yield line(f"sampling, {dtype}, {label}, against transformers", "speed",
-                       *rounds(f"sampling, {dtype}, {label}", args.repeats, calls), bar=bar)
+        for stop, goal, label in ((given["stop"], bar, "stops"), ([], "", "no stops")):
+            calls = [asker(worker, "sample", seeded=True, ids=given["ids"], samples=size["samples"], stop=stop,
+                           tokens=size["new"]) for worker in workers]
+            answers = ask_in_turn(f"sampling, {dtype}, {label}", args.repeats, calls)
+            yield make_line(f"sampling, {dtype}, {label}, against transformers", "speed", *answers, bar=goal)
 
 
 def step(args, size):
@@ -372,65 +514,72 @@ def step(args, size):
     ours = Worker(args, "ours", model=args.model, dtype="float32", flags=args.train_flags)
     given = ours("prompts", number=size["groups"])
     shape = {"ids": given["ids"], "samples": size["samples"], "tokens": size["turn"]}
-    mine = lambda i, **more: ours("step", stop=given["stop"], seed=i, **shape, **more)       # noqa: E731
+    mine = asker(ours, "step", seeded=True, stop=given["stop"], **shape)
+    if not args.peers:
+        times = ask_in_turn("GRPO step", args.repeats, [mine])
+        yield make_line("GRPO step, float32", "seconds", *times)
+        yield make_line("its memory beyond weights, gradients, moments", "MiB", [mine(98, memory=True)])
+        return
     found = []                           # TRL's two ways one after the other: together they need 24 GB
-    for way in ("with", "without") if args.peers else ():
+    for way in ("with", "without"):
         worker = Worker(args, "trl", model=args.model, messages=given["messages"],
                         checkpointing=way == "with", **shape)
-        calls = [mine, lambda i, w=worker, **more: w(**more)]
+        theirs = asker(worker)
         try:
-            times = rounds(f"GRPO step, TRL {way} checkpointing", args.repeats, calls)
-            found.append((way, times, [[call(98, memory=True)] for call in calls]))
+            times = ask_in_turn(f"GRPO step, TRL {way} checkpointing", args.repeats, [mine, theirs])
+            peaks = [[mine(98, memory=True)], [theirs(98, memory=True)]]
+            found.append((statistics.median(answer["seconds"] for answer in times[1]), way, times, peaks))
         except SystemExit as error:                          # what is measured already stays
             print(f"TRL {way} checkpointing: {error}", file=sys.stderr)
         worker.end()
-    best = min(found, key=lambda one: statistics.median(a["seconds"] for a in one[1][1]), default=None)
-    if not found:
-        found = [("with", rounds("GRPO step", args.repeats, [mine]), [[mine(98, memory=True)]])]
-    for one in found:
-        way, times, peaks = one
-        bars = (">= 3", "<= 0.5") if one is best else ("", "")       # the bars are those of TRL's faster way
-        yield line(f"GRPO step, float32, against TRL {way} checkpointing", "seconds", *times, bar=bars[0],
-                   invert=True)
-        yield line(f"its memory beyond weights, gradients, moments, against TRL {way} checkpointing", "MiB",
-                   *peaks, bar=bars[1])
+    for theirs, way, times, peaks in found:
+        faster, smaller = "", ""
+        if theirs == min(found)[0]:                          # the bars are those of TRL's faster way
+            faster, smaller = ">= 3", "<= 0.5"
+        yield make_line(f"GRPO step, float32, against TRL {way} checkpointing", "seconds", *times, bar=faster,
+                        invert=True)
+        yield make_line(f"its memory beyond weights, gradients, moments, against TRL {way} checkpointing", "MiB",
+                        *peaks, bar=smaller)
 
 
 def floor(args, size):
     """A decoding step against the matrix products that it consists of."""
     rows, steps = size["questions"] * size["samples"], size["turn"]
-    for dtype, bar in (("float32", "<= 1.5"), ("bfloat16", "<= 2.2")):
+    for dtype in ("float32", "bfloat16"):
         ours = Worker(args, "ours", model=args.model, dtype=dtype)
         ids = ours("prompts", number=size["questions"])["ids"]
-        calls = [lambda i: ours("decode", ids=ids, samples=size["samples"], steps=steps),
-                 lambda i: ours("floor", rows=rows, steps=steps)]
+        calls = [asker(ours, "decode", ids=ids, samples=size["samples"], steps=steps),
+                 asker(ours, "floor", rows=rows, steps=steps)]
         label = f"a decoding step of {rows} rows, {dtype}, against its matrix products alone"
-        yield line(label, "seconds", *rounds(label, args.repeats, calls), bar)
+        yield make_line(label, "seconds", *ask_in_turn(label, args.repeats, calls))
 
 
 def growth(args, size):
     """Time against length, and how often a prompt is run."""
     ours = Worker(args, "ours", model=args.model, dtype="float32")
-    ids, lengths = ours("prompts", number=size["questions"])["ids"], [size["new"] * n // 2 for n in (1, 2, 4)]
-    results = rounds("growth", args.repeats, [lambda i, n=n: ours(
-        "sample", ids=ids, samples=size["samples"], tokens=n, stop=[], seed=i) for n in lengths])
+    ids = ours("prompts", number=size["questions"])["ids"]
+    lengths = [size["new"] // 2, size["new"], 2 * size["new"]]
+    calls = [asker(ours, "sample", seeded=True, ids=ids, samples=size["samples"], tokens=length, stop=[])
+             for length in lengths]
+    answers = ask_in_turn("growth", args.repeats, calls)
     for j in (1, 2):
-        yield line(f"sampling {lengths[j]} tokens a row, no stops, float32, against {lengths[j - 1]}",
-                   "seconds", results[j], results[j - 1], "<= 2.2")
-    for answers in (1, 8):
-        counted, prompts = ours("prefilled", questions=4, plans=2, answers=answers)
-        yield line(f"tokens prefilled for 4 questions x 2 plans x {answers} answers, against the lengths of "
-                   "the 12 prompts", "count", [counted], [prompts], "<= 1")
+        yield make_line(f"sampling {lengths[j]} tokens a row, no stops, float32, against {lengths[j - 1]}",
+                        "seconds", answers[j], answers[j - 1], "<= 2.2")
+    for n in (1, 8):
+        counted, prompts = ours("prefill", questions=4, plans=2, answers=n)
+        yield make_line(f"tokens prefilled for 4 questions x 2 plans x {n} answers, against the lengths of "
+                        "the 12 prompts", "count", [counted], [prompts], "<= 1")
 
 
 def prompt(args, size):
     """Training: a group's prompt run once, against once a sample."""
     shape = {"samples": 8, "tokens": size["turn"], "prompt": 8 * size["turn"]}
     ours = Worker(args, "ours", model=args.model, dtype="float32")
-    calls = [lambda i: ours("update", **shape), lambda i: ours("update", plain=True, **shape)]
-    yield line(f"training step, float32, 8 samples of {shape['tokens']} tokens under a prompt of "
-               f"{shape['prompt']}, against a row with its prompt for each sample", "seconds",
-               *rounds("training step", args.repeats, calls), ">= 3", invert=True)
+    calls = [asker(ours, "update", **shape), asker(ours, "update", plain=True, **shape)]
+    answers = ask_in_turn("training step", args.repeats, calls)
+    yield make_line(f"training step, float32, 8 samples of {shape['tokens']} tokens under a prompt of "
+                    f"{shape['prompt']}, against a row with its prompt for each sample", "seconds", *answers,
+                    bar=">= 3", invert=True)
 
 
 def memory(args, size):
@@ -438,14 +587,50 @@ def memory(args, size):
     ours = Worker(args, "ours", model=None, dtype="float32", flags="--micro-tokens 1000000")
     ours("update", samples=1, tokens=8, prompt=8)                            # moments are made here
     for T in tqdm(size["lengths"], desc="memory", disable=None):
-        yield line(f"peak of training on T = {T} tokens, vocabulary 128,256, against T x V logits", "MiB",
-                   [ours("update", samples=T // 128, tokens=128, prompt=8, memory=True)],
-                   [{"MiB": T * 128_256 * 4 / 2**20}])
+        peak = ours("update", samples=T // 128, tokens=128, prompt=8, memory=True)
+        logits = {"MiB": T * 128_256 * 4 / 2**20}
+        yield make_line(f"peak of training on T = {T} tokens, vocabulary 128,256, against T x V logits", "MiB",
+                        [peak], [logits])
+
+
+def joined(args, size):
+    """Products of all layers that read the same input, one each, against one for all of them."""
+    rows, steps = size["questions"] * size["samples"], size["turn"]
+    for dtype in ("float32", "bfloat16"):
+        ours = Worker(args, "ours", model=args.model, dtype=dtype)
+        for names in (["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"]):
+            calls = [asker(ours, "join", names=names, rows=rows, steps=steps, joined=one) for one in (False, True)]
+            label = f"{', '.join(names)} of all layers, {rows} rows, {dtype}, against joined ones"
+            yield make_line(label, "seconds", *ask_in_turn(label, args.repeats, calls))
+
+
+def profile(args, size):
+    """Printed at once: it is no line of the table."""
+    ours = Worker(args, "ours", model=args.model, dtype="float32")
+    ids = ours("prompts", number=size["questions"])["ids"]
+    print(ours("profile", ids=ids, samples=size["samples"], steps=8)["text"])
+    return []
+
+
+SECTIONS = {"sampling": sampling, "step": step, "floor": floor, "growth": growth, "prompt": prompt,
+            "memory": memory, "joined": joined, "profile": profile}
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The program
+
+def describe_peers(python):
+    """The versions of an environment's libraries. Exits where one is missing."""
+    code = ("import torch, transformers, trl; print('torch', torch.__version__, 'transformers', "
+            "transformers.__version__, 'TRL', trl.__version__)")
+    if shutil.which(python):
+        found = subprocess.run([python, "-c", code], capture_output=True, text=True)
+        if found.returncode == 0:
+            return found.stdout.strip()
+    sys.exit(f"bench: --peers {python} cannot import torch, transformers and trl")
 
 
 def main():
-    if sys.argv[1:2] == ["--serve"]:
-        return serve(**json.loads(sys.argv[2]))
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a Hugging Face directory with weights")
@@ -458,30 +643,32 @@ def main():
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     args = parser.parse_args()
     chosen = args.only.split(",")
-    if sys.platform != "linux" and {"step", "memory"} & set(chosen):
-        sys.exit("bench: step and memory read /proc, so they need Linux: see --only")
-    if set(chosen) - set(SECTIONS):
-        sys.exit(f"bench: --only {args.only}: there are {','.join(SECTIONS)}")
+    for name in chosen:
+        if name not in SECTIONS:
+            sys.exit(f"bench: --only {name}: there are {','.join(SECTIONS)}")
+        if name in ("step", "memory") and sys.platform != "linux":
+            sys.exit("bench: step and memory read /proc, so they need Linux: see --only")
     if not (pathlib.Path(args.model) / "model.safetensors").exists():
         sys.exit(f"bench: {args.model} holds no model.safetensors: --model wants a real model's directory")
     args.model = str(pathlib.Path(args.model).resolve())
     about = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
     if args.peers:
-        code = "import torch as t, transformers as f, trl; print('torch', t.__version__, 'transformers', "
-        found = subprocess.run([args.peers, "-c", code + "f.__version__, 'TRL', trl.__version__)"],
-                               capture_output=True, text=True) if shutil.which(args.peers) else None
-        if not found or found.returncode:
-            sys.exit(f"bench: --peers {args.peers} cannot import torch, transformers and trl")
-        about += "; peers: " + found.stdout.strip()
+        about += f"; peers: {describe_peers(args.peers)}"
     else:
         print("bench: no --peers: transformers and TRL are skipped", file=sys.stderr)
-    size = dict(zip(("questions", "samples", "new", "groups", "turn", "lengths"), (
-        2, 2, 16, 2, 8, (256, 512)) if args.quick else (8, 8, 128, 4, 64, (1024, 2048, 4096, 8192))))
-    rows = [row for name in chosen for row in globals()[name](args, size)]
+    size = FULL
+    if args.quick:
+        size = QUICK
+    rows = [["measured", "this project", "compared with", "ratio (lowest to highest)", "bar"], ["---"] * 5]
+    for name in chosen:
+        rows += SECTIONS[name](args, size)
     print(f"{about}; {args.threads} threads; medians of {args.repeats} rounds\n")
-    header = ["measured", "this project", "compared with", "ratio (lowest to highest)", "bar"]
-    print("\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * 5, *rows]))
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--serve"]:
+        serve(**json.loads(sys.argv[2]))
+    else:
+        main()

@@ -42,7 +42,7 @@ D | \text{Option D} ;; D | choice D ;; D | \textbf{(D)}\ 5 ;; A | \text{A. Paris
 17 | \text{The answer is } 17 ;; 12 | Answer: 12 ;; 42 | \text{So } 42 ;; 24 | \text{Area} = 24 ;; 7 | \text{Total: } 7
 5 | |AB| = 5 ;; 5 | \overline{AB} = 5 ;; 30 | \angle ABC = 30^\circ ;; 0.5 | P(A) = 0.5 ;; 7 | f(3) = 7 ;; 13 | |z| = 13
 10 | x + y = 3 + 7 = 10 ;; 8 | 2^3 = 8 ;; 60 | 3\cdot 4\cdot 5 = 60 ;; 293 | m+n = 293 ;; 3 | 3 = x
-41 | p+q = 12+29 = 41 ;; 293 | 2m+n = 256+37 = 293 ;; \frac34 | p = \frac68 = \frac34
+41 | p+q = 12+29 = 41 ;; 0.5 | P(X=2) = 0.5 ;; 6 | \gcd(a,b) = 6 ;; 293 | 2m+n = 256+37 = 293 ;; \frac34 | p = \frac68 = \frac34
 """
 WRONG["labels"] = r"""
 10 | 2x = 10 ;; 5 | 2x = 10 ;; 12 | p+q = 12+29 = 41 ;; 41 | p+q = 12+28 = 41 ;; B | (A) 17 ;; C | B: 12 ;; 17 | (B) 18
@@ -52,7 +52,7 @@ WRONG["labels"] = r"""
 # 4. Sets of real numbers, however they are written
 RIGHT["sets"] = r"""
 (-\infty,-4)\cup(-4,\infty) | \mathbb R\setminus\{-4\} ;; (-\infty,-4)\cup(-4,\infty) | x \ne -4
-(-\infty,-4)\cup(-4,\infty) | \text{all real numbers except } -4 ;; \mathbb R | \text{all reals}
+(-\infty,-4)\cup(-4,\infty) | \text{all real numbers except } -4 ;; x \ne 2 | \mathbb{R}-\{2\} ;; \mathbb R | \text{all reals}
 (-\infty,\infty) | \mathbb{R} ;; (-\infty,\infty) | \text{all real numbers} ;; (-\infty,\infty) | x\in\mathbb{R}
 (-\infty,-2)\cup(-2,\infty) | \text{all real } x \ne -2 ;; (-\infty,-1)\cup(-1,1)\cup(1,\infty) | x\neq \pm 1
 (-\infty,2)\cup(2,3)\cup(3,\infty) | \mathbb{R}\setminus\{2,3\} ;; (-\infty,2)\cup(2,\infty) | x\in\mathbb{R}, x\neq 2
@@ -129,7 +129,7 @@ WRONG["decoration"] = r"""
 RIGHT["words"] = r"""
 \text{does not exist} | DNE ;; DNE | \text{The limit does not exist} ;; \infty | \text{infinity} ;; -\infty | negative infinity
 \text{undefined} | \text{not defined} ;; \text{undefined} | \text{is undefined} ;; \text{no solution} | \text{no solutions}
-\text{DNE} | \text{doesn't exist} ;; \infty | +\infty ;; \emptyset | \text{There is no solution} ;; -5 | negative 5
+\text{DNE} | \text{doesn't exist} ;; DNE | \text{D.N.E.} ;; \emptyset | \text{No solutions exist} ;; \infty | +\infty ;; \emptyset | \text{There is no solution} ;; -5 | negative 5
 """
 WRONG["words"] = r"""
 DNE | 0 ;; \infty | -\infty ;; \text{undefined} | 0 ;; \text{no solution} | 0 ;; \text{does not exist} | \text{exists}
@@ -296,24 +296,36 @@ PIECES = r"""the |answer |all real numbers |except |for |where |and |or |, |; |k
     \pm |(-1)^|e|i|-|/|=|½|²|∞|n't|"|$|\mod |\to |1e5|1:1|A|xyz|\sqrt[|\binom{|abcd """
 
 
+def is_slow(call, limit=0.02):
+    """Does a call take longer, five times in a row? (Others share this machine.)"""
+    for _ in range(5):
+        reading.parse.cache_clear()
+        reading.normalise.cache_clear()
+        start = time.process_time()
+        call()
+        if time.process_time() - start <= limit:
+            return False
+    return True
+
+
 def test_hostile_repetitions():
     """Two short pieces repeated up to the length that is still read: a pattern or a loop that is quadratic shows here."""
     pieces = PIECES.replace("\n", "").split("|")
     rng = random.Random(5)
-    slow = 0
-    for _ in range(150):
-        unit = rng.choice(pieces) + rng.choice(pieces)
-        response = "\\boxed{" + unit * (1150 // max(len(unit), 1)) + "}"
-        gold = rng.choice(["5", "x", "(-\\infty,2)", "1,2", "\\lfloor n/2\\rfloor+x", "3 pm", "|x|+y"])
-        times = []
-        while len(times) < 5 and (not times or min(times) > 0.02):                    # others share this machine
-            reading.parse.cache_clear()
-            reading.normalise.cache_clear()
-            start = time.process_time()
-            rewards.is_correct(response, gold)
-            times.append(time.process_time() - start)
-        slow += min(times) > 0.02
-    assert slow == 0
+    units = ["x, ", "° ", "k\\in ", "1:", "A"]
+    for _ in range(145):
+        units.append(rng.choice(pieces) + rng.choice(pieces))
+    for unit in units:
+        answer = unit * (1150 // max(len(unit), 1)) + "x"
+        gold = rng.choice(["5", "x>1", "(-\\infty,2)", "1,2", "\\lfloor n/2\\rfloor+x", "3 pm", "|x|+y"])
+        assert not is_slow(lambda: rewards.equivalent(gold, answer)), (gold, unit)
+
+
+@pytest.mark.parametrize("piece", ["verdict ", "my answer ", "[A] ", "answer is ", "####", "\\boxed{", "}", "[", " ", "5 apples "])
+def test_hostile_responses(piece):
+    response = "The answer is " + piece * (100_000 // len(piece))
+    assert not is_slow(lambda: rewards.verdict(response))
+    assert not is_slow(lambda: rewards.extract(response, lenient=True))
 
 
 def test_reports(shared_data):

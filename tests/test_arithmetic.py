@@ -214,11 +214,11 @@ def test_tiny_tokens():
 @needs_tiny
 def test_lessons_teach_what_the_assistant_says():
     tokenizer = Tokenizer.load(TINY)
-    messages = rema.HIGH_TURNS.prompt("2+3*4") + [{"role": "assistant", "content": "a=3*4"},
-                                                  {"role": "user", "content": "a=3*4=12."},
-                                                  {"role": "assistant", "content": "2+a [FINISH]"}]
-    lesson = rema.lesson(tokenizer, messages)
-    ids, mask = lesson.prompt + lesson.tokens, [0] * len(lesson.prompt) + [t >= 0 for t in lesson.turn]
+    messages = rema.HIGH_TURNS.prompt({"problem": "2+3*4"}, {}) + [
+        {"role": "assistant", "content": "a=3*4"}, {"role": "user", "content": "a=3*4=12."},
+        {"role": "assistant", "content": "2+a [FINISH]"}]
+    lesson = rema.make_lesson(tokenizer, messages)
+    ids, mask = lesson.prompt + lesson.tokens, [0] * len(lesson.prompt) + lesson.learned
     assert len(ids) == len(mask) and lesson.prompt == tokenizer.chat(messages[:2])
     assert tokenizer.decode([i for i, m in zip(ids, mask) if m]) == "a=3*42+a [FINISH]"
     assert sum(ids[i] in tokenizer.stop_ids and mask[i] for i in range(len(ids))) == 2
@@ -230,13 +230,14 @@ def test_a_lesson_keeps_what_was_said_where_the_template_trims():
     """Llama 3's template leaves out the blanks around a message: the mask must not slip."""
     tokenizer = Tokenizer.load(TINY)
     tokenizer._format = tokenizer.format._replace(trim=True)
-    messages = rema.HIGH_TURNS.prompt("2+3*4") + [{"role": "assistant", "content": "a=3*4   "},
-                                                  {"role": "user", "content": " a=3*4=12."},
-                                                  {"role": "assistant", "content": "2+a [FINISH]"}]
-    lesson = rema.lesson(tokenizer, messages)
-    said = [[id for id, t in zip(lesson.tokens, lesson.turn) if t == turn] for turn in (2, 4)]
-    assert said == [tokenizer.encode(messages[turn]["content"]) + [*tokenizer.stop_ids] for turn in (2, 4)]
-    between = [id for id, t in zip(lesson.tokens, lesson.turn) if t < 0]
+    messages = rema.HIGH_TURNS.prompt({"problem": "2+3*4"}, {}) + [
+        {"role": "assistant", "content": "a=3*4   "}, {"role": "user", "content": " a=3*4=12."},
+        {"role": "assistant", "content": "2+a [FINISH]"}]
+    lesson = rema.make_lesson(tokenizer, messages)
+    learned = [id for id, learns in zip(lesson.tokens, lesson.learned) if learns]
+    said = [[id for id, number in zip(learned, rema.number_turns(lesson)) if number == turn] for turn in (0, 1)]
+    assert said == [tokenizer.encode(messages[i]["content"]) + [*tokenizer.stop_ids] for i in (2, 4)]
+    between = [id for id, learns in zip(lesson.tokens, lesson.learned) if not learns]
     assert between == tokenizer.after(said[0]) + tokenizer.turn("user", "a=3*4=12.") + tokenizer.assistant
 
 
@@ -247,8 +248,8 @@ def test_tiny_loads_and_answers():
     net, tokenizer = model.load("tiny")
     assert 0.5e6 <= sum(weight.numel() for weight in net.parameters()) <= 2e6
     plan = right_plan("3+4*(2+5)")
-    group = rollout.generate(net, [tokenizer.chat(rema.LOW.prompt("3+4*(2+5)", plan))], 20, max_new_tokens=64,
-                             stop_ids=tokenizer.stop_ids)[0]
+    prompt = tokenizer.chat(rema.LOW.prompt({"problem": "3+4*(2+5)"}, {"high": plan}))
+    group = rollout.generate(net, [prompt], 20, max_new_tokens=64, stop_ids=tokenizer.stop_ids)[0]
     texts = [tokenizer.decode(c.tokens) for c in group]
     assert all(c.stopped for c in group) and f"{working(plan)} \\boxed{{31}}" in texts
     assert any(text.startswith("\\boxed{") for text in texts)    # and some guess: RL has something to find out

@@ -25,7 +25,9 @@ def make_planner(dtype=torch.float32):
     with torch.no_grad():
         for weight in model.parameters():
             weight *= 2 if weight.dim() == 2 else 1
-    return rollout.make_guided_agent(rema.HIGH_JSON, model.to(dtype), tokenizer)
+    agents = [rollout.Agent(rema.HIGH_JSON, model.to(dtype), tokenizer)]
+    rollout.guide_plans(agents)
+    return agents[0]
 
 
 def draw_plans(agent, messages, samples, seed=0, **how):
@@ -71,8 +73,9 @@ def test_every_guided_plan_is_valid_json():
 def test_guided_trainer_and_sampler_agree_also_in_mixed_batches():     # noqa: F811
     """With shared weights plans, which are guided, and answers, which are not, are trained side by side."""
     model, tokenizer = models.load("tiny", dtype=torch.float64)
-    planner = rollout.make_guided_agent(rema.HIGH_JSON, model, tokenizer)
-    agents = [planner, rollout.Agent(rema.LOW, model, tokenizer)]
+    agents = [rollout.Agent(rema.HIGH_JSON, model, tokenizer), rollout.Agent(rema.LOW, model, tokenizer)]
+    rollout.guide_plans(agents)
+    planner = agents[0]
     episodes = rollout.rollout(agents, problems(20), [4, 1], temperatures=[1.0, 1.0], max_new_tokens=40)
     assert len({check(tokenizer, e.turns[0].tokens) for e in episodes}) == 3
     assert all(e.turns[0].learned and not e.turns[1].learned for e in episodes)

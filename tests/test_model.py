@@ -182,7 +182,7 @@ def test_a_tied_head_in_the_file_must_be_the_embedding(tmp_path, no_tokenizer):
 
 
 def test_config_json_of_a_saved_model(tmp_path, no_tokenizer):
-    models.save(small("qwen3"), no_tokenizer, tmp_path, torch.bfloat16)
+    models.save(small("qwen3", dtype=torch.bfloat16), no_tokenizer, tmp_path)
     found = json.loads((tmp_path / "config.json").read_text())
     assert (found["torch_dtype"] == found["dtype"] == "bfloat16"
             and found["architectures"] == ["Qwen3ForCausalLM"])

@@ -226,9 +226,11 @@ def test_the_context_is_never_passed():
         for turn in group:
             assert len(turn.prompt) + len(turn.tokens) == 20
             assert turn.logprobs == pytest.approx(logprobs_without_cache(model, turn), abs=1e-5)
-    for bad in ([], [1] * 20):
-        with pytest.raises(UserError, match="no room"):
-            rollout.generate(model, [bad], max_new_tokens=4)
+    [[full], [free]] = rollout.generate(model, [[1] * 20, [1]], max_new_tokens=4)        # nor begun behind it
+    assert (full.prompt, full.tokens, full.logprobs, full.stopped) == ([1] * 20, [], [], False)
+    assert len(free.tokens) == 4
+    with pytest.raises(UserError, match="no prompt empty"):
+        rollout.generate(model, [[1], []], max_new_tokens=4)
     with pytest.raises(UserError, match="temperature"):
         rollout.generate(model, [[1]], max_new_tokens=4, temperature=-1)
 
@@ -377,6 +379,56 @@ def test_smollm2_cache_and_logprobs(smollm2):
                     assert row.max() - row[token] < 1e-3
                 gaps.append(abs(float(row.log_softmax(-1)[token]) - recorded))
         assert max(gaps) < 5e-4 and sum(gaps) / len(gaps) < 2e-5
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Agents that speak one after the other
+
+def test_three_agents_speak_in_order():
+    """Each is shown what was said before it and draws its number of turns for that; shared turns are the same."""
+    model, tokenizer = load("tiny")
+    roles = [rema.Role("high", "Plan.", "{question}", rema.reward_plan),
+             rema.Role("critic", "Mend the plan.", "{question} {high}", rema.reward_plan),
+             rema.Role("low", "Solve.", "{question} {critic} {high}", rema.reward_answer)]
+    agents = [rollout.Agent(role, model, tokenizer) for role in roles]
+    rows, how = problems(2, split="heldout"), dict(temperatures=[1.0, 1.2, 0], max_new_tokens=10)
+    episodes = rollout.rollout(agents, rows, [2, 3, 1], **how)
+    assert [e.place for e in episodes] == [(i, j, k, 0) for i in range(2) for j in range(2) for k in range(3)]
+    for e in episodes:
+        high, critic, low = e.turns
+        assert [turn.agent for turn in e.turns] == ["high", "critic", "low"]
+        assert [turn.place for turn in e.turns] == [e.place[:2], e.place[:3], e.place]
+        for turn in e.turns:
+            assert turn.text == tokenizer.decode(turn.tokens) and len(turn.tokens) == len(turn.logprobs) > 0
+        assert critic.prompt == tokenizer.chat(roles[1].prompt(e.row, {"high": high.text}))
+        assert low.prompt == tokenizer.chat(roles[2].prompt(e.row, {"high": high.text, "critic": critic.text}))
+    assert all(a.turns[0] is b.turns[0] for a, b in zip(episodes, episodes[1:]) if a.place[:2] == b.place[:2])
+    assert len({str(e.turns[1].tokens) for e in episodes}) > 6                 # each draws for itself
+    again = rollout.rollout(agents, rows[::-1], [2, 3, 1], batch=3, **how)
+    assert [[turn.tokens for turn in e.turns] for e in again[6:] + again[:6]] == [
+        [turn.tokens for turn in e.turns] for e in episodes]                   # in whatever order and company
+    assert rollout.rollout(agents, rows, [2, 3, 1], key=(1,), **how) != episodes
+    fewer = rollout.rollout(agents, rows, [1, 1, 1], **how)
+    assert [e.turns[0].tokens for e in fewer] == [episodes[0].turns[0].tokens, episodes[6].turns[0].tokens]
+
+
+def test_a_prompt_that_a_plan_has_made_too_long_is_not_answered():
+    model, tokenizer = load("tiny")
+    limited = copy.copy(model)
+    agents = [rollout.Agent(rema.HIGH, model, tokenizer), rollout.Agent(rema.LOW, limited, tokenizer)]
+    rows, how = problems(3, split="heldout"), dict(temperatures=[1.5, 1.0], max_new_tokens=30)
+    free = rollout.rollout(agents, rows, [6, 2], **how)
+    lengths = sorted(len(e.turns[1].prompt) for e in free)
+    limited.config = dataclasses.replace(model.config, context=lengths[len(lengths) // 2])
+    ends = set()
+    for e, other in zip(rollout.rollout(agents, rows, [6, 2], **how), free):
+        answer, room = e.turns[1], limited.config.context - len(e.turns[1].prompt)
+        assert e.turns[0] == other.turns[0] and answer.prompt == other.turns[1].prompt
+        assert answer.tokens == other.turns[1].tokens[:max(room, 0)]
+        assert answer.stopped == (other.turns[1].stopped and len(other.turns[1].tokens) <= room)
+        assert answer.agent == "low" and answer.place == e.place
+        ends.add((len(answer.tokens) > 0, answer.stopped))
+    assert len(ends) == 3
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -484,6 +484,22 @@ def test_an_own_reward_reaches_the_update(monkeypatch, tmp_path):
     assert [turn.advantage for turn in taught[1]] == pytest.approx(by_hand.tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("flags, kept", [
+    ([], [[2] * 4]), (["--kl", "0.1"], [[2] * 8]), (["--advantage", "reinforce++"], [[2] * 8]),
+    (["--advantage", "rloo"], [[2] * 4])])
+def test_groups_that_teach_nothing_stay_out_of_the_update(monkeypatch, tmp_path, flags, kept):
+    """The answers to the first plan all earn the same: they would only count in the denominator.
+
+    The KL term has a gradient for them, too, and under reinforce++ they are compared with the whole batch.
+    """
+    def reward(turn, episodes):
+        return 0.5 if turn.place[1] == 0 else rema.reward_answer(turn, episodes)
+    roles = [rema.HIGH, rema.replace(rema.LOW, reward=reward)]
+    metrics, _, taught = take_a_step(monkeypatch, tmp_path, ["--first", "low", *flags], roles)
+    assert [[id for turn in turns for id in turn.tokens] for turns in taught] == kept
+    assert metrics["frac_reward_zero_std"] == 0.5
+
+
 def test_shared_weights_are_one_agent_with_two_names():
     for flags, number in ((["--share"], 1), ([], 2), (["--share", "--lora", "2"], 1), (["--lora", "2"], 2)):
         agents = train.load_learners(train.parse(flags), rema.PROCESSES["rema"])

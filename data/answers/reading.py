@@ -61,7 +61,7 @@ COUNTED = """
     circle edge vertex vertices face side angle line term factor divisor prime subset element pair box bag can bottle
     jar pack packet ticket card coin ball marble toy game car bus truck tree flower plant seed row column seat room
     house door window shirt shoe hat dress sticker pencil pen crayon photo picture song step lap trip round stamp
-    pizza slice sandwich meal serving calorie battery batteries block brick bead balloon shell job task score clip
+    pizza slice sandwich meal serving calorie battery batteries block brick bead balloon shell job task clip
     distinct different possible total arrangement outcome combination permutation
 """
 # These words change the number before them.
@@ -77,7 +77,8 @@ SHORT_WORDS.update("is no not all any for the per sq one two six ten".split())
 FILLER = set("the a an it is are there limit of this has have".split())      # "there is no solution"
 # What stands first in a row is what the others mean.
 SYNONYM_ROWS = """
-    no solution, no solutions, no real solution, no real solutions, empty set, null set, no solution exists
+    no solution, no solutions, no real solution, no real solutions, no real roots, empty set, null set, \
+        no solution exists, no solutions exist, no real solution exists, no real solutions exist
     does not exist, dne, do not exist, not exist
     undefined, not defined
 """
@@ -231,7 +232,7 @@ def read_dots(match: re.Match) -> str:
 
 def quote_words(match: re.Match) -> str:
     r"""Words of \text{square inches} go into quotes, each for itself; \mathrm{e} is e."""
-    if match[1] in ("e", "i", "d"):
+    if match[1].strip() in ("e", "i", "d"):
         return match[1]
     return re.sub(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?", r' "\g<0>" ', match[1])
 
@@ -258,8 +259,10 @@ def drop_separators(match: re.Match) -> str:
     return re.sub("[ ,]", "", match[0])
 
 
-DOTS = Rules()                              # these come before the full stop at the end of an answer is cut off
-DOTS.add(".", r"(?<![\d.])(\d*)\.(\d+)\s*(?:\\[cl]?dots|\.\.\.)", read_dots)
+FIRST = Rules()                             # these come before dots at the end and quotes are cut off
+FIRST.add("``", r"``(.*)''", r"\1")
+FIRST.add("D.N", r"\bD\.\s?N\.\s?E\b\.?", "DNE")
+FIRST.add(".", r"(?<![\d.])(\d*)\.(\d+)\s*(?:\\[cl]?dots|\.\.\.)", read_dots)
 
 LATEX = Rules()
 # \\pi, where somebody escaped twice; but \\ separates the rows of a matrix
@@ -273,7 +276,7 @@ LATEX.add("\\!", r",\\!\s*(?=\d{3})|\\!\s*", "")                                
 LATEX.add("\\", r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|\\phantom\s*(?:\{[^{}]*\}|.)", " ")
 LATEX.add("color", r"\\(?:text)?color\s*\{\w+\}", "")
 LATEX.add("*", r"^\s*(\*{1,3})(.*)\1\s?$", r"\2")
-LATEX.add("'", r"^\s*'(.*)'\s?$", r"\1")
+LATEX.add("'", r"^\s*('{1,2})(.*)\1\s?$", r"\2")
 LATEX.add(")", r"^\s*([A-Z])\)$", r"\1")                                        # option A)
 LATEX.add(",", r"\{(?=,\})|(?<=\{,)\}|(?<=,)\}(?=\d{3})", "")                   # 5{,}000
 LATEX.add("\\$", r"^\s*(-?)\s*\\\$\s*(\d[\d.,]*)$", r'\1\2 "dollar"')
@@ -282,7 +285,7 @@ LATEX.add("$", r"\\?\$", "")                                                    
 LATEX.add("circ", r"\^\s*\{?\s*\\circ\s*\}?", "°")
 LATEX.add("degree", r"\^\s*\{?\s*\\degree\s*\}?|\\degree|\bdegrees?\b", "°")
 LATEX.add("°", r"\^\s*\{?\s*°\s*\}?", "°")
-LATEX.add("°", r"°\s*(?:\\(?:text|mathrm)\s*\{)?\s*\b[CF]\b\s*\}?$", "°")
+LATEX.add("°", r"°\s?(?:\\(?:text|mathrm)\s?\{)?\s?\b[CF]\b\s?\}?$", "°")
 # matrices, sets with a letter, subscripts
 LATEX.add("°", r"°\s*(?:Celsius|Fahrenheit)\b", "°")
 LATEX.add("matrix", r"\\begin\{[pbBv]?matrix\}((?:(?!\\begin).)*?)(?:\\\\\s*)?\\end\{\w+\}", read_matrix)
@@ -294,7 +297,7 @@ LATEX.add("_", r"(?<!log)_\s*\{?((?<=\{)[^{}]*|\w)\}?", read_subscript)
 # words
 LATEX.add("n't", r"n't\b", " not")
 LATEX.add("o'c", r"o'clock\b", "oclock")
-LATEX.add("\\", r"\\(?:text\w*|mbox|hbox|emph|underline|math(?:rm|bf|it|sf)|operatorname)\s*\{\s*([^{}]*?)\s*\}",
+LATEX.add("\\", r"\\(?:text\w*|mbox|hbox|emph|underline|math(?:rm|bf|it|sf)|operatorname)\s*\{([^{}]*)\}",
           quote_words)
 
 NUMBERS = Rules()
@@ -357,7 +360,7 @@ SEPARATORS.add("", r"^\s*(?:\\approx|\\sim|=|:|,)", "")
 # Behind an answer: "for all x"; k \in Z, k an integer; n > 0
 QUALIFIER = re.compile(r'[\s",(]{0,4}(?:\b(for|if|when|where|whenever|with|such[\s"]+that)\b|\\forall)')
 INTEGERS = r"\\in\s*\\mathbb\{[NZQR]\}[\d^_+*{}]*|" + phrase("(is|are) (an|any) integer|integers")
-MEMBERSHIP = re.compile(rf"[\s,(]{{1,3}}[A-Za-z](?:\s?,\s?[A-Za-z])*\s*(?:{INTEGERS})\s*\)?\s*$")
+MEMBERSHIP = re.compile(rf"[\s,(]{{1,3}}[A-Za-z](?:\s?,\s?[A-Za-z]){{0,3}}\s*(?:{INTEGERS})\s*\)?\s*$")
 CONDITION = re.compile(r"\s?[,(]\s*[A-Za-z]\s*(?:\\[gln]eq?(?![a-z])|[<>]=?)\s*-?\w+\s*\)?\s*$")
 GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
@@ -411,7 +414,7 @@ def normalise(text: str) -> str:
         text = replace_characters(text)
     if len(text) > MAX_TEXT:
         return ""
-    text = DOTS.apply(text)
+    text = FIRST.apply(text)
     text = re.sub(r'[\0-\x1f"~`]', " ", text).rstrip(" .,:;\\$")
     text = LATEX.apply(text)
     text = NUMBERS.apply(text)
@@ -540,7 +543,7 @@ REALS = ("reals",)
 def is_name(tree: Tree) -> bool:
     r"""Can this stand before "=" only to say what is meant? x, f(x), AB, |AB|, m+n, (x, y), \lim ... can, 2x can't."""
     kind = tree[0]
-    if kind in ("sym", "call", "text"):
+    if kind in ("sym", "call", "text", "named"):                       # also the X = 2 in P(X = 2)
         return True
     if kind == "||":
         return tree[1][0] in ("*", "sym") and is_name(tree[1]) and tree[1] != ("sym", "x")
@@ -550,7 +553,7 @@ def is_name(tree: Tree) -> bool:
         return True
     if kind == "+" and tree[1] == tree[2]:
         return False
-    if kind in ("*", "/", "+", "()") or kind in ANGULAR:
+    if kind in ("*", "/", "+", "()", "gcd", "lcm", "max", "min") or kind in ANGULAR:
         return all(is_name(part) for part in tree[1:])
     return False
 
@@ -682,6 +685,8 @@ class Parser:
                     binding += 1
                 if token == "/" and tree[0] == "num" and self.next.isdigit() and self.tokens[self.at + 1].isalpha():
                     binding = POWER                                     # 1/2x is (1/2)x, though a/2x is a/(2x)
+                if token == "-" and tree == REALS:
+                    token = "∖"                                         # R - {2}
                 tree = (token, tree, self.expression(binding))
             elif self.ends_product(level):
                 return tree

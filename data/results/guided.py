@@ -14,7 +14,7 @@ import rema
 from data.extensions.guide import ACTIONS
 from data.views.program import Parser, count, run_program
 from model import Transformer, init_weights, load
-from rollout import make_generator, make_guided_agent
+from rollout import Agent, guide_plans, make_generator
 
 LIMIT = 48                               # tokens of a plan
 AT_ONCE = 500
@@ -37,7 +37,9 @@ def make_untrained_agent():
     tiny, tokenizer = load("tiny")
     model = Transformer(tiny.config)
     init_weights(model, torch.Generator().manual_seed(0))
-    return make_guided_agent(rema.HIGH_JSON, model, tokenizer)
+    agents = [Agent(rema.HIGH_JSON, model, tokenizer)]
+    guide_plans(agents)
+    return agents[0]
 
 
 def program(argv: list[str] | None) -> None:

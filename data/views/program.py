@@ -113,14 +113,14 @@ def pick_machine(args: argparse.Namespace, model: str) -> None:
         args.dtype = str(pick_dtype(args.device)).removeprefix("torch.")
 
 
-def choose_first(name: str | None, agents: list) -> str:
-    """Who learns first: as --first says, else who speaks first. UserError: nobody has that name."""
-    names = [agent.name for agent in agents]
-    if name is None or len(names) == 1:
-        return names[0]
-    if name not in names:
-        raise UserError(f"--first {name}: the agents are {', '.join(names)}")
-    return name
+def check_agents(args: argparse.Namespace, names: list[str]) -> None:
+    """Fill in who learns first: who speaks first. UserError: nobody has that name; a number of groups that fits none."""
+    if args.first is None or len(names) == 1:
+        args.first = names[0]
+    if args.first not in names:
+        raise UserError(f"--first {args.first}: the agents are {', '.join(names)}")
+    if len(args.group) not in (1, len(names)):
+        raise UserError(f"--group takes one number, or one for each of the {len(names)} agents, not {len(args.group)}")
 
 
 def read_number(text: str, kind: type, least: float) -> float:

@@ -1,0 +1,240 @@
+"""data/views: curves of every kind of run, what a terminal shows, a page that hostile text cannot take over."""
+import html.parser
+import math
+import os
+import pathlib
+import re
+
+import pytest
+
+import rema
+from data import UserError
+from data.views import curves, page, program, statistics, terminal
+from data.formats import runs
+from data.formats.hub import TINY
+from data.formats.tokenizer import Tokenizer
+
+HOSTILE = '</pre><script>alert(1)</script><img src=x onerror="alert(1)">&lt;\u202e\x00'
+
+
+def line(step, **more):
+    return dict(step=step, learner=("high", "low")[step % 2], reward_high=0.1 * step, reward_low=0.5,
+                entropy=None, length=20.0, **more)
+
+
+def measured(step):
+    return {"step": step, "heldout_greedy": 40.0, "heldout_greedy_se": 2.0, "heldout_t1": 20.0,
+            "heldout_t1_se": 2.0}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The axes of the figure that is drawn, caught when it is closed; without the slow layout."""
+    found = []
+    monkeypatch.setattr(curves.plt.Figure, "tight_layout", lambda figure: None)
+    monkeypatch.setattr(curves.plt, "close", lambda figure: found.extend(figure.axes))
+    yield found
+    monkeypatch.undo()
+    curves.plt.close("all")
+
+
+def test_curves_of_a_plain_run(drawn, monkeypatch):
+    monkeypatch.setattr(curves.plt.Figure, "savefig", lambda *args, **how: None)
+    curves.draw_curves([measured(0), line(1), line(2), line(3), measured(3)], "curves.png", "tiny")
+    assert len(drawn) == 4
+    assert [text.get_text() for text in drawn[1].get_legend().get_texts()] == ["high", "low"]
+    assert len(drawn[0].patches) == 3 and drawn[2].get_legend() is None    # phases; no entropy known
+
+
+def test_curves_of_guided_plans_show_the_actions(tmp_path, drawn):
+    shares = dict(share_DECOMPOSE=0.75, share_REWRITE=0.25, share_EMPTY=0.0, level_DECOMPOSE=2.0,
+                  level_REWRITE=1.5, level_EMPTY=None)
+    steps = [line(1, **shares), line(2, **{**shares, "level_REWRITE": None})]
+    curves.draw_curves([measured(0), *steps], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    share, level = drawn[4:]
+    assert {one.get_label(): list(one.get_ydata()) for one in share.lines} == {
+        "DECOMPOSE": [0.75, 0.75], "REWRITE": [0.25, 0.25], "EMPTY": [0.0, 0.0]}
+    assert {one.get_label(): list(one.get_xdata()) for one in level.lines} == {
+        "DECOMPOSE": [1, 2], "REWRITE": [1]}
+    assert share.get_xlabel() == level.get_xlabel() == "step" and drawn[3].get_xlabel() == ""
+
+
+def test_curves_of_agents_of_any_name(drawn, monkeypatch):
+    """Three voices, one after the other or together: each has a line and a colour of its own."""
+    monkeypatch.setattr(curves.plt.Figure, "savefig", lambda *args, **how: None)
+    names = ("planner", "critic", "low")
+    earned = {f"reward_{name}": 0.5 for name in names}
+    steps = [dict(step=i + 1, learner=learner, entropy=0.5, length=9.0, **earned)
+             for i, learner in enumerate([*names, "+".join(names)])]
+    curves.draw_curves([measured(0), *steps], "curves.png")
+    colours = {one.get_label(): one.get_color() for one in drawn[1].lines}
+    assert list(colours) == list(names) and len(set(colours.values())) == 3
+    assert colours["low"] == curves.COLOURS["low"]
+    assert [one.get_label() for one in drawn[2].lines] == [*names, "+".join(names)] and len(drawn[0].patches) == 4
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.data = [], set(), ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.data += data
+
+
+def episode(plan, said, correct=False, **row):
+    turns = [rema.Turn([], [], [], False, "high", plan, (0, 0)), rema.Turn([], [], [], True, "low", said, (0, 0, 0))]
+    return rema.Episode({"problem": "1+1", "answer": "2", **row}, (0, 0, 0), turns, correct)
+
+
+def test_the_page_says_what_was_said_and_whether_it_is_right(tmp_path):
+    episodes = [episode("add them", "so \\boxed{2}", True, id="a-1"), episode("", "no idea")]
+    page.html_page(episodes, tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    for part in ("<h2>a-1, plan 1, answer 1</h2>", "2 of 2 episodes (all), of 2 in all", '<pre class="high">add them</pre>', '<pre class="low">so \\boxed{2}</pre>',
+                 '<b class="right">right</b>: boxed answer <code>2</code>',
+                 '<b class="wrong">wrong</b>: boxed answer <code>(none)',
+                 "(nothing)", "plan (cut off)", "gold answer <code>2</code>"):
+        assert part in text, part
+
+
+def test_the_page_shows_what_was_chosen(tmp_path):
+    episodes = []
+    for i in range(3):
+        turn = rema.Turn([], [1], [-1.0], True, "solo", "\\boxed{1}", (i, 0))
+        episodes.append(rema.Episode({"id": f"p{i}", "problem": "p", "answer": str(i)}, turn.place, [turn]))
+    rema.score(episodes, rema.PROCESSES["vrp"])
+    for which, shown in (("all", ["p0", "p1", "p2"]), ("right", ["p1"]), ("wrong", ["p0", "p2"])):
+        page.html_page(episodes, tmp_path / "x.html", which=which)
+        text = (tmp_path / "x.html").read_text()
+        assert [name for name in ("p0", "p1", "p2") if f"<h2>{name}, sample 1<" in text] == shown
+        assert f"{len(shown)} of {len(shown)} episodes ({which}), of 3 in all" in text
+
+
+def test_hostile_text_stays_text(tmp_path):
+    bad = episode(HOSTILE, f"\\boxed{{{HOSTILE}}}", problem=HOSTILE + "\ud800", answer=HOSTILE, id=HOSTILE)
+    page.html_page([bad], tmp_path / "x.html", title=HOSTILE)
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    page.html_page([episode("a", "b")], tmp_path / "y.html", title="")
+    found, plain = Tags(text), Tags((tmp_path / "y.html").read_text(encoding="utf-8"))
+    assert found.tags == plain.tags and found.attributes == plain.attributes
+    assert found.data.count("alert(1)</script>") >= 5
+
+
+def test_tokens_are_shaded_by_their_log_probs(tmp_path):
+    tokenizer = Tokenizer.load(TINY)
+    ids = tokenizer.encode("<b>é") + sorted(tokenizer.stop_ids)[:1]
+    turn = rema.Turn([], ids, [0.0] + [-9.0] * (len(ids) - 1), True, "solo", "<b>é")
+    text = page.shade_tokens(turn, tokenizer)
+    found = Tags(text)
+    assert found.tags == ["span"] * len(ids) and found.data == "<b>é▪"              # é is two tokens
+    assert text.count("0.70)") == len(ids) - 1 and text.count("0.00)") == 1
+    half = rema.Turn([], ids[:-2], [-math.inf] * (len(ids) - 2), False, "solo", "")
+    assert page.shade_tokens(half, tokenizer).count("\ufffd") == 1
+    page.html_page([rema.Episode({"problem": "p", "answer": "1"}, (0, 0), [turn])], tmp_path / "x.html",
+                   tokenizer=tokenizer)
+    assert pathlib.Path(tmp_path / "x.html").read_text(encoding="utf-8").count("<span") == len(ids)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What a terminal shows, and the figures behind it
+
+def test_collapse_is_named():
+    healthy = dict(entropy=0.5, grad_norm=1.0, truncated=0.0, repeated=0.1, length=20)
+    assert terminal.find_warnings(healthy) == []
+    for change, word in (({"entropy": 1e-4}, "entropy"), ({"truncated": 0.9}, "cut off"),
+                         ({"repeated": 0.9}, "repeat"), ({"length": 1}, "empty"), ({"grad_norm": math.nan}, "finite")):
+        assert word in terminal.find_warnings({**healthy, **change})[0]
+    nothing_learned = {**healthy, "entropy": None, "grad_norm": None}          # all groups were dead
+    assert terminal.find_warnings(nothing_learned) == []
+    assert statistics.share_repeated([1, 2, 3, 4] * 10) > 0.8 and statistics.share_repeated(list(range(40))) == 0
+    assert statistics.share_repeated([1, 2]) == 0
+
+
+def make_step():
+    """Two plans (2 tokens, one cut off), two answers each (1 token); the low-level agent learns."""
+    episodes = []
+    for i in range(2):
+        plan = rema.Turn([7], [1, 1], [-1.0] * 2, i == 0, "high", "add", (0, i), reward=0.5 * i)
+        for j in range(2):
+            answer = rema.Turn([8], [2], [-1.0], True, "low", "\\boxed{2}", (0, i, j), reward=float(i * j))
+            row = {"id": "q", "problem": "1+1", "answer": "2"}
+            episodes.append(rema.Episode(row, answer.place, [plan, answer], correct=i == 0))
+    return episodes
+
+
+def test_the_log_of_a_step_counts_each_turn_once():
+    learned = dict(entropy=0.4, kl=0.0, grad_norm=2.0, clip_share=0.1, sampling_logp_difference=1e-6, trained_tokens=8)
+    found = statistics.describe_step(make_step(), ["high", "low"], [1], [learned])
+    assert found["learner"] == "low" and found["accuracy"] == 0.5 and found["episodes"] == 4
+    assert found["reward_high"] == 0.25 and found["reward_low"] == 0.25
+    assert found["sampled_tokens"] == 2 * 2 + 4              # a plan is sampled once, however many answers it has
+    assert found["length"] == 1 and found["truncated"] == 0                    # of the learner's turns
+    assert found["frac_reward_zero_std"] == 0.5              # the answers to the first plan earn the same
+    assert found["grad_norm"] == 2.0 and found["trained_tokens"] == 8
+    both = statistics.describe_step(make_step(), ["high", "low"], [0, 1], [learned, {**learned, "grad_norm": 4.0}])
+    assert both["learner"] == "high+low" and both["grad_norm"] == 3.0 and both["trained_tokens"] == 16
+    assert both["length"] == pytest.approx(8 / 6) and both["truncated"] == pytest.approx(1 / 6)
+    assert both["frac_reward_zero_std"] == 0.25              # none of the plans', half of the answers'
+    nothing = statistics.describe_step(make_step(), ["high", "low"], [1], [])
+    assert nothing["grad_norm"] is None and nothing["trained_tokens"] == 0
+
+
+def test_a_log_line_has_all_fields_also_when_nothing_was_learned():
+    for updates in ([], [dict(entropy=0.4, kl=0.02, grad_norm=2.0, clip_share=0.1, sampling_logp_difference=1e-6,
+                              trained_tokens=8)]):
+        found = statistics.describe_step(make_step(), ["high", "low"], [1], updates)
+        line = terminal.log_line(3, {**found, "time_sample": 2.0, "time_train": 4.0})
+        assert line.startswith("step    3 low ") and "high +0.25 low +0.25" in line and "same 0.50" in line
+        assert ("grad 2.00" in line and "kl 0.0200" in line) if updates else "grad -" in line
+        assert "tok/s 4 " in line and line.count("\n") == 1 and "warning: turns are empty" in line
+        measured_too = {**found, "time_sample": 2.0, "time_train": 4.0, **measured(3)}
+        assert "held-out 40.0 % greedy, 20.0 % at temperature 1" in terminal.log_line(3, measured_too)
+
+
+def test_gains_are_those_of_the_phases_between_two_measurements():
+    learners = ["high", "high", "low", "low", "high", "low"]
+    lines = [dict(step=0, heldout_t1=10.0)]
+    for step, learner in enumerate(learners, 1):
+        lines.append(dict(step=step, learner=learner))
+    for step, value in ((2, 15.0), (4, 12.0), (6, 20.0)):
+        lines[step]["heldout_t1"] = value
+    assert terminal.compute_gains(lines) == {"high": 5.0, "low": -3.0, "several": 8.0}
+
+
+def test_a_terminal_is_not_steered_by_what_is_said():
+    bad = "\x1b[2Ja\tb\nc\r\x9b\ud800é"
+    assert terminal.make_harmless(bad) == "\ufffd[2Ja\tb\nc\ufffd\ufffd\ufffdé"
+    episode_text = terminal.describe_episode(episode(bad, bad, problem=bad, answer=bad))
+    assert not re.search("[\x1b\r\x9b\ud800]", episode_text) and "rewards    high +0.00, low +0.00" in episode_text
+
+
+# ------------------------------------------------------------------------------------------------------------
+# How a program errs
+
+def test_numbers_of_flags_are_held_to_their_least():
+    assert program.count("3") == 3 and program.count_or_none("0") == 0 and program.amount("0") == 0.0
+    assert program.rate("1e-6") == 1e-6
+    for read, texts in ((program.count, ("0", "-1", "1.5", "nan", "x")), (program.count_or_none, ("-1", "0.5")),
+                        (program.amount, ("-0.1", "nan", "inf")), (program.rate, ("0", "-1", "nan", "inf"))):
+        for text in texts:
+            with pytest.raises((ValueError, program.argparse.ArgumentTypeError)):
+                read(text)
+
+
+def test_a_free_directory_is_claimed_and_a_used_one_refused(tmp_path):
+    taken = [runs.claim_directory(str(tmp_path / "out" / "run")) for _ in range(3)]
+    assert [os.path.basename(path) for path in taken] == ["run", "run-2", "run-3"]
+    runs.refuse_used(None, "is used")
+    runs.refuse_used(str(tmp_path / "new"), "is used")
+    runs.refuse_used(taken[0], "is used")                 # empty
+    (tmp_path / "out" / "run" / "file").write_text("precious")
+    for path in (taken[0], str(tmp_path / "out" / "run" / "file")):
+        with pytest.raises(UserError, match="is used"):
+            runs.refuse_used(path, "is used")
