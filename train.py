@@ -241,7 +241,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
     if args.kl:
         references = compute_references(agent, batches, args.temperature)
     norms = []
-    for _ in range(args.updates):
+    for i in range(args.updates):
         for batch, reference in zip(batches, references):
             old, advantages, weights = flatten(batch, device)
             turn_numbers = None
@@ -252,15 +252,21 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
                                            args.dual_clip)
             loss.backward()
             found["entropy"] = entropy.mean()
-            found["sampling_logp_difference"] = (new - old).abs().mean().detach()      # of fresh samples: near 0
+            if i == 0:                               # of fresh samples: sampler and trainer should agree
+                found["sampling_logp_difference"] = (new - old).abs().mean().detach()
             for name, value in found.items():
                 sums[name] = sums[name] + value * len(old)
         norms.append(agent.optimizer.step())
     if dist.is_initialized():                        # extension
         add_up_sums(sums, device)
-    trained = args.updates * sum(turn.count_learned() for turn in turns)
-    statistics = {name: float(value) / trained for name, value in sums.items()}
-    return {**statistics, "grad_norm": torch.tensor(norms).max().item(), "trained_tokens": trained}
+    tokens = sum(turn.count_learned() for turn in turns)
+    result = {"grad_norm": torch.tensor(norms).max().item(), "trained_tokens": tokens * args.updates}
+    for name, value in sums.items():
+        seen = tokens * args.updates
+        if name == "sampling_logp_difference":
+            seen = tokens
+        result[name] = float(value) / seen
+    return result
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -507,10 +513,8 @@ def fill_in_training_defaults(args: Namespace) -> None:
 def check_training(args: Namespace) -> None:
     if 0 < args.dual_clip <= 1:
         raise UserError(f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none")
-    by_turn = args.ratio == "turn" or args.normalise in ("turn", "turns")
-    if by_turn and args.plan_format == "json":
-        raise UserError("--ratio turn and --normalise turn, turns are not for --plan-format json: forced tokens would "
-                        "cut a plan into several turns")
+    if args.ratio == "turn" and args.plan_format == "json":
+        raise UserError("--ratio turn is not for --plan-format json: forced tokens have no ratio")
     if args.reward == "consistency":
         answers = args.followers
         if args.switch_every == 0:

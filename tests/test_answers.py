@@ -56,6 +56,7 @@ RIGHT["sets"] = r"""
 (-\infty,\infty) | \mathbb{R} ;; (-\infty,\infty) | \text{all real numbers} ;; (-\infty,\infty) | x\in\mathbb{R}
 (-\infty,-2)\cup(-2,\infty) | \text{all real } x \ne -2 ;; (-\infty,-1)\cup(-1,1)\cup(1,\infty) | x\neq \pm 1
 (-\infty,2)\cup(2,3)\cup(3,\infty) | \mathbb{R}\setminus\{2,3\} ;; (-\infty,2)\cup(2,\infty) | x\in\mathbb{R}, x\neq 2
+x>1, x<3 | x>1 \text{ and } x<3 ;; x<1, x>3 | x<1 \text{ or } x>3 ;; x<a \text{ or } x>b | (-\infty,a)\cup(b,\infty)
 (1,3) | x>1 \text{ and } x<3 ;; (1,2) | x>1, x<2 ;; (-\infty,1)\cup(3,\infty) | x<1 \text{ or } x>3 ;; [1,3]\cup[2,5] | [1,5]
 (-\infty,1)\cup(1,2)\cup(2,\infty) | x \ne 1, 2 ;; (-\infty,1)\cup(3,\infty) | x<1 \cup x>3 ;; (0,1] | 0<x \text{ and } x \le 1
 \emptyset | \text{no solution} ;; \emptyset | \varnothing ;; \emptyset | \{\} ;; \text{no solution} | \text{no real solutions}
@@ -64,6 +65,7 @@ RIGHT["sets"] = r"""
 """
 WRONG["sets"] = r"""
 (-\infty,-4)\cup(-4,\infty) | x \ne 4 ;; (1,3) | x>1 \text{ or } x<3 ;; (-\infty,1)\cup(3,\infty) | x<1 \text{ and } x>3
+(0,0) | x<1 \text{ and } x>3 ;; x>1, x<3 | x>1 \text{ or } x<3 ;; x<1, x>3 | x<1 \text{ and } x>3
 (1,3) | x\ge1 \text{ and } x<3 ;; \emptyset | \mathbb{R} ;; \emptyset | 0 ;; (-\infty,\infty) | (0,\infty) ;; (-\infty,2) | 2x<5
 (-\infty,2) | -2x<4 ;; [1,2]\cup[3,4] | [1,4] ;; \mathbb R\setminus\{2\} | \mathbb R\setminus\{3\} ;; x>2 | y>2
 (2,\infty) | y>2, y<3 ;; (1,2) | [1,2] ;; (-\infty,2)\cup(2,\infty) | \mathbb R ;; \{1,2\} | [1,2] ;; 3 | x\ne 3 ;; x\ne 3 | 3
@@ -89,7 +91,7 @@ RIGHT["times"] = r"""
 """
 WRONG["times"] = r"""
 3 \text{ pm} | 3 \text{ am} ;; 12:30 | 6:15 ;; 10:30 | 5:15 ;; 12:00 | 1:00 ;; 3:30 \text{ pm} | 3:00 \text{ pm} ;; 4:00 | 4:30
-15:00 | 3 \text{ am} ;; 20:34 | 8:34 \text{ am} ;; 12 \text{ am} | 12 \text{ pm} ;; 12:00 \text{ p.m.} | \text{midnight} ;; 6:5 | 5:6
+5 \text{ cents} | 5 \text{ am} ;; 12 \text{ am} | 12 \text{ cm} ;; 15:00 | 3 \text{ am} ;; 20:34 | 8:34 \text{ am} ;; 12 \text{ am} | 12 \text{ pm} ;; 12:00 \text{ p.m.} | \text{midnight} ;; 6:5 | 5:6
 """
 # 7. Repeating decimals
 RIGHT["repeating"] = r"""
@@ -132,7 +134,7 @@ RIGHT["words"] = r"""
 \text{DNE} | \text{doesn't exist} ;; DNE | \text{D.N.E.} ;; \emptyset | \text{No solutions exist} ;; \infty | +\infty ;; \emptyset | \text{There is no solution} ;; -5 | negative 5
 """
 WRONG["words"] = r"""
-DNE | 0 ;; \infty | -\infty ;; \text{undefined} | 0 ;; \text{no solution} | 0 ;; \text{does not exist} | \text{exists}
+DNE | 0 ;; \infty | -\infty ;; \sqrt2 | \infty ;; \infty | x ;; x | \infty ;; \infty | 5\sqrt2 ;; (0,\infty) | (0,\sqrt2) ;; \text{undefined} | 0 ;; \text{no solution} | 0 ;; \text{does not exist} | \text{exists}
 \text{defined} | \text{undefined} ;; \text{DNE} | \infty ;; 5 | ;; \text{} | \text{} ;; 5 | negative 5
 """
 
@@ -141,7 +143,7 @@ DNE | 0 ;; \infty | -\infty ;; \text{undefined} | 0 ;; \text{no solution} | 0 ;;
 RIGHT["numbers"] = r"""
 -5 | 2-3-4 ;; \frac18 | 1/2/4 ;; 512 | 2^3^2 ;; 40/3 | 4\frac{10}{3} ;; \sqrt2 | 1.41421 ;; \sqrt2 | 1.414214 ;; 0.12 | 0.\overline{12}
 y=-\frac12x+3 | y=-1/2x+3 ;; \frac{1}{2\pi} | 1/2\pi ;; y=x | x=y ;; x+y=3 | y=3-x ;; 3:4 | 3 \text{ to } 4 ;; x=1,y=2 | \begin{cases}x=1\\y=2\end{cases}
-3,-1 | -1,3 ;; \{1\pm\sqrt5,-2\} | 1-\sqrt5, -2, 1+\sqrt5 ;; 1,000 | 1000 ;; \$32,\!348 | 32348 ;; \$5 | 5 \text{ dollars}
+-5,-2,7 | 7, -2, \text{ and } -5 ;; 3,-1 | -1,3 ;; \{1\pm\sqrt5,-2\} | 1-\sqrt5, -2, 1+\sqrt5 ;; 1,000 | 1000 ;; \$32,\!348 | 32348 ;; \$5 | 5 \text{ dollars}
 """
 WRONG["numbers"] = r"""
 3 | 2-3-4 ;; 2 | 1/2/4 ;; 64 | 2^3^2 ;; 22/3 | 4\frac{10}{3} ;; \sqrt2 | 1.414215 ;; \sqrt2 | 1.4142 ;; -1,3,3 | -1,3 ;; \$5 | 5^\circ

@@ -321,7 +321,7 @@ def test_the_type_that_was_asked_for_is_the_type_that_is_computed_in(monkeypatch
     with torch.no_grad():
         new, _ = rollout.batch_logprobs(model, turns)
     assert new.dtype == torch.float32
-    assert (new - recorded(turns)).abs().mean() < 0.03
+    assert (new - recorded(turns)).abs().mean() < 0.01
 
 
 def test_adapters_are_sampled_with_and_their_base_is_as_it_was():
@@ -384,9 +384,9 @@ def test_smollm2_cache_and_logprobs(smollm2):
 # ------------------------------------------------------------------------------------------------------------
 # Agents that speak one after the other
 
-def test_three_agents_speak_in_order():
+def test_three_agents_speak_in_order(exact):
     """Each is shown what was said before it and draws its number of turns for that; shared turns are the same."""
-    model, tokenizer = load("tiny")
+    model, tokenizer = models.load("tiny", dtype=torch.float64)
     roles = [rema.Role("high", "Plan.", "{question}", rema.reward_plan),
              rema.Role("critic", "Mend the plan.", "{question} {high}", rema.reward_plan),
              rema.Role("low", "Solve.", "{question} {critic} {high}", rema.reward_answer)]
@@ -412,8 +412,8 @@ def test_three_agents_speak_in_order():
     assert [e.turns[0].tokens for e in fewer] == [episodes[0].turns[0].tokens, episodes[6].turns[0].tokens]
 
 
-def test_a_prompt_that_a_plan_has_made_too_long_is_not_answered():
-    model, tokenizer = load("tiny")
+def test_a_prompt_that_a_plan_has_made_too_long_is_not_answered(exact):
+    model, tokenizer = models.load("tiny", dtype=torch.float64)
     limited = copy.copy(model)
     agents = [rollout.Agent(rema.HIGH, model, tokenizer), rollout.Agent(rema.LOW, limited, tokenizer)]
     rows, how = problems(3, split="heldout"), dict(temperatures=[1.5, 1.0], max_new_tokens=30)

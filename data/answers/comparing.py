@@ -72,6 +72,7 @@ def evaluate(tree: Tree, point: Point, scaled: bool = False) -> Number:
     """The value at a point. scaled: 50 % is 1/2 and 180° is pi, as always inside sin; else they are 50 and 180."""
     kind = tree[0]
     if kind == "num" or kind == "const":
+        require(tree[1] != math.inf, "infinity is no number")
         return tree[1]
     if kind == "sym":
         return point.values[tree[1]]
@@ -533,7 +534,7 @@ def find_region(tree: Tree, budget: Budget) -> Region:
         return find_region(tree[2], budget)
     if kind in ("()", "[]", "(]", "[)") and len(tree) == 3:
         left, right = find_value(tree[1], budget), find_value(tree[2], budget)
-        require(left <= right, "not an interval")
+        require(left < right or left == right and kind == "[]", "not an interval")
         start = (left, int(kind[0] == "("))
         end = (right, int(kind[1] == "]"))
         return unite([(max(start, START), min(end, END))], [])
@@ -569,7 +570,7 @@ def find_points(trees: Tree, budget: Budget) -> Region:
 
 
 def find_joint_region(tree: Tree, budget: Budget) -> Region:
-    """Several conditions: x > 1 and x < 3; x < 1 or x > 3; x != 1, 2. A comma means "and", or "or" if nothing is left."""
+    """Several conditions: x > 1 and x < 3; x < 1 or x > 3; x != 1, 2. A comma is "and", or "or" if nothing is left."""
     kind, first, *rest = tree
     require(any(part[0] == "rel" for part in tree[1:]), "a list, not a set")
     region = find_region(first, budget)
@@ -685,8 +686,8 @@ def match_structure(gold: Tree, answer: Tree, budget: Budget) -> bool:
         return match_in_order(gold[1:], answer[1:], budget)
     if set(kinds) == {"()", "list"}:                                    # 1, 2 may stand for (1, 2), in this order
         return match_in_order(gold[1:], answer[1:], budget)
-    if "and" in kinds and ("or" in kinds or "∪" in kinds):              # x < 1 and x > 3 is no union
-        return False
+    if kinds[0] != kinds[1] and ("and" in kinds or "or" in kinds) and set(kinds) != {"or", "∪"}:
+        return False                                                    # x < 1 and x > 3 is not x < 1 or x > 3
     if gold[0] in UNORDERED or answer[0] in UNORDERED:
         return match_in_any_order(list_entries(gold), list_entries(answer), budget)
     return match_values(gold, answer, budget)
@@ -762,11 +763,11 @@ def name_interval(tree: Tree) -> Tree:
         return tree
     signs, sides = tree[1], tree[2:]
     lowest, highest = ("neg", ("const", math.inf)), ("const", math.inf)
-    if len(sides) == 2 and sides[0][0] == "sym":                        # x < b
+    if len(sides) == 2 and sides[0][0] == "sym" and sides[1] != ("sym", "x"):       # x < b
         return ("named", sides[0], (close_interval("<", signs[0]), lowest, sides[1]))
-    if len(sides) == 2 and sides[1][0] == "sym":                        # a < x
+    if len(sides) == 2 and sides[1][0] == "sym":                                    # a < x
         return ("named", sides[1], (close_interval(signs[0], "<"), sides[0], highest))
-    if len(sides) == 3 and sides[1][0] == "sym":                        # a < x < b
+    if len(sides) == 3 and sides[1][0] == "sym":                                    # a < x < b
         return ("named", sides[1], (close_interval(*signs), sides[0], sides[2]))
     return tree
 
@@ -837,6 +838,8 @@ def match_times(gold: Tree, answer: Tree, budget: Budget) -> bool:
             late = max(gold[1], answer[1]) > 12
             return same_minute and (count_hours(gold) == count_hours(answer) or not late and gold[1] == answer[1])
         return same_minute and count_hours(gold) == count_hours(answer)
+    if "unit" in (gold[0], answer[0]):
+        return False                                                    # 5 cents are not 5 am
     return match(read_ratio(gold), read_ratio(answer), budget)
 
 

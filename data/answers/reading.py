@@ -232,9 +232,10 @@ def read_dots(match: re.Match) -> str:
 
 def quote_words(match: re.Match) -> str:
     r"""Words of \text{square inches} go into quotes, each for itself; \mathrm{e} is e."""
-    if match[1].strip() in ("e", "i", "d"):
-        return match[1]
-    return re.sub(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?", r' "\g<0>" ', match[1])
+    text = match[1].strip()
+    if text in ("e", "i", "d"):
+        return text
+    return re.sub(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?", r' "\g<0>" ', text)
 
 
 def read_matrix(match: re.Match) -> str:
@@ -350,8 +351,8 @@ PHRASES.add("midnight", rf"^\s*(?:12\s*)?{phrase('midnight')}$", "12:00 am")
 
 SEPARATORS = Rules()
 SEPARATORS.add("\\cup", r"\\cup(?=[^()\[\]]*[<>])", " ∨ ")                              # x < 1 ∪ x > 3
-SEPARATORS.add("and", r'[\s,]{0,3}"?\band\b"?', " ∧ ")
-SEPARATORS.add("or", r'[\s,]{0,3}"?\bor\b"?', " ∨ ")
+SEPARATORS.add("and", r'[\s,]{0,6}"?\band\b"?', " ∧ ")
+SEPARATORS.add("or", r'[\s,]{0,6}"?\bor\b"?', " ∨ ")
 SEPARATORS.add(";", r"[\s,]{0,3};", " , ")
 # {x | x > 2} is x > 2
 SEPARATORS.add("\\{", r"^\s*\\\{\s*\w\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid(?![a-z])|:)(.*)\\\}\s*$", r"\1")
@@ -565,6 +566,8 @@ def is_proper(tree: Tree) -> bool:
 
 
 class Parser:
+    """The grammar above, a method for each of its rules and a few more for what an atom may be."""
+
     def __init__(self, text: str):
         self.tokens = split_tokens(text)
         self.at = 0
@@ -714,7 +717,7 @@ class Parser:
         return ("*", left, self.expression(POWER))
 
     def unit(self) -> None:
-        """Step over the words behind a number and remember them: "square" "cm", "km" / "h", "m" / "s" ^ 2."""
+        """Step over the words behind a number and remember them for its item: square cm, km/h, m/s^2."""
         words = []
         while is_word(self.next) or self.next in ("/", "^"):
             following = self.tokens[self.at + 1]
@@ -733,6 +736,7 @@ class Parser:
             self.units.add(name)
 
     def atom(self, level: int) -> Tree:
+        """What stands between two operators. level: that of the operator before it, for -x."""
         token = self.take()
         if token in ("-", "+"):
             tree = self.expression(max(level, PRODUCT))

@@ -86,19 +86,21 @@ def choose_colour(name: str) -> str:
 # ------------------------------------------------------------------------------------------------------------
 # What stands in each panel
 
-def draw_field(axis, lines: list[dict], field: str, style: str, colour: str, label: str) -> None:
+def draw_field(axis, lines: list[dict], field: str, style: str, colour: str, label: str):
     """A field against the step, where it has a value."""
     chosen = choose_lines(lines, field)
     if chosen:
-        axis.plot(get_values(chosen, "step"), get_values(chosen, field), style, markersize=4, color=colour,
-                  label=label)
+        x, y = get_values(chosen, "step"), get_values(chosen, field)
+        axis.plot(x, y, style, markersize=4, color=colour, label=label)
 
 
 def draw_accuracy(axis, measured: list[dict]) -> None:
-    for name, label, style, alpha in (("greedy", "greedy", "o-", 1), ("t1", "temperature 1", "s--", 0.5)):
-        axis.errorbar(get_values(measured, "step"), get_values(measured, f"heldout_{name}"),
-                      get_values(measured, f"heldout_{name}_se"), fmt=style, color="black", capsize=2,
-                      markersize=4, label=label, alpha=alpha)
+    look = dict(color="black", capsize=2, markersize=4)
+    x = get_values(measured, "step")
+    for field, label, style, alpha in (("heldout_greedy", "greedy", "o-", 1),
+                                       ("heldout_t1", "temperature 1", "s--", 0.5)):
+        y, errors = get_values(measured, field), get_values(measured, f"{field}_se")
+        axis.errorbar(x, y, errors, fmt=style, label=label, alpha=alpha, **look)
 
 
 def draw_rewards(axis, steps: list[dict]) -> None:
@@ -126,6 +128,6 @@ def shade_phases(axes: list, steps: list[dict]) -> None:
     """Colour the background by the agent that learns."""
     for learner, phase in itertools.groupby(steps, operator.itemgetter("learner")):
         places = get_values(phase, "step")
-        colour = choose_colour(learner)
+        start, end = places[0] - 0.5, places[-1] + 0.5
         for axis in axes:
-            axis.axvspan(places[0] - 0.5, places[-1] + 0.5, alpha=0.12, linewidth=0, color=colour)
+            axis.axvspan(start, end, alpha=0.12, linewidth=0, color=choose_colour(learner))
