@@ -39,7 +39,7 @@ def compute_rope_frequencies(config: Config) -> Tensor:
 
 def compute_rotation(positions: Tensor, frequency: Tensor, dtype: torch.dtype):
     """positions (B, T) -> cos, sin (B, 1, T, C), once for all layers. sin of the first half has its sign turned."""
-    angle = positions[:, None, :, None].float() * frequency                    # (B, 1, T, C / 2)
+    angle = positions[:, None, :, None] * frequency                            # (B, 1, T, C / 2)
     cos, sin = angle.cos(), angle.sin()
     return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
@@ -110,8 +110,9 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(B, T, -1, self.head_width)
         k = self.k_proj(x).view(B, T, -1, self.head_width)
         v = self.v_proj(x).view(B, T, -1, self.head_width)
-        q = rotate(self.q_norm(q).transpose(1, 2), cos, sin)                   # (B, H, T, C)
-        k = rotate(self.k_norm(k).transpose(1, 2), cos, sin)                   # (B, K, T, C)
+        heads = torch.cat((self.q_norm(q), self.k_norm(k)), 2)                 # turned together: fewer kernels
+        heads = rotate(heads.transpose(1, 2), cos, sin)                        # (B, H + K, T, C)
+        q, k = heads.split((q.shape[2], k.shape[2]), 1)
         v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)                              # (B, K, S, C)

@@ -1,6 +1,6 @@
 """The programs on a card, as far as that can be shown without one: see card.py."""
+import json
 import os
-import pathlib
 from dataclasses import replace
 
 import card
@@ -177,21 +177,117 @@ def test_float32_on_the_card_draws_the_cpus_tokens(small):
 # ------------------------------------------------------------------------------------------------------------
 # Waits: the host runs ahead of a card, so that it never has to wait for work, unless it asks
 
-def count_waits(work):
-    with card.pretend() as here:
-        before = here.waits.total()
-        work()
-        return here.waits.total() - before
+def make_turns(new):
+    """Two groups of two turns."""
+    turns = []
+    for i in range(4):
+        prompt = [[5, 6, 7], [8, 9]][i // 2]
+        turns.append(rema.Turn(prompt, [10 + i] * (new - i), [-1.0] * (new - i), True, advantage=(-1.0) ** i))
+    return turns
 
 
 def test_sampling_seldom_waits(small):
-    """A look at who is done every 16 tokens, and what goes in and comes out."""
+    """A look at who is done every 16 tokens, and what goes in and comes out: fewer than one in eight steps."""
     with card.pretend() as here:
         sampler, _ = model.load(small, "cuda", torch.bfloat16)
-        waits = {}
-        for new in (32, 128):
-            before = here.waits.total()
+        sampler(torch.tensor([[5]], device="cuda"))          # makes the angles of positions, once a model
+        before = here.waits.total()
+        rollout.generate(sampler, [[5, 6, 7], [8, 9]], 2, max_new_tokens=128, stop_ids=(527,))
+        found = here.waits.total() - before
+    assert 128 / 16 <= found < 128 / 8
+
+
+def count_waits_of_an_update(learner, args, micro_tokens):
+    args.micro_tokens = micro_tokens
+    before = card.state.waits.total()
+    train.update(learner, make_turns(9), args)
+    return card.state.waits.total() - before
+
+
+@pytest.mark.parametrize("flags", [[], ["--lora", "2", "--kl", "0.1"], ["--checkpointing", "--ratio", "turn"]])
+def test_learning_seldom_waits(small, flags):
+    """At most 12 times a micro-batch; statistics and the gradient's norm are asked for once an update."""
+    with card.pretend():
+        args = train.parse(["--model", small, "--process", "vrp", *FEW, *flags])
+        [learner] = train.load_learners(args, rema.PROCESSES["vrp"])
+        whole = count_waits_of_an_update(learner, args, 10 ** 6)
+        cut = count_waits_of_an_update(learner, args, 1)                       # four micro-batches
+    assert (cut - whole) / 3 <= 12 and whole <= 12 + 5
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Launches: a decoding step of a small batch lasts as long as its kernels take to be launched
+
+@pytest.mark.parametrize("family, most", [("llama", 480), ("qwen2", 480), ("qwen3", 544)])
+def test_kernels_of_a_decoding_step(family, most):
+    """Of a model of 16 layers, from one token to the next, with the draw and all that is noted of it."""
+    config = replace(memory.config_of("tiny"), layers=16, width=32, heads=4, kv_heads=2, head_width=8, hidden=64,
+                     family=family, qkv_bias=family == "qwen2", qk_norm=family == "qwen3")
+    made = model.Transformer(config)
+    model.init_weights(made, torch.Generator().manual_seed(0))
+    weights = {name: weight.detach() for name, weight in made.named_parameters() if not name.startswith("lm_head")}
+    with card.pretend() as here:
+        moved = {}
+        for name, weight in weights.items():
+            moved[name] = torch.nn.Parameter(weight.to("cuda", torch.bfloat16))
+        sampler = model.assemble(config, moved)
+        counts = []
+        sampler(torch.tensor([[5]], device="cuda"))
+        for new in (3, 5):
+            before = here.launches.total()
             rollout.generate(sampler, [[5, 6, 7], [8, 9]], 2, max_new_tokens=new, stop_ids=(527,))
-            waits[new] = here.waits.total() - before
-            print(new, waits, +here.waits)
-    assert waits[128] < 128 / 8
+            counts.append(here.launches.total() - before)
+    found = (counts[1] - counts[0]) / 2
+    print(f"{family}: {found:.0f} kernels")
+    assert found <= most
+
+
+# ------------------------------------------------------------------------------------------------------------
+# All else that the programs do
+
+SLOW = {
+    "adapters with KL": ["--lora", "2", "--kl", "0.1", "--switch-every", "1"],
+    "full weights with KL": ["--kl", "0.1", "--switch-every", "0"],
+    "conversations": ["--turns", "2", "--ratio", "turn", "--normalise", "turn", "--switch-every", "0"],
+    "conversations that share": ["--turns", "2", "--share", "--dual-clip", "3"],
+    "guided plans": ["--plan-format", "json", "--max-new-tokens", "40", "--switch-every", "1"],
+    "filter": ["--filter", "2", "--switch-every", "1"],
+    "checkpointing": ["--checkpointing", "--dtype", "float32"],
+    "several updates": ["--updates", "2", "--advantage", "reinforce++", "--micro-tokens", "60"],
+    "one agent, adapters on float32": ["--process", "mrp", "--lora", "2", "--dtype", "float32"],
+    "the second card": ["--device", "cuda:0", "--followers", "2"]}
+
+
+@slow
+@pytest.mark.parametrize("name", SLOW)
+def test_every_way_to_train(small, tmp_path, monkeypatch, name):
+    watch = Watch(monkeypatch)
+    run("--model", small, *FEW, "--data", "arithmetic", "--steps", "2", *SLOW[name], "--out", str(tmp_path / "run"))
+    assert len(watch.notes) >= 2 and all(note["norm"] > 0 for note in watch.notes)
+
+
+@slow
+def test_a_warm_start(small, tmp_path, monkeypatch):
+    lesson = {"messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]}
+    (tmp_path / "lessons.jsonl").write_text(json.dumps(lesson) + "\n" + json.dumps(lesson) + "\n")
+    watch = Watch(monkeypatch)
+    run("--model", small, *FEW, "--data", "arithmetic", "--steps", "1", "--sft", str(tmp_path / "lessons.jsonl"),
+        "--out", str(tmp_path / "run"))
+    assert watch.notes[0]["devices"]["high"] == {"cuda"}
+
+
+@slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_evaluations(small, tmp_path, dtype):
+    """Votes, diagnostics and judge tasks; one episode to look at."""
+    rows = [{"problem": f"Which is right? A: {i} B: 2", "answer": "A", "judge": True} for i in range(2)]
+    (tmp_path / "judge.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ["--model", small, "--device", "cuda", "--dtype", dtype, "--max-new-tokens", "8"]
+    with card.pretend() as here:
+        evaluation.program([*common, "--limit", "2", "--plans", "2", "--answers", "2", "--diagnose", "--data", "arithmetic",
+                            "--top-p", "0.9", "--out", str(tmp_path / "votes")])
+        evaluation.program([*common, "--data", str(tmp_path / "judge.jsonl"), "--out", str(tmp_path / "judge")])
+        evaluation.program([*common, "--turns", "2", "--limit", "2", "--data", "arithmetic",
+                            "--out", str(tmp_path / "turns")])
+        rollout.program(["1+1", *common, "--answer", "2", "--temperature", "1"])
+        assert here.launches.total() > 0

@@ -384,7 +384,7 @@ def test_smollm2_cache_and_logprobs(smollm2):
 # ------------------------------------------------------------------------------------------------------------
 # Agents that speak one after the other
 
-def test_three_agents_speak_in_order(exact):
+def test_three_agents_speak_in_order():
     """Each is shown what was said before it and draws its number of turns for that; shared turns are the same."""
     model, tokenizer = models.load("tiny", dtype=torch.float64)
     roles = [rema.Role("high", "Plan.", "{question}", rema.reward_plan),
@@ -412,7 +412,7 @@ def test_three_agents_speak_in_order(exact):
     assert [e.turns[0].tokens for e in fewer] == [episodes[0].turns[0].tokens, episodes[6].turns[0].tokens]
 
 
-def test_a_prompt_that_a_plan_has_made_too_long_is_not_answered(exact):
+def test_a_prompt_that_a_plan_has_made_too_long_is_not_answered():
     model, tokenizer = models.load("tiny", dtype=torch.float64)
     limited = copy.copy(model)
     agents = [rollout.Agent(rema.HIGH, model, tokenizer), rollout.Agent(rema.LOW, limited, tokenizer)]
