@@ -15,6 +15,7 @@ import train
 from data.extensions import memory
 from data.formats.hub import TINY
 from data.formats.tokenizer import Tokenizer
+from data.views.program import run_program
 
 FEW = ["--questions", "2", "--group", "2", "--eval-questions", "2", "--eval-every", "9", "--max-new-tokens", "10",
        "--device", "cuda", "--warmup", "1", "--batch", "4"]
@@ -213,6 +214,55 @@ def test_learning_seldom_waits(small, flags):
         whole = count_waits_of_an_update(learner, args, 10 ** 6)
         cut = count_waits_of_an_update(learner, args, 1)                       # four micro-batches
     assert (cut - whole) / 3 <= 12 and whole <= 12 + 5
+
+
+def test_guided_plans_seldom_wait(small):
+    with card.pretend() as here:
+        args = rollout.parse(["1", "--model", small, "--device", "cuda"])
+        agents = rollout.load_agents(small, rema.PROCESSES["rema"], args)
+        rollout.guide_plans(agents)
+        generators = [rollout.make_generator(i) for i in range(2)]
+        agents[0].generate([[5, 6], [7]], 2, max_new_tokens=30, generator=generators)        # makes the angles
+        before = here.waits.total()
+        agents[0].generate([[5, 6], [7]], 2, max_new_tokens=160, generator=generators)
+        assert here.waits.total() - before < 160 / 8
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Which device
+
+def test_a_second_card_is_a_card():
+    with card.pretend():
+        for name in ("cuda", "cuda:0", "cuda:1"):
+            args = train.parse(["--device", name, "--model", "llama-1b"])
+            assert args.dtype == "bfloat16" and args.checkpointing and args.micro_tokens == 16384
+        args = train.parse(["--device", "cpu", "--model", "llama-1b"])
+        assert args.dtype == "float32" and not args.checkpointing and args.micro_tokens == 1200
+
+
+@pytest.mark.parametrize("device, backend", [("cpu", "gloo"), ("cuda", "nccl"), ("cuda:1", "nccl")])
+def test_processes_talk_as_their_device_wants(monkeypatch, device, backend):
+    """torchrun --device cpu on a machine with cards: NCCL has no CPU."""
+    found = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(train.dist, "init_process_group", found.append)
+    monkeypatch.setattr(train.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(train.atexit, "register", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    with card.pretend():
+        train.parse(["--device", device])
+    assert found == [backend] + [0] * (backend == "nccl")
+
+
+def test_when_the_cards_memory_is_full(capsys):
+    def fill(argv):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB ...")
+    with pytest.raises(SystemExit) as ended:
+        run_program(fill, [], "train.py")
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert all(flag in said for flag in ("--fit", "--batch", "--micro-tokens", "--lora"))
 
 
 # ------------------------------------------------------------------------------------------------------------
