@@ -512,7 +512,7 @@ def fill_in_training_defaults(args: Namespace) -> None:
         args.normalise = "sequence"                  # a row is one turn, though a guided plan's has forced tokens in it
     if args.checkpointing is None:
         args.checkpointing = args.model != "tiny" and (args.fit or on_card)
-    if args.micro_tokens is None and args.model != "tiny" and device == "cpu" and not args.fit:
+    if args.micro_tokens is None and args.model != "tiny" and torch.device(device).type == "cpu" and not args.fit:
         args.micro_tokens = 1200                     # of real models on a CPU
 
 
