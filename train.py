@@ -17,7 +17,6 @@ Deviations from the paper, on purpose:
 - --updates are passes over the whole batch, also in the presets, where the paper cuts it into mini-batches;
 - the held-out accuracy of conversations asks for a right last answer only, the reward for [FINISH] as well.
 """
-import copy
 import math
 import time
 from argparse import Namespace
@@ -178,9 +177,8 @@ def load_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
         return load_sharing_learners(args, roles)
     agents = load_agents(args.model, roles, args, share=False)
     for agent in agents:
-        if args.kl:                                  # what is frozen is shared: the base of adapters
-            frozen = {id(weight): weight for weight in agent.model.parameters() if not weight.requires_grad}
-            agent.reference = copy.deepcopy(agent.model, frozen)
+        if args.kl:                                  # extension
+            agent.reference = copy_model(agent.model)
         equip(agent, args)
     return agents
 
@@ -442,6 +440,7 @@ def main(argv: list[str] | None = None, *, roles: list[Role] | None = None,
 # --- extensions ---------------------------------------------------------------------------------------------
 
 import atexit  # noqa: E402
+import copy  # noqa: E402
 import filecmp  # noqa: E402
 import os  # noqa: E402
 import json  # noqa: E402
@@ -540,6 +539,15 @@ def number_batch(turns: list[Turn], device) -> Tensor:
         numbers += [first + number for number in own]
         first = numbers[-1] + 1
     return torch.tensor(numbers, device=device)
+
+
+def copy_model(model: Transformer) -> Transformer:
+    """A model as it is now, for --kl. What is frozen is shared with it: the base of adapters."""
+    copied = {}                                      # what deepcopy takes for copied already, by its id()
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            copied[id(weight)] = weight
+    return copy.deepcopy(model, copied)
 
 
 @torch.no_grad()
@@ -684,7 +692,7 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
             agent.model = add_named_adapters(base, source, generator, args)
             agent.reference = base
         elif args.kl:
-            agent.reference = copy.deepcopy(base)
+            agent.reference = copy_model(base)
         equip(agent, args)
         agents.append(agent)
     if args.plan_format == "json":
