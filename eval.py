@@ -19,7 +19,7 @@ from data.problems.choosing import choose_held_out, number_copies
 from data.views import statistics, terminal
 from data.views.program import Parser, count, run_program
 from rema import Episode
-from rollout import Agent, add_speaking_flags, choose_roles, complete_speaking, load_agents, play
+from rollout import Agent, add_speaking_flags, choose_roles, complete_speaking, load_agents, sample_episodes
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -51,12 +51,12 @@ def parse(argv: list[str] | None) -> Namespace:
 
 def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temperature: float = 0.0,
              samples: list[int] | None = None, key: tuple = ("eval",), **how) -> list[Episode]:
-    """Episodes of each row, scored: one, or as many as samples says. how: what rollout.play takes besides.
+    """Episodes of each row, scored: one, or as many as samples says. how: what rollout.sample_episodes takes besides.
 
     A row that is too long for the context gets empty turns, and is wrong.
     """
-    episodes = play(agents, number_copies(rows), samples or [1] * len(agents), temperatures=[temperature] * len(agents),
-                    max_new_tokens=max_new_tokens, key=key, **how)
+    episodes = sample_episodes(agents, number_copies(rows), samples or [1] * len(agents),
+                               temperatures=[temperature] * len(agents), max_new_tokens=max_new_tokens, key=key, **how)
     rema.score(episodes, [agent.role for agent in agents])
     return episodes
 
@@ -113,7 +113,7 @@ def program(argv: list[str] | None) -> None:
         episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
                             samples=samples, key=(args.seed, "eval"), top_p=args.top_p, batch=args.batch,
                             turns=args.turns, bar=bar)
-    statistics.refuse_silence(episodes, agents[0].model.config.context)
+    statistics.refuse_if_nothing_fits(episodes, agents[0].model.config.context)
     write_json(out / "episodes.jsonl", [statistics.record(episode) for episode in episodes])
     terminal.print_table(args, rows, summarise(episodes))
     for look in AFTER:
@@ -136,7 +136,7 @@ from data.problems import benchmarks  # noqa: E402
 from data.problems.choosing import drop_copies  # noqa: E402
 from data.views import page  # noqa: E402
 from data.views.statistics import compute_mean, compute_rate, show_error  # noqa: E402
-from rollout import add_variant_flags, make_generator, speak  # noqa: E402
+from rollout import add_variant_flags, make_generator, sample_turns  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key:
         for row, plan in zip(rows, texts):
             conversations.append(low.role.prompt(row, {high.name: plan}))
             generators.append(make_generator(*key, name, row["id"]))
-        groups = speak(low, conversations, 1, generators, temperature=0.0, **common)
+        groups = sample_turns(low, conversations, 1, generators, temperature=0.0, **common)
         outcomes[name] = []
         for row, [turn] in zip(rows, groups):
             answer = Episode(row, (0, 0), [turn])

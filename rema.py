@@ -310,7 +310,8 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
     """Positions of the agents that learn at a step (from 0), Algorithm 1: one after the other, from `first` on.
 
     While the others are frozen the learner faces a world that stands still: block coordinate ascent.
-    switch_every 0: all of them learn at every step. (Phases are of one length: filter_problems in train.py counts on that.)
+    switch_every 0: all of them learn at every step. (Phases are of one length: filter_problems in train.py counts on
+    that.)
 
     >>> [choose_learners(step, agents=2, switch_every=10) for step in (0, 9, 10, 20)]
     [[0], [0], [1], [0]]

@@ -31,7 +31,7 @@ import eval as evaluation
 import rema
 from data import UserError
 from data.formats.files import append_json, forget_after
-from data.formats.runs import claim_run, go_on, load_state, refuse_used_run, save_state
+from data.formats.runs import claim_run, continue_run, load_state, refuse_used_run, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import curves, terminal
 from data.views.program import (Parser, add_machine_flags, amount, check_agents, count, count_or_none, interruptible,
@@ -40,7 +40,7 @@ from data.views.statistics import count_tokens, describe_step, group_by_question
 from data.views.terminal import say
 from model import Transformer, save
 from rema import Role, Turn
-from rollout import Agent, choose_roles, load_agents, make_generator, play
+from rollout import Agent, choose_roles, load_agents, make_generator, sample_episodes
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -77,7 +77,8 @@ def add_flags(parser: Parser) -> None:
     flag("--batch", type=count, default=256, help="rows decoded at a time: fewer need less memory (256)")
     flag = parser.add_argument_group("learning").add_argument
     flag("--steps", type=count, help="batches of rollouts (60 for tiny, else 100)")
-    flag("--switch-every", type=count_or_none, default=10, help="steps each agent learns; 0: all at once (10, the paper's)")
+    flag("--switch-every", type=count_or_none, default=10,
+         help="steps each agent learns; 0: all at once (10, the paper's)")
     flag("--first", help="who learns first; Algorithm 1: low (who speaks first)")
     flag("--updates", type=count, default=1, help="optimizer steps a batch: more make the ratio matter (1)")
     flag("--advantage", choices=("grpo", "dr_grpo", "rloo", "reinforce++"), default="grpo",
@@ -109,7 +110,7 @@ def parse(argv: list[str] | None) -> Namespace:
     if args.preset:                                  # extension
         args = apply_preset(parser, argv, args.preset)
     if args.resume:
-        args = go_on(args, parser.get_default)
+        args = continue_run(args, parser.get_default)
     else:
         for fill_in in [*DEFAULTS, fill_in_defaults]:
             fill_in(args)
@@ -179,11 +180,11 @@ def load_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
     for agent in agents:
         if args.kl:                                  # extension
             agent.reference = copy_model(agent.model)
-        equip(agent, args)
+        add_optimizer(agent, args)
     return agents
 
 
-def equip(agent: Agent, args: Namespace) -> None:
+def add_optimizer(agent: Agent, args: Namespace) -> None:
     """Make an agent able to learn."""
     agent.model.checkpointing = args.checkpointing
     if args.dtype == "bfloat16":                     # extension
@@ -215,7 +216,7 @@ def make_micro_batches(turns: list[Turn], budget: int) -> list[list[Turn]]:
 
 
 def flatten(turns: list[Turn], device) -> Tensor:
-    """What the loss needs of the learned tokens, turn by turn -> (3, N): log-probs when sampled, advantages, weights."""
+    """What the loss needs of the learned tokens, turn by turn -> (3, N): old log-probs, advantages, weights."""
     old, advantages, weights = [], [], []
     for turn in turns:
         for i, logprob in enumerate(turn.logprobs):
@@ -300,9 +301,9 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
             pool, filtered = filter_problems(args, agents, rows, step, learning[0])
         questions = choose_questions(pool, step, args.questions, args.seed)
         samples = rema.choose_samples(learning, len(agents), args.group, args.followers)
-        episodes = play(agents, questions, samples, temperatures=[args.temperature] * len(agents),
-                        turns=args.turns, key=(args.seed, step - 1), max_new_tokens=args.max_new_tokens,
-                        batch=args.batch)
+        episodes = sample_episodes(agents, questions, samples, temperatures=[args.temperature] * len(agents),
+                                   turns=args.turns, key=(args.seed, step - 1),
+                                   max_new_tokens=args.max_new_tokens, batch=args.batch)
         rema.score(episodes, roles)
         sampled = time.perf_counter()
 
@@ -473,8 +474,7 @@ PRESETS = {
 
 def add_preset_flag(parser: Parser) -> None:
     flag = parser.add_argument_group("settings of the paper").add_argument
-    flag("--preset", choices=sorted(PRESETS),
-                        help="the paper's settings, in one turn or many (GPU hours unmeasured)")
+    flag("--preset", choices=sorted(PRESETS), help="the paper's settings, in one turn or many (GPU hours unmeasured)")
 
 
 def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespace:
@@ -693,7 +693,7 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
             agent.reference = base
         elif args.kl:
             agent.reference = copy_model(base)
-        equip(agent, args)
+        add_optimizer(agent, args)
         agents.append(agent)
     if args.plan_format == "json":
         guide_plans(agents)
@@ -724,8 +724,8 @@ def join_jobs(jobs: list[tuple[Agent, list[Turn]]]) -> list[tuple[Agent, list[Tu
 
 def add_filter_flag(parser: Parser) -> None:
     flag = parser.add_argument_group("difficulty filter").add_argument
-    flag("--filter", type=count_or_none, default=0, metavar="N", help="try N problems as a phase starts, keep "
-                        "those solved in 0.2 to 0.8 of 10 tries; 0: keep all (0)")
+    flag("--filter", type=count_or_none, default=0, metavar="N",
+         help="try N problems as a phase starts, keep those solved in 0.2 to 0.8 of 10 tries; 0: keep all (0)")
 
 
 def check_filter(args: Namespace) -> None:
@@ -751,7 +751,7 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
     tried = [rows[i] for i in order[:args.filter]]
     samples, temperatures = [1] * len(agents), [0.0] * len(agents)
     samples[learner], temperatures[learner] = 10, 1.0
-    episodes = play(agents, tried, samples, temperatures=temperatures, key=(args.seed, "filter", start),
+    episodes = sample_episodes(agents, tried, samples, temperatures=temperatures, key=(args.seed, "filter", start),
                     max_new_tokens=args.max_new_tokens, batch=args.batch)
     rema.score(episodes, [agent.role for agent in agents])
     kept, others = [], []

@@ -386,7 +386,7 @@ def test_benchmarks_make_a_table_of_all_processes(tmp_path, monkeypatch, capsys)
     def answer(agents, rows, samples, **how):
         turns = [Turn([1], [2], [0.0], True, agent.name, "\\boxed{3}") for agent in agents]
         return [Episode(row, (i, *[0] * len(agents)), turns) for i, row in enumerate(rows)]
-    monkeypatch.setattr(evaluation, "play", answer)
+    monkeypatch.setattr(evaluation, "sample_episodes", answer)
     every_benchmark.main(["--max-new-tokens", "8"])
     told = capsys.readouterr().out
     assert told.startswith("`eval.py --max-new-tokens 8`")

@@ -30,7 +30,7 @@ PAGES = [README, *sorted(ROOT.glob("data/**/*.md")), ROOT / "tests/README.md"]
 SECTIONS = ["Two commands", "One episode", "The idea", "The loop", "GRPO with numbers", "The reading path", "One result",
             "A real model on a GPU", "Your own data, reward, role", "Exercises", "Limits", "Links"]
 GONE = {"tests/bench_decode.py"}         # pages name it as a program of an older commit
-STEPS = {"choose_learners", "rollout", "speak", "generate", "decode", "draw", "score", "reward_plan", "reward_answer",
+STEPS = {"choose_learners", "rollout", "sample_turns", "generate", "decode", "draw", "score", "reward_plan", "reward_answer",
          "compute_reward", "equivalent", "assign_advantages", "compute_advantages", "drop_dead_groups", "update",
          "assign_weights", "make_micro_batches", "run_turns", "compute_logprobs", "policy_loss", "Optimizer.step"}
 QUICK = ["--steps", "2", "--questions", "2", "--group", "2", "--switch-every", "1", "--eval-questions", "4"]

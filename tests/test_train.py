@@ -446,7 +446,7 @@ def take_a_step(monkeypatch, tmp_path, flags, roles=None):
     def teach(agent, turns, args):
         taught.append(turns)
         return LEARNED
-    monkeypatch.setattr(train, "play", lambda *given, **how: two_plans())
+    monkeypatch.setattr(train, "sample_episodes", lambda *given, **how: two_plans())
     monkeypatch.setattr(train, "update", teach)
     monkeypatch.setattr(train, "Run", StubRun)
     monkeypatch.setattr(train, "AFTER", [])
@@ -532,7 +532,7 @@ def test_flags_reach_the_sampler(monkeypatch):
              "--temperature", "0.7", "--max-new-tokens", "9", "--batch", "6", "--seed", "8"]
     args = train.parse(flags)
     rows = [{"id": i, "problem": "2+3", "answer": "5"} for i in range(7)]
-    for name, stub in (("play", playing), ("Run", StubRun), ("update", lambda *_: LEARNED)):
+    for name, stub in (("sample_episodes", playing), ("Run", StubRun), ("update", lambda *_: LEARNED)):
         monkeypatch.setattr(train, name, stub)
     agents = [rollout.Agent(role, None, None) for role in rema.PROCESSES["rema"]]
     for first, samples in (("high", [[5, 2], [1, 4]]), ("low", [[1, 4], [5, 2]])):
@@ -718,15 +718,15 @@ def test_the_filter_keeps_counts_fills_and_goes_on(tmp_path, monkeypatch):
 
     The agent about to learn is tried ten times at temperature 1, the other one is greedy.
     """
-    told, tries, plain, speak = [], [], train.filter_problems, rollout.speak
+    told, tries, plain, sample_turns = [], [], train.filter_problems, rollout.sample_turns
 
     def speaking(agent, conversations, samples, generators, **how):
         tries.append((agent.name, len(conversations), samples, how["temperature"]))
-        return speak(agent, conversations, samples, generators, **how)
+        return sample_turns(agent, conversations, samples, generators, **how)
 
     def filtering(*given):
         with monkeypatch.context() as patch:
-            patch.setattr(rollout, "speak", speaking)
+            patch.setattr(rollout, "sample_turns", speaking)
             told.append(plain(*given))
         return told[-1]
     monkeypatch.setattr(train, "filter_problems", filtering)
@@ -807,7 +807,7 @@ def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch, capsy
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
         return plain(*given, key=key, **how)
-    monkeypatch.setattr(train, "play", pressed)
+    monkeypatch.setattr(train, "sample_episodes", pressed)
     train.main([*SMALL_RUN, "--steps", "9", "--out", str(tmp_path / "run")])
     assert len(metrics(tmp_path / "run")) == 3 and (tmp_path / "run" / "high" / "config.json").exists()
     told = capsys.readouterr()
@@ -957,7 +957,7 @@ def test_a_run_of_the_old_code_is_refused_in_one_line_and_measured(tmp_path, cap
         episodes = plain(agents, rows, samples, **how)
         played.append((agents, len(rows), how["turns"], how["max_new_tokens"], episodes))
         return episodes
-    monkeypatch.setattr(evaluation, "play", playing)
+    monkeypatch.setattr(evaluation, "sample_episodes", playing)
     for i, model in enumerate((run, run / "best")):
         evaluation.main(["--model", str(model), "--out", str(tmp_path / str(i))])
         agents, rows, turns, length, episodes = played[-1]
@@ -1129,10 +1129,10 @@ torch.nn.utils.clip_grad_norm_ = spy
 found["stats"] = train.update(learner, batch(small()), settings(micro_tokens=40, updates=2))
 found["update"] = found["gradient"]
 agents = rollout.load_agents("tiny", rema.PROCESSES["rema"], PLAIN)
-episodes = rollout.play(agents, generate(5), [2, 2], temperatures=[1.0, 1.0], max_new_tokens=24, key=(1, 2))
+episodes = rollout.sample_episodes(agents, generate(5), [2, 2], temperatures=[1.0, 1.0], max_new_tokens=24, key=(1, 2))
 found["episodes"] = [(e.row["id"], e.place, *(t.place for t in e.turns), *(t.tokens for t in e.turns)) for e in episodes]
 found["shared"] = episodes[0].turns[0] is episodes[1].turns[0]
-talks = rollout.play(agents, generate(3), [1, 2], 2, temperatures=[1.0, 1.0], max_new_tokens=12, key=(1, 2))
+talks = rollout.sample_episodes(agents, generate(3), [1, 2], 2, temperatures=[1.0, 1.0], max_new_tokens=12, key=(1, 2))
 found["talks"] = [(e.row["id"], e.place, *(t.tokens for t in e.turns)) for e in talks]
 with open(sys.argv[1] + ".jsonl" + os.environ.get("RANK", ""), "w") as file:
     for i in range(4):

@@ -101,7 +101,7 @@ def complete_from_run(args: argparse.Namespace, usual: dict) -> dict:
     return trained
 
 
-def go_on(args: argparse.Namespace, default) -> argparse.Namespace:
+def continue_run(args: argparse.Namespace, default) -> argparse.Namespace:
     """The settings of the run that --resume names; beside it only --steps may be said.
 
     default(name): what a setting is without its flag. UserError: the run can't go on.

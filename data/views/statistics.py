@@ -220,7 +220,7 @@ def count_turns(samples: list[int], turns: int) -> int:
     return total
 
 
-def refuse_silence(episodes: list, context: int) -> None:
+def refuse_if_nothing_fits(episodes: list, context: int) -> None:
     """UserError if no agent could say anything."""
     if not any(episode.turns[0].tokens for episode in episodes):
         raise UserError(f"no problem fits the model's context of {context} tokens")
