@@ -4,7 +4,9 @@ Every process counts up a number in the store through which they have found each
 the others' numbers. Whoever ends by a mistake leaves a line there. So nobody waits for the dead, neither within a sum
 of gradients (which gloo notices itself, NCCL after ten minutes) nor in front of one.
 """
+import contextlib
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -158,4 +160,7 @@ def join(args) -> Watch:
         sys.stdout = open(os.devnull, "w")
         sys.stderr = OtherStderr(watch.rank, sys.stderr)
     program.ON_FAILURE.append(watch.tell)
+    with contextlib.suppress(ValueError):            # not the main thread: then whoever started it deals with signals
+        signal.signal(signal.SIGTERM, lambda *_: watch.leave("it was told to (SIGTERM), as by torchrun when another "
+                                                             "process fails"))
     return watch
