@@ -76,7 +76,11 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float | None]]:
 
 
 def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace) -> dict[str, float]:
-    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log of a run."""
+    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log of a run.
+
+    One episode a row, with the same draws every time; a row that is too long for the context counts as wrong.
+    Before training and every --eval-every steps, see Run in train.py.
+    """
     result = {}
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
         episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,

@@ -39,7 +39,7 @@ def compute_rope_frequencies(config: Config) -> Tensor:
 
 def compute_rotation(positions: Tensor, frequency: Tensor, dtype: torch.dtype):
     """positions (B, T) -> cos, sin (B, 1, T, C), once for all layers. sin of the first half has its sign turned."""
-    angle = positions[:, None, :, None].float() * frequency                    # (B, 1, T, C / 2)
+    angle = positions[:, None, :, None] * frequency                            # (B, 1, T, C / 2)
     cos, sin = angle.cos(), angle.sin()
     return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
@@ -54,23 +54,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # The transformer
 
 class RMSNorm(nn.Module):
-    precision = torch.float32            # published models norm in float32 whatever their type; tests set float64
-
     def __init__(self, width, eps):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
     def forward(self, x):
-        normed = F.rms_norm(x.to(self.precision), x.shape[-1:], eps=self.eps)   # x / sqrt(mean(x^2) + eps)
-        return self.weight * normed.to(x.dtype)
+        # x / sqrt(mean(x^2) + eps), computed in float32 at least; rounded before the gain, as published models do
+        return self.weight * F.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
 def attend(q, k, v, mask):
     """softmax(q k^T / sqrt C) v: q (B, H, T, C), k and v (B, K, S, C) -> (B, H, T, C).
 
-    mask (B, 1, T, S) bool: which keys a query sees; None: those up to its own (T = S). H / K query heads look at
-    the same keys.
+    mask (B, 1, T, S), added to the scores: 0 for a key that a query sees, else -inf; None: it sees those up to its
+    own (T = S). H / K query heads look at the same keys.
     """
     B, H, T, C = q.shape
     K = k.shape[1]
@@ -79,8 +77,7 @@ def attend(q, k, v, mask):
     if T == 1 and not torch.is_grad_enabled():
         # Decoding: two plain products, the query heads of a key-value head side by side.
         q = q.view(B, K, H // K, C) / math.sqrt(C)
-        scores = q @ k.transpose(2, 3)                                         # (B, K, H / K, S)
-        scores = scores.masked_fill(~mask, -math.inf)
+        scores = q @ k.transpose(2, 3) + mask                                  # (B, K, H / K, S)
         return (scores.softmax(-1) @ v).view(B, H, 1, C)
     if q.is_cuda:
         # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
@@ -113,8 +110,9 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(B, T, -1, self.head_width)
         k = self.k_proj(x).view(B, T, -1, self.head_width)
         v = self.v_proj(x).view(B, T, -1, self.head_width)
-        q = rotate(self.q_norm(q).transpose(1, 2), cos, sin)                   # (B, H, T, C)
-        k = rotate(self.k_norm(k).transpose(1, 2), cos, sin)                   # (B, K, T, C)
+        heads = torch.cat((self.q_norm(q), self.k_norm(k)), 2)                 # turned together: fewer kernels
+        heads = rotate(heads.transpose(1, 2), cos, sin)                        # (B, H + K, T, C)
+        q, k = heads.split((q.shape[2], k.shape[2]), 1)
         v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)                              # (B, K, S, C)
@@ -184,7 +182,8 @@ class Transformer(nn.Module):
             positions = torch.arange(tokens.shape[1], device=x.device)[None]
             mask = None
         else:
-            positions, mask = cache.begin(tokens, real)                        # (B, T), (B, 1, T, S)
+            positions, seen = cache.begin(tokens, real)                        # (B, T), (B, 1, T, S)
+            mask = torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, -math.inf)
         if self.frequency is None or self.frequency.device != x.device:
             self.frequency = compute_rope_frequencies(self.config).to(x.device)
         cos, sin = compute_rotation(positions, self.frequency, x.dtype)
@@ -219,7 +218,7 @@ class Cache:
         self.capacity = capacity         # slots of the buffers; 0: there are none
 
     def begin(self, tokens: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Called before the first layer -> positions (B, T) of the new tokens, mask (B, 1, T, S)."""
+        """Called before the first layer -> positions (B, T) of the new tokens, what each sees (B, 1, T, S)."""
         if real is None:
             real = torch.ones_like(tokens, dtype=torch.bool)
         first = self.filled
@@ -268,7 +267,7 @@ class Cache:
         return cache
 
     def keep(self, rows: Tensor) -> None:
-        """Only these rows (n,) go on. They move to the front of the buffers, whose addresses stay as they are."""
+        """Only these rows (n,) go on. They move to the front of the buffers: nothing is allocated while sampling."""
         n = len(rows)
         self.real[:n] = self.real[rows]
         self.real = self.real[:n]

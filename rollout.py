@@ -74,6 +74,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
     greedy and reports log-probs at temperature 1. top_p below 1 is for evaluation only: in training the new
     policy's nucleus would differ from the old one's, and ratios would be 0 or infinite.
+    (Another way to choose takes another parameter along top_p's way: generate, decode, draw; talk for conversations.)
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature > 0:
@@ -98,10 +99,9 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
 def pad_left(sequences: list[list[int]], device) -> tuple[Tensor, Tensor]:
     """Lists of ids -> tokens (B, T) filled up on the left, real (B, T) bool: which of them are no padding."""
     longest = max(len(sequence) for sequence in sequences)
-    tokens = [[0] * (longest - len(sequence)) + sequence for sequence in sequences]
-    slots = torch.arange(longest, device=device)
-    first = torch.tensor([[longest - len(sequence)] for sequence in sequences], device=device)
-    return torch.tensor(tokens, device=device), slots >= first
+    padded = [[-1] * (longest - len(sequence)) + sequence for sequence in sequences]
+    tokens = torch.tensor(padded, device=device)
+    return tokens.clamp(min=0), tokens >= 0
 
 
 def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
@@ -163,7 +163,8 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
     """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
 
     cache: what the rows hold; all tokens drawn are added but a row's last. room: how many tokens each row may
-    draw; uniform (B, the most of them). drop_done: rows that are done leave the batch, and the cache.
+    draw, by max_new_tokens and by what is left of the context; uniform (B, the most of them). drop_done: rows that are
+    done leave the batch and, by cache.keep, the cache.
     """
     if not logits.isfinite().all():
         raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
@@ -173,7 +174,6 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
     tokens = torch.zeros(B, most, dtype=torch.int64, device=device)
     logprobs = torch.zeros(B, most, device=device, dtype=torch.promote_types(logits.dtype, torch.float32))
     length = torch.tensor(room, device=device)       # where each row ends: at first at its room, then at its end token
-    stopped = torch.zeros(B, dtype=torch.bool, device=device)
     live = torch.arange(B, device=device)            # the rows still in the batch, by their first numbers
     look_every = 1
     if device.type == "cuda":
@@ -183,7 +183,6 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
         tokens[live, t] = token
         logprobs[live, t] = logprob
         ends_here = torch.isin(token, stops) & (t < length[live])
-        stopped[live] |= ends_here
         length[live] = torch.where(ends_here, t + 1, length[live])
         if t + 1 == most:
             break
@@ -197,9 +196,9 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
         logits = model.step(token, cache)                                      # (B, V)
 
     turns = []
-    rows = zip(tokens.tolist(), logprobs.tolist(), stopped.tolist(), length.tolist())
-    for row_tokens, row_logprobs, row_stopped, n in rows:
-        turns.append(Turn([], row_tokens[:n], row_logprobs[:n], row_stopped))
+    for row_tokens, row_logprobs, n in zip(tokens.tolist(), logprobs.tolist(), length.tolist()):
+        stopped = row_tokens[n - 1] in stop_ids
+        turns.append(Turn([], row_tokens[:n], row_logprobs[:n], stopped))
     return turns
 
 
@@ -226,14 +225,14 @@ def run_turns(model: Transformer, turns: list[Turn]) -> tuple[Tensor, Tensor]:
         tokens.append(turn.tokens + [0] * padding)
         learned.append((turn.learned or [True] * len(turn.tokens)) + [False] * padding)
     tokens = torch.tensor(tokens, device=device)                               # (B, T)
-    learned = torch.tensor(learned, device=device)                             # (B, T)
+    places = torch.tensor(learned).flatten().nonzero()[:, 0].to(device)        # (N,); found here: a card would wait
 
     # The hidden state at a token predicts the next one, so there is one for each but the last.
     hidden = last[owner][:, None]                                              # (B, 1, D)
     if longest > 1:
         rest = model.hidden(tokens[:, :-1], cache.select(owner))
         hidden = torch.cat((hidden, rest), 1)                                  # (B, T, D)
-    return hidden[learned], tokens[learned]
+    return hidden.flatten(0, 1)[places], tokens.flatten()[places]
 
 
 def batch_logprobs(model: Transformer, turns: list[Turn],
@@ -446,6 +445,9 @@ class GuidedAgent(Agent):
         guide, device = self.guide, logits.device
         uniform = uniform.to(device)
         left = torch.tensor(room, device=device)     # tokens that each row may still draw
+        look_every = 1
+        if device.type == "cuda":
+            look_every = 16                          # as decode()
         state = torch.full_like(left, guide.START)
         tokens, logprobs, states = [], [], []
         for t in range(max(room)):
@@ -456,7 +458,7 @@ class GuidedAgent(Agent):
             logprobs.append(logprob)
             states.append(state)
             state = guide.next[state, token].long()
-            if (state == guide.FREE).all():
+            if (t + 1) % look_every == 0 and (state == guide.FREE).all():
                 break
             logits = self.model.step(token, cache)
         turns, forced = [], guide.forced.tolist()

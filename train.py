@@ -17,7 +17,6 @@ Deviations from the paper, on purpose:
 - --updates are passes over the whole batch, also in the presets, where the paper cuts it into mini-batches;
 - the held-out accuracy of conversations asks for a right last answer only, the reward for [FINISH] as well.
 """
-import copy
 import math
 import time
 from argparse import Namespace
@@ -141,7 +140,11 @@ def check_settings(args: Namespace) -> None:
 # The optimizer
 
 class Optimizer:
-    """AdamW with a warm-up, on the weights themselves. See MasterOptimizer for weights in half precision."""
+    """AdamW with a warm-up, on the weights themselves. See MasterOptimizer for weights in half precision.
+
+    What --resume needs of it (data/formats/runs.py writes and reads it) are its masters, the tensors that torch's
+    optimizer keeps for each of them, whatever their names, and the number of updates.
+    """
 
     def __init__(self, model: Transformer, args: Namespace):
         self.args = args
@@ -174,9 +177,8 @@ def load_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
         return load_sharing_learners(args, roles)
     agents = load_agents(args.model, roles, args, share=False)
     for agent in agents:
-        if args.kl:                                  # what is frozen is shared: the base of adapters
-            frozen = {id(weight): weight for weight in agent.model.parameters() if not weight.requires_grad}
-            agent.reference = copy.deepcopy(agent.model, frozen)
+        if args.kl:                                  # extension
+            agent.reference = copy_model(agent.model)
         equip(agent, args)
     return agents
 
@@ -283,7 +285,7 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
     run = Run(args, agents, held_rows)
     roles = [agent.role for agent in agents]
     names = [agent.name for agent in agents]
-    first = names.index(args.first)
+    first = names.index(args.first)                  # check_agents filled it in
     done = run.restore()
     stopped = False
     for step in tqdm(range(done + 1, args.steps + 1), desc="train", total=args.steps, initial=done, unit="step"):
@@ -438,6 +440,7 @@ def main(argv: list[str] | None = None, *, roles: list[Role] | None = None,
 # --- extensions ---------------------------------------------------------------------------------------------
 
 import atexit  # noqa: E402
+import copy  # noqa: E402
 import filecmp  # noqa: E402
 import os  # noqa: E402
 import json  # noqa: E402
@@ -506,7 +509,7 @@ def fill_in_training_defaults(args: Namespace) -> None:
         args.normalise = "sequence"                  # a row is one turn, though a guided plan's has forced tokens in it
     if args.checkpointing is None:
         args.checkpointing = args.model != "tiny" and (args.fit or on_card)
-    if args.micro_tokens is None and args.model != "tiny" and device == "cpu" and not args.fit:
+    if args.micro_tokens is None and args.model != "tiny" and torch.device(device).type == "cpu" and not args.fit:
         args.micro_tokens = 1200                     # of real models on a CPU
 
 
@@ -534,6 +537,15 @@ def number_batch(turns: list[Turn], device) -> Tensor:
         numbers += [first + number for number in own]
         first = numbers[-1] + 1
     return torch.tensor(numbers, device=device)
+
+
+def copy_model(model: Transformer) -> Transformer:
+    """A model as it is now, for --kl. What is frozen is shared with it: the base of adapters."""
+    copied = {}                                      # what deepcopy takes for copied already, by its id()
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            copied[id(weight)] = weight
+    return copy.deepcopy(model, copied)
 
 
 @torch.no_grad()
@@ -678,7 +690,7 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
             agent.model = add_named_adapters(base, source, generator, args)
             agent.reference = base
         elif args.kl:
-            agent.reference = copy.deepcopy(base)
+            agent.reference = copy_model(base)
         equip(agent, args)
         agents.append(agent)
     if args.plan_format == "json":

@@ -12,7 +12,7 @@ import train
 from data import UserError
 from data.extensions.guide import ACTIONS, Guide, describe_actions
 from data.problems.generate import generate as problems
-from test_rollout import exact, read_tokenizer, recorded        # noqa: F401
+from test_rollout import read_tokenizer, recorded        # noqa: F401
 
 ASKED = rema.HIGH_JSON.prompt({"problem": "8+7*2"}, {})
 
@@ -70,7 +70,7 @@ def test_every_guided_plan_is_valid_json():
     assert gap(agent, samples, 1.5) < 1e-5
 
 
-def test_guided_trainer_and_sampler_agree_also_in_mixed_batches(exact):     # noqa: F811
+def test_guided_trainer_and_sampler_agree_also_in_mixed_batches():     # noqa: F811
     """With shared weights plans, which are guided, and answers, which are not, are trained side by side."""
     model, tokenizer = models.load("tiny", dtype=torch.float64)
     agents = [rollout.Agent(rema.HIGH_JSON, model, tokenizer), rollout.Agent(rema.LOW, model, tokenizer)]
@@ -85,7 +85,7 @@ def test_guided_trainer_and_sampler_agree_also_in_mixed_batches(exact):     # no
     assert gap(agents[1], plans) > 0.01
 
 
-def test_forced_tokens_carry_no_gradient(exact):     # noqa: F811
+def test_forced_tokens_carry_no_gradient():     # noqa: F811
     """Of a plan's log-prob it is that of what was chosen: summed by hand over what each state allows."""
     agent = make_planner(torch.float64)
     plans = draw_plans(agent, ASKED, 6, max_new_tokens=24)
@@ -136,7 +136,7 @@ def fits(raw):
 
 
 @pytest.mark.parametrize("temperature, least", [(0.7, 30), (1.0, 30), (0, 12)])
-def test_logprobs_are_those_of_the_logits_masked_by_hand(exact, temperature, least):     # noqa: F811
+def test_logprobs_are_those_of_the_logits_masked_by_hand(temperature, least):     # noqa: F811
     agent = make_planner(torch.float64)
     model, tokenizer, chosen = agent.model, agent.tokenizer, 0
     plans = draw_plans(agent, ASKED, 6, seed=3, max_new_tokens=24, temperature=temperature)

@@ -80,12 +80,6 @@ def recorded(turns):
     return torch.tensor(found, dtype=torch.float64)
 
 
-@pytest.fixture
-def exact(monkeypatch):
-    """Norms in float64, too: nothing is rounded to float32 on the way."""
-    monkeypatch.setattr(models.RMSNorm, "precision", torch.float64)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_with_cache_is_greedy_without(family):
     model, asked, stop = small(family), prompts([3, 17, 1, 9, 30]), {7, 11, 23}
@@ -120,7 +114,7 @@ def test_recorded_logprobs_are_those_of_the_distribution_that_was_sampled(temper
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sampling_with_cache_is_sampling_without(exact, family):
+def test_sampling_with_cache_is_sampling_without(family):
     """Token by token: unequal prompts, rows that leave, several chunks; only the random numbers are shared."""
     model, asked, stop = small(family, context=60), prompts([3, 17, 1, 52, 30]), {7, 11, 23}
     generators = [rollout.make_generator("s", i) for i in range(5)]
@@ -144,7 +138,7 @@ def test_sampling_with_cache_is_sampling_without(exact, family):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_trainer_finds_what_the_sampler_recorded(exact, temperature):
+def test_the_trainer_finds_what_the_sampler_recorded(temperature):
     """In float64 to 1e-10, whatever stands beside a turn; of tokens that are only read there is nothing."""
     model, asked = small(), prompts([3, 17, 1, 9])
     turns = sum(rollout.generate(model, asked, 6, max_new_tokens=30, temperature=temperature, stop_ids={3, 8},
@@ -250,7 +244,7 @@ def test_a_prompt_is_run_once_for_all_its_samples(monkeypatch):
     assert seen[0] == (2, 6) and set(seen[1:]) == {(16, 1)} and len(seen) == 5
 
 
-def test_a_cache_grows_by_any_number_of_tokens(exact):
+def test_a_cache_grows_by_any_number_of_tokens():
     """Conversations append different numbers of tokens to each row, go on one by one, forget, and leave."""
     model, generator = small(), torch.Generator().manual_seed(3)
     start = prompts([5, 3])
@@ -303,7 +297,7 @@ def test_rows_that_leave_are_compacted_in_place():
 
 
 @pytest.mark.parametrize("order", ([0, 1, 0, 1], [1, 0, 0, 0, 1], [0, 0, 1, 1]))
-def test_samples_of_one_prompt_need_not_stand_side_by_side(exact, order):
+def test_samples_of_one_prompt_need_not_stand_side_by_side(order):
     """Two tokens a sample: the second is scored as in decoding, one token a row, without gradients."""
     model, tokenizer = models.load("tiny", dtype=torch.float64)
     asked = [tokenizer.chat(rema.VRP.prompt({"problem": problem}, {})) for problem in ("8*(7-4)+5", "1+2")]
@@ -330,7 +324,7 @@ def test_the_type_that_was_asked_for_is_the_type_that_is_computed_in(monkeypatch
     assert (new - recorded(turns)).abs().mean() < 0.01
 
 
-def test_adapters_are_sampled_with_and_their_base_is_as_it_was(exact):
+def test_adapters_are_sampled_with_and_their_base_is_as_it_was():
     tiny, tokenizer = models.load("tiny", dtype=torch.float64)
     asked = [tokenizer.chat(rema.VRP.prompt(row, {})) for row in problems(3, split="heldout")]
     how = dict(samples=3, max_new_tokens=24, stop_ids=tokenizer.stop_ids)
@@ -390,7 +384,7 @@ def test_smollm2_cache_and_logprobs(smollm2):
 # ------------------------------------------------------------------------------------------------------------
 # Agents that speak one after the other
 
-def test_three_agents_speak_in_order(exact):
+def test_three_agents_speak_in_order():
     """Each is shown what was said before it and draws its number of turns for that; shared turns are the same."""
     model, tokenizer = models.load("tiny", dtype=torch.float64)
     roles = [rema.Role("high", "Plan.", "{question}", rema.reward_plan),
@@ -418,7 +412,7 @@ def test_three_agents_speak_in_order(exact):
     assert [e.turns[0].tokens for e in fewer] == [episodes[0].turns[0].tokens, episodes[6].turns[0].tokens]
 
 
-def test_a_prompt_that_a_plan_has_made_too_long_is_not_answered(exact):
+def test_a_prompt_that_a_plan_has_made_too_long_is_not_answered():
     model, tokenizer = models.load("tiny", dtype=torch.float64)
     limited = copy.copy(model)
     agents = [rollout.Agent(rema.HIGH, model, tokenizer), rollout.Agent(rema.LOW, limited, tokenizer)]
@@ -514,7 +508,7 @@ def kind(e, turns, max_new_tokens):
     return "unfinished"
 
 
-def test_conversation_trainer_and_sampler_agree_in_every_turn(exact):
+def test_conversation_trainer_and_sampler_agree_in_every_turn():
     model, tokenizer = models.load("tiny", dtype=torch.float64)
     episodes = talk(model, tokenizer, problems(8, split="heldout", seed=3), turns=2, max_new_tokens=14)
     kinds = [kind(e, 2, 14) for e in episodes]
@@ -557,7 +551,7 @@ def test_conversation_on_smollm2(smollm2):
 
 
 @pytest.mark.parametrize("family", ["llama3", "qwen2"])
-def test_conversation_in_other_chat_formats(exact, request, family):
+def test_conversation_in_other_chat_formats(request, family):
     tokenizer = eager(read_tokenizer(request.getfixturevalue(family)))
     model = small("qwen2" if family == "qwen2" else "llama", context=1024, vocab=tokenizer.vocab_size)
     episodes = talk(model, tokenizer, ROWS, samples=3, max_new_tokens=12)
@@ -608,7 +602,7 @@ def test_conversations_stay_within_the_context():
     assert len(ends) == 8
 
 
-def test_a_conversation_does_not_depend_on_those_beside_it(exact):
+def test_a_conversation_does_not_depend_on_those_beside_it():
     model, tokenizer = models.load("tiny", dtype=torch.float64)
     rows = problems(4, split="heldout")
 

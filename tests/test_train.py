@@ -42,7 +42,6 @@ def settings(**changes):
 @pytest.fixture
 def exact(monkeypatch):
     """float64 all through: models norm in float32, and so are old log-probs, which would hide what is compared."""
-    monkeypatch.setattr(models.RMSNorm, "precision", torch.float64)
     monkeypatch.setattr(train, "flatten", in_float64(train.flatten))
 
 

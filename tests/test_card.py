@@ -1,0 +1,343 @@
+"""The programs on a card, as far as that can be shown without one: see card.py."""
+import json
+import os
+from dataclasses import replace
+
+import card
+import pytest
+import torch
+
+import eval as evaluation
+import model
+import rema
+import rollout
+import train
+from data.extensions import memory
+from data.formats.hub import TINY
+from data.formats.tokenizer import Tokenizer
+from data.views.program import run_program
+
+FEW = ["--questions", "2", "--group", "2", "--eval-questions", "2", "--eval-every", "9", "--max-new-tokens", "10",
+       "--device", "cuda", "--warmup", "1", "--batch", "4"]
+slow = pytest.mark.skipif(not os.environ.get("REMA_SLOW"), reason="takes minutes: REMA_SLOW=1 runs it")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The embedded model's tokenizer and a model of two layers with random weights, for speed."""
+    config = replace(memory.config_of("tiny"), layers=2, width=32, heads=4, kv_heads=2, head_width=8, hidden=64)
+    made = model.Transformer(config)
+    model.init_weights(made, torch.Generator().manual_seed(0))
+    directory = tmp_path_factory.mktemp("models") / "small"
+    model.save(made, Tokenizer.load(TINY), directory)
+    return str(directory)
+
+
+def alternate(turns, kind):
+    """Advantages of which no group is dead, so that every update happens."""
+    for i, turn in enumerate(turns):
+        turn.advantage = (-1.0) ** i
+
+
+class Watch:
+    """Notes of each update who learned, who changed, and on which device masters and moments lay."""
+
+    def __init__(self, monkeypatch):
+        self.agents, self.notes = [], []
+        load, update = train.load_learners, train.update
+
+        def load_learners(*args):
+            self.agents = load(*args)
+            return self.agents
+
+        def watched(agent, turns, args):
+            before = self.copy_weights()
+            found = update(agent, turns, args)
+            changed = [name for name, weight in self.copy_weights().items() if not weight.equal(before[name])]
+            self.notes.append({"learner": agent.name, "changed": changed, "norm": found["grad_norm"],
+                               "devices": self.find_devices(), "types": self.find_types()})
+            return found
+        monkeypatch.setattr(train, "load_learners", load_learners)
+        monkeypatch.setattr(train, "update", watched)
+
+    def copy_weights(self):
+        return {agent.name: agent.optimizer.weights[0].detach().cpu().clone() for agent in self.agents}
+
+    def find_devices(self):
+        """Name of each agent -> devices of its masters and moments."""
+        devices = {}
+        for agent in self.agents:
+            optimizer = agent.optimizer
+            tensors = list(optimizer.masters)
+            for moments in optimizer.adamw.state.values():
+                tensors += moments.values()
+            devices[agent.name] = {tensor.device.type for tensor in tensors}
+        return devices
+
+    def find_types(self):
+        optimizer = self.agents[0].optimizer
+        return optimizer.weights[0].dtype, optimizer.masters[0].dtype
+
+
+def run(*flags):
+    """train.py on the pretend card, mistakes as they are -> what the card counted."""
+    with card.pretend() as here:
+        train.program([*flags], None, alternate)
+    return here
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The card itself
+
+def test_it_refuses_what_a_card_refuses():
+    with card.pretend():
+        here, there = torch.ones(2, 2), torch.ones(2, 2, device="cuda")
+        assert there.device == torch.device("cuda:0") and there.is_cuda and there.cpu().device.type == "cpu"
+        for mixed in (lambda: here + there, lambda: here @ there, lambda: here[there.long()],
+                      lambda: torch.cat((here, there)), lambda: there.index_select(0, torch.tensor([0])),
+                      lambda: torch.rand(2, device="cuda", generator=torch.Generator()), lambda: there.numpy()):
+            with pytest.raises((RuntimeError, TypeError)):
+                mixed()
+        assert (there * torch.tensor(2.0)).sum().item() == 8                   # a CPU number may mix
+        weight = torch.nn.Parameter(there.clone())
+        for fused in (True, False):
+            adamw = torch.optim.AdamW([weight], fused=fused)
+            weight.grad = there.clone()
+            adamw.step()
+            adamw.state[weight]["step"] = adamw.state[weight]["step"].cpu()
+            if fused:
+                with pytest.raises(RuntimeError):
+                    adamw.step()
+
+
+def test_it_counts():
+    with card.pretend() as here:
+        x = torch.tensor([[1.0, 0.0]], device="cuda")
+        assert here.waits["copy"] == 1
+        x.T.reshape(2), x[0], x.view(2)                      # views
+        assert sum(here.launches.values()) == here.launches["_to_copy"] == 1
+        x[x > 0], x.tolist(), x.sum().item(), x.cpu(), x.cpu()
+        assert {name: n for name, n in here.waits.items() if n} == {
+            "copy": 3, "boolean index": 1, "tolist": 1, "_local_scalar_dense": 1}
+        before = here.bytes
+        big = torch.zeros(1000, device="cuda")
+        views = [big[1:], big.view(10, 100)]
+        assert here.bytes == before + 4000
+        del big
+        assert here.bytes == before + 4000
+        del views
+        assert here.bytes == before and here.peak >= before + 4000
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Runs
+
+def test_a_run_changes_its_learner_saves_and_resumes(small, tmp_path, monkeypatch):
+    """bfloat16 weights, float32 masters. Who is frozen has nothing but weights on the card."""
+    watch = Watch(monkeypatch)
+    out = str(tmp_path / "run")
+    here = run("--model", small, *FEW, "--steps", "3", "--switch-every", "1", "--data", "arithmetic", "--out", out)
+    assert here.peak > 0
+    run("--resume", out, "--steps", "5")
+    assert [note["learner"] for note in watch.notes] == ["high", "low", "high", "low", "high"]
+    for note in watch.notes:
+        assert note["changed"] == [note["learner"]] and note["norm"] > 0
+        assert note["types"] == (torch.bfloat16, torch.float32)
+        other = {"high": "low", "low": "high"}[note["learner"]]
+        assert note["devices"][note["learner"]] == {"cuda"} and note["devices"][other] == {"cpu"}
+    saved, _ = model.load(f"{out}/high")
+    assert saved.lm_head.weight.dtype == torch.float32
+
+
+def test_a_run_with_shared_weights(small, tmp_path, monkeypatch):
+    watch = Watch(monkeypatch)
+    run("--model", small, *FEW, "--steps", "2", "--share", "--data", "arithmetic", "--out", str(tmp_path / "run"))
+    assert len(watch.notes) == 2 and all(note["norm"] > 0 and note["changed"] for note in watch.notes)
+
+
+def test_float32_on_the_card_draws_the_cpus_tokens(small):
+    prompts = [[5, 6, 7], [8, 9], [5, 6]]
+    there = []
+    with card.pretend():
+        learner, _ = model.load(small, "cuda")
+        there = rollout.generate(learner, prompts, 2, max_new_tokens=20, stop_ids=(3,))
+        [turns] = [[turn for group in there for turn in group]]
+        logprobs, _ = rollout.batch_logprobs(learner, turns)
+        again = logprobs.tolist()
+    learner, _ = model.load(small)
+    here = rollout.generate(learner, prompts, 2, max_new_tokens=20, stop_ids=(3,))
+    sampled = []
+    for on_card, on_cpu in zip(there, here):
+        for turn, other in zip(on_card, on_cpu):
+            assert turn.tokens == other.tokens and turn.stopped == other.stopped
+            assert turn.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+            sampled += turn.logprobs
+    assert again == pytest.approx(sampled, abs=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Waits: the host runs ahead of a card, so that it never has to wait for work, unless it asks
+
+def make_turns(new):
+    """Two groups of two turns."""
+    turns = []
+    for i in range(4):
+        prompt = [[5, 6, 7], [8, 9]][i // 2]
+        turns.append(rema.Turn(prompt, [10 + i] * (new - i), [-1.0] * (new - i), True, advantage=(-1.0) ** i))
+    return turns
+
+
+def test_sampling_seldom_waits(small):
+    """A look at who is done every 16 tokens, and what goes in and comes out: fewer than one in eight steps."""
+    with card.pretend() as here:
+        sampler, _ = model.load(small, "cuda", torch.bfloat16)
+        sampler(torch.tensor([[5]], device="cuda"))          # makes the angles of positions, once a model
+        before = here.waits.total()
+        rollout.generate(sampler, [[5, 6, 7], [8, 9]], 2, max_new_tokens=128, stop_ids=(527,))
+        found = here.waits.total() - before
+    assert 128 / 16 <= found < 128 / 8
+
+
+def count_waits_of_an_update(learner, args, micro_tokens):
+    args.micro_tokens = micro_tokens
+    before = card.state.waits.total()
+    train.update(learner, make_turns(9), args)
+    return card.state.waits.total() - before
+
+
+@pytest.mark.parametrize("flags", [[], ["--lora", "2", "--kl", "0.1"], ["--checkpointing", "--ratio", "turn"]])
+def test_learning_seldom_waits(small, flags):
+    """At most 12 times a micro-batch; statistics and the gradient's norm are asked for once an update."""
+    with card.pretend():
+        args = train.parse(["--model", small, "--process", "vrp", *FEW, *flags])
+        [learner] = train.load_learners(args, rema.PROCESSES["vrp"])
+        whole = count_waits_of_an_update(learner, args, 10 ** 6)
+        cut = count_waits_of_an_update(learner, args, 1)                       # four micro-batches
+    assert (cut - whole) / 3 <= 12 and whole <= 12 + 5
+
+
+def test_guided_plans_seldom_wait(small):
+    with card.pretend() as here:
+        args = rollout.parse(["1", "--model", small, "--device", "cuda"])
+        agents = rollout.load_agents(small, rema.PROCESSES["rema"], args)
+        rollout.guide_plans(agents)
+        generators = [rollout.make_generator(i) for i in range(2)]
+        agents[0].generate([[5, 6], [7]], 2, max_new_tokens=30, generator=generators)        # makes the angles
+        before = here.waits.total()
+        agents[0].generate([[5, 6], [7]], 2, max_new_tokens=160, generator=generators)
+        assert here.waits.total() - before < 160 / 8
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Which device
+
+def test_a_second_card_is_a_card():
+    with card.pretend():
+        for name in ("cuda", "cuda:0", "cuda:1"):
+            args = train.parse(["--device", name, "--model", "llama-1b"])
+            assert args.dtype == "bfloat16" and args.checkpointing and args.micro_tokens == 16384
+        args = train.parse(["--device", "cpu", "--model", "llama-1b"])
+        assert args.dtype == "float32" and not args.checkpointing and args.micro_tokens == 1200
+
+
+@pytest.mark.parametrize("device, backend", [("cpu", "gloo"), ("cuda", "nccl"), ("cuda:1", "nccl")])
+def test_processes_talk_as_their_device_wants(monkeypatch, device, backend):
+    """torchrun --device cpu on a machine with cards: NCCL has no CPU."""
+    found = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(train.dist, "init_process_group", found.append)
+    monkeypatch.setattr(train.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(train.atexit, "register", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    with card.pretend():
+        train.parse(["--device", device])
+    assert found == [backend] + [0] * (backend == "nccl")
+
+
+def test_when_the_cards_memory_is_full(capsys):
+    def fill(argv):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB ...")
+    with pytest.raises(SystemExit) as ended:
+        run_program(fill, [], "train.py")
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert all(flag in said for flag in ("--fit", "--batch", "--micro-tokens", "--lora"))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Launches: a decoding step of a small batch lasts as long as its kernels take to be launched
+
+@pytest.mark.parametrize("family, most", [("llama", 480), ("qwen2", 480), ("qwen3", 544)])
+def test_kernels_of_a_decoding_step(family, most):
+    """Of a model of 16 layers, from one token to the next, with the draw and all that is noted of it."""
+    config = replace(memory.config_of("tiny"), layers=16, width=32, heads=4, kv_heads=2, head_width=8, hidden=64,
+                     family=family, qkv_bias=family == "qwen2", qk_norm=family == "qwen3")
+    made = model.Transformer(config)
+    model.init_weights(made, torch.Generator().manual_seed(0))
+    weights = {name: weight.detach() for name, weight in made.named_parameters() if not name.startswith("lm_head")}
+    with card.pretend() as here:
+        moved = {}
+        for name, weight in weights.items():
+            moved[name] = torch.nn.Parameter(weight.to("cuda", torch.bfloat16))
+        sampler = model.assemble(config, moved)
+        counts = []
+        sampler(torch.tensor([[5]], device="cuda"))
+        for new in (3, 5):
+            before = here.launches.total()
+            rollout.generate(sampler, [[5, 6, 7], [8, 9]], 2, max_new_tokens=new, stop_ids=(527,))
+            counts.append(here.launches.total() - before)
+    found = (counts[1] - counts[0]) / 2
+    print(f"{family}: {found:.0f} kernels")
+    assert found <= most
+
+
+# ------------------------------------------------------------------------------------------------------------
+# All else that the programs do
+
+SLOW = {
+    "adapters with KL": ["--lora", "2", "--kl", "0.1", "--switch-every", "1"],
+    "full weights with KL": ["--kl", "0.1", "--switch-every", "0"],
+    "conversations": ["--turns", "2", "--ratio", "turn", "--normalise", "turn", "--switch-every", "0"],
+    "conversations that share": ["--turns", "2", "--share", "--dual-clip", "3"],
+    "guided plans": ["--plan-format", "json", "--max-new-tokens", "40", "--switch-every", "1"],
+    "filter": ["--filter", "2", "--switch-every", "1"],
+    "checkpointing": ["--checkpointing", "--dtype", "float32"],
+    "several updates": ["--updates", "2", "--advantage", "reinforce++", "--micro-tokens", "60"],
+    "one agent, adapters on float32": ["--process", "mrp", "--lora", "2", "--dtype", "float32"],
+    "the second card": ["--device", "cuda:0", "--followers", "2"]}
+
+
+@slow
+@pytest.mark.parametrize("name", SLOW)
+def test_every_way_to_train(small, tmp_path, monkeypatch, name):
+    watch = Watch(monkeypatch)
+    run("--model", small, *FEW, "--data", "arithmetic", "--steps", "2", *SLOW[name], "--out", str(tmp_path / "run"))
+    assert len(watch.notes) >= 2 and all(note["norm"] > 0 for note in watch.notes)
+
+
+@slow
+def test_a_warm_start(small, tmp_path, monkeypatch):
+    lesson = {"messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]}
+    (tmp_path / "lessons.jsonl").write_text(json.dumps(lesson) + "\n" + json.dumps(lesson) + "\n")
+    watch = Watch(monkeypatch)
+    run("--model", small, *FEW, "--data", "arithmetic", "--steps", "1", "--sft", str(tmp_path / "lessons.jsonl"),
+        "--out", str(tmp_path / "run"))
+    assert watch.notes[0]["devices"]["high"] == {"cuda"}
+
+
+@slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_evaluations(small, tmp_path, dtype):
+    """Votes, diagnostics and judge tasks; one episode to look at."""
+    rows = [{"problem": f"Which is right? A: {i} B: 2", "answer": "A", "judge": True} for i in range(2)]
+    (tmp_path / "judge.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ["--model", small, "--device", "cuda", "--dtype", dtype, "--max-new-tokens", "8"]
+    with card.pretend() as here:
+        evaluation.program([*common, "--limit", "2", "--plans", "2", "--answers", "2", "--diagnose", "--data", "arithmetic",
+                            "--top-p", "0.9", "--out", str(tmp_path / "votes")])
+        evaluation.program([*common, "--data", str(tmp_path / "judge.jsonl"), "--out", str(tmp_path / "judge")])
+        evaluation.program([*common, "--turns", "2", "--limit", "2", "--data", "arithmetic",
+                            "--out", str(tmp_path / "turns")])
+        rollout.program(["1+1", *common, "--answer", "2", "--temperature", "1"])
+        assert here.launches.total() > 0
