@@ -113,8 +113,8 @@ def test_few_lambdas():
 
 
 def test_the_core_is_small():
-    """12,000 tokens, flags included, and 100 for "Other people's checkpoints, adapters, rewards and clusters" (issue 15)."""
-    assert sum(measure(core(name))["tokens"] for name in SIX) <= 12_100
+    """12,000 tokens, flags included; each later issue may add a little, 500 in all."""
+    assert sum(measure(core(name))["tokens"] for name in SIX) <= 12_000
 
 
 def test_data_reads_in_the_same_style():
