@@ -445,12 +445,10 @@ import copy  # noqa: E402
 import filecmp  # noqa: E402
 import os  # noqa: E402
 import json  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
 from argparse import BooleanOptionalAction  # noqa: E402
 from dataclasses import replace  # noqa: E402
 
-from data.extensions import memory  # noqa: E402
+from data.extensions import memory, processes  # noqa: E402
 from data.views.program import pick_device  # noqa: E402
 from data.formats.hub import NAMES  # noqa: E402
 from data.formats.runs import find_agents, holds_adapters  # noqa: E402
@@ -858,9 +856,7 @@ def join_processes(args: Namespace) -> None:
     atexit.register(dist.destroy_process_group)      # its threads may abort the exit otherwise
     if on_card:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if dist.get_rank() > 0:
-        args.out = tempfile.mkdtemp()
-        sys.stdout = sys.stderr = open(os.devnull, "w")
+    atexit.register(processes.join(args).finish)
 
 
 def add_up_gradients(weights: list[Tensor]) -> None:

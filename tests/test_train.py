@@ -1170,6 +1170,62 @@ def test_two_processes_have_the_gradient_and_the_episodes_of_one(tmp_path):
         assert found["talks"] == one["talks"]
 
 
+FAILING = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+import rema, train
+from data import UserError
+from data.extensions import processes
+processes.PATIENCE = 4
+steps = []
+def fail(turns, kind):
+    steps.append(1)
+    if len(steps) == 2 and os.environ["RANK"] == {rank!r}:
+        {what}
+    elif len(steps) == 2 and {sleep}:
+        time.sleep(60)                                       # not waiting for anybody just now
+    rema.assign_advantages(turns, kind)
+train.main(sys.argv[1:], assign_advantages=fail)
+"""
+
+
+slow = pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="10 seconds each: set REMA_SLOW=1")
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize("rank, what, sleep, status, said", [
+    ("1", KILL, True, -9, "rank 1 has given no sign of life"), ("0", "raise UserError('no such')", False, 2, "no such"),
+    pytest.param("0", KILL, True, -9, "cannot be reached", marks=slow),
+    pytest.param("1", KILL, False, -9, "ended", marks=slow), pytest.param("0", KILL, False, -9, "ended", marks=slow),
+    pytest.param("1", "raise UserError('no such')", True, 2, "no such", marks=slow),
+    pytest.param("0", "raise IndexError('of a user')", True, 1, "IndexError: of a user", marks=slow),
+    pytest.param("1", "raise IndexError('of a user')", False, 1, "IndexError: of a user", marks=slow)])
+def test_when_one_process_fails_all_end_and_say_why(rank, what, sleep, status, said, tmp_path):
+    """Killed or by a mistake, in its second step: within 30 s, each with its own line; and --resume goes on."""
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING.format(root=str(ROOT), rank=rank, what=what, sleep=sleep))
+    flags = [*SMALL_RUN, "--steps", "3", "--process", "vrp", "--save-every", "1", "--eval-questions", "2"]
+    port = str(22000 + (os.getpid() + 7 * len(said) + 100 * int(rank)) % 20000)
+    both = [subprocess.Popen([sys.executable, str(script), *flags, "--out", str(tmp_path / "run")],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={
+        **os.environ, "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}) for number in range(2)]
+    failing, other = both[int(rank)], both[1 - int(rank)]
+    assert failing.wait(timeout=200) == status
+    ended = time.monotonic()
+    told = {process: process.communicate(timeout=60)[1] for process in both}
+    assert time.monotonic() - ended < 30 and other.returncode == 1
+    [line] = [line for line in told[other].splitlines() if "train.py: ends, since" in line]
+    assert said in line and "Traceback" not in told[other]
+    assert line.startswith("rank 1: ") == (rank == "0") and (f"--resume {tmp_path / 'run'}" in line) == (rank == "1")
+    if status > 0:
+        assert said in told[failing] and ("rank 1: " in told[failing]) == (rank == "1")
+    assert "train: " not in told[both[1]] and "step/s" not in told[both[1]]          # no bar
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1]
+    train.main(["--resume", str(tmp_path / "run")])
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1, 2, 3]
+
+
 @pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="15 seconds: set REMA_SLOW=1")
 def test_torchrun_trains_as_one_process_does(tmp_path):
     """The whole program on two ranks: the same steps as on one, written by the first alone."""

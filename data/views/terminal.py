@@ -1,5 +1,6 @@
 """What a run says: a line a step, episodes, warnings, the closing table."""
 import math
+import os
 import re
 import sys
 
@@ -12,7 +13,7 @@ from data.views.statistics import list_rewards, show_error
 def say(text: str) -> None:
     """To the terminal, above the progress bar; to stderr when stdout is a file, which gets only results."""
     stream = sys.stderr
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() or getattr(sys.stdout, "name", "") == os.devnull:   # another process than the first
         stream = sys.stdout
     tqdm.write(text, file=stream)
 
