@@ -2,6 +2,7 @@
 import json
 import os
 from dataclasses import replace
+from unittest import mock
 
 import card
 import pytest
@@ -81,7 +82,7 @@ class Watch:
 
 def run(*flags):
     """train.py on the pretend card, mistakes as they are -> what the card counted."""
-    with card.pretend() as here:
+    with card.pretend() as here, mock.patch.object(train, "AFTER", []):        # diagnostics: test_evaluations
         train.program([*flags], None, alternate)
     return here
 
@@ -290,6 +291,71 @@ def test_kernels_of_a_decoding_step(family, most):
     found = (counts[1] - counts[0]) / 2
     print(f"{family}: {found:.0f} kernels")
     assert found <= most
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Memory: of the tensors on the card, what autograd keeps among them, against what --fit says for a card's settings
+
+@pytest.fixture(scope="module")
+def middle(tmp_path_factory):
+    """Large enough for its matrices to matter, and small enough for seconds."""
+    config = replace(memory.config_of("tiny"), layers=3, width=64, heads=4, kv_heads=2, head_width=16, hidden=192)
+    made = model.Transformer(config)
+    model.init_weights(made, torch.Generator().manual_seed(0))
+    directory = tmp_path_factory.mktemp("models") / "middle"
+    model.save(made, Tokenizer.load(TINY), directory)
+    return str(directory)
+
+
+@pytest.mark.parametrize("flags", [["--checkpointing"], ["--no-checkpointing", "--micro-tokens", "500"],
+                                   ["--lora", "4", "--checkpointing"], ["--dtype", "float32", "--no-checkpointing"]])
+def test_a_card_holds_what_fit_says(middle, flags):
+    """Two agents that learn in turn: a prompt of its own for each of 16 rows sampled, 4 groups of 4 learned."""
+    Tp, T = 60, 24
+    with card.pretend() as here:
+        args = train.parse(["--model", middle, "--device", "cuda", "--questions", "4", "--group", "4",
+                            "--max-new-tokens", str(T), *flags])
+        rests = args.dtype == "bfloat16" and not args.lora
+        said = memory.estimate(memory.config_of(middle), agents=2, dtype=args.dtype, lora=args.lora, questions=4, group=4,
+                               prompt_tokens=Tp, new_tokens=T, batch=16, micro_tokens=args.micro_tokens,
+                               checkpointing=args.checkpointing, offload=rests)
+        agents = train.load_learners(args, rema.PROCESSES["rema"])
+        held = said["weights"] + said["adapters"] + said["optimizer"]
+        prompts = []
+        for i in range(4):
+            prompts += [[i + 5] * Tp] * 4
+        found = {"change": 0}
+        for position in (0, 1, 0):                   # moments come with each agent's first update
+            here.peak = here.bytes
+            if rests:
+                train.move_optimizers(agents, [position], "cuda")
+            found["change"] = max(found["change"], here.peak)
+            here.peak = here.bytes
+            groups = rollout.generate(agents[position].model, prompts, max_new_tokens=T)
+            found["sampling"], here.peak = here.peak, here.bytes
+            turns = [turn for [turn] in groups]
+            alternate(turns, None)
+            train.update(agents[position], turns, args)
+            found["learning"] = here.peak
+    wanted = {"sampling": held + said["sampling"], "learning": held + said["learning"]}
+    for phase, size in wanted.items():
+        print(f"{phase}: --fit says {size / 1e6:.2f} MB, {found[phase] / 1e6:.2f} MB were held")
+        assert size == pytest.approx(found[phase], rel=0.15), phase
+    assert found["change"] <= 1.01 * held
+
+
+def test_a_resumed_run_reads_moments_into_memory(small, tmp_path):
+    """Moments of all agents at once would be 16 bytes a weight more than --fit says."""
+    out = str(tmp_path / "run")
+    run("--model", small, *FEW, "--data", "arithmetic", "--steps", "2", "--switch-every", "1", "--out", out)
+    weights = memory.parameters(memory.config_of(small))
+    with card.pretend() as here:
+        args = train.parse(["--resume", out])
+        agents = train.load_learners(args, rema.PROCESSES["rema"])
+        here.peak = here.bytes
+        train.Run(args, agents, []).restore()
+        assert here.bytes <= 2 * 2 * weights + 1000                            # both agents' weights, nothing else
+        assert here.peak <= 2 * (2 + 4) * weights + 1000                       # and the masters, as they were made
 
 
 # ------------------------------------------------------------------------------------------------------------
