@@ -15,7 +15,6 @@ the compute type.
 """
 import os
 from argparse import Namespace
-from math import ceil
 
 import torch
 
@@ -210,7 +209,7 @@ def table(name: str, args) -> str:
     lines = [f"{name}: {parameters(config):,} weights; in GB, with the flags for a card, on a card and here:"]
     for part in here:
         lines.append(f"{part:12}{on_card[part] / GB:10.2f}{here[part] / GB:10.2f}")
-    for card_size in (80, 24, 16):
+    for card_size in (80, 48, 24, 16):
         lines.append(f"{card_size:3} GB: {advise(config, args, card_size * GB, card=True)}")
     if size:
         lines.append(f"{size / GB:3.0f} GB: {advise(config, args, size, card=cuda)}")
