@@ -221,15 +221,16 @@ def count_waits_of_an_update(learner, args, micro_tokens):
     return card.state.waits.total() - before
 
 
-@pytest.mark.parametrize("flags", [[], ["--lora", "2", "--kl", "0.1"], ["--checkpointing", "--ratio", "turn"]])
-def test_learning_seldom_waits(small, flags):
-    """At most 12 times a micro-batch, we said; 8 it is; statistics and the gradient's norm are asked for once an update."""
+@pytest.mark.parametrize("flags, most", [([], 5), (["--checkpointing", "--ratio", "turn"], 6),
+                                         (["--lora", "2", "--kl", "0.1"], 12)])
+def test_learning_seldom_waits(small, flags, most):
+    """At most 12 times a micro-batch, for what goes in, and with KL again for the reference; statistics and the gradient's norm are asked for once an update."""
     with card.pretend():
         args = train.parse(["--model", small, "--process", "vrp", *FEW, *flags])
         [learner] = train.load_learners(args, rema.PROCESSES["vrp"])
         whole = count_waits_of_an_update(learner, args, 10 ** 6)
         cut = count_waits_of_an_update(learner, args, 1)                       # four micro-batches
-    assert (cut - whole) / 3 <= 8 and whole <= 8 + 5
+    assert (cut - whole) / 3 <= most and whole <= most + 5
 
 
 def test_guided_plans_seldom_wait(small):
