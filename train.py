@@ -349,10 +349,10 @@ class Run:
         state = Path(self.args.resume or self.out) / "state.safetensors"
         note = {"step": -1}                          # nothing is done yet, not even the first measurement
         if state.exists():
+            if self.args.dtype == "bfloat16":        # extension: a card has no room for the moments of all
+                move_optimizers(self.agents, [], "cpu")
             note = load_state(state, self.agents)
             self.best, self.failures = note["best"], note["failures"]
-            if self.args.dtype == "bfloat16":        # extension
-                move_optimizers(self.agents, [], "cpu")
         for name in ("metrics.jsonl", "episodes.jsonl"):
             forget_after(self.out / name, note["step"])
         if note["step"] < 0:

@@ -1,9 +1,12 @@
 """The programs on a card, as far as that can be shown without one: see card.py."""
 import json
 import os
+import time
 from dataclasses import replace
+from unittest import mock
 
 import card
+import gpu
 import pytest
 import torch
 
@@ -17,15 +20,15 @@ from data.formats.hub import TINY
 from data.formats.tokenizer import Tokenizer
 from data.views.program import run_program
 
-FEW = ["--questions", "2", "--group", "2", "--eval-questions", "2", "--eval-every", "9", "--max-new-tokens", "10",
+FEW = ["--questions", "2", "--group", "2", "--eval-questions", "2", "--eval-every", "9", "--max-new-tokens", "6",
        "--device", "cuda", "--warmup", "1", "--batch", "4"]
 slow = pytest.mark.skipif(not os.environ.get("REMA_SLOW"), reason="takes minutes: REMA_SLOW=1 runs it")
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The embedded model's tokenizer and a model of two layers with random weights, for speed."""
-    config = replace(memory.config_of("tiny"), layers=2, width=32, heads=4, kv_heads=2, head_width=8, hidden=64)
+    """The embedded model's tokenizer and a model of one layer with random weights, for speed."""
+    config = replace(memory.config_of("tiny"), layers=1, width=32, heads=4, kv_heads=2, head_width=8, hidden=64)
     made = model.Transformer(config)
     model.init_weights(made, torch.Generator().manual_seed(0))
     directory = tmp_path_factory.mktemp("models") / "small"
@@ -81,7 +84,7 @@ class Watch:
 
 def run(*flags):
     """train.py on the pretend card, mistakes as they are -> what the card counted."""
-    with card.pretend() as here:
+    with card.pretend() as here, mock.patch.object(train, "AFTER", []):        # diagnostics: test_evaluations
         train.program([*flags], None, alternate)
     return here
 
@@ -138,8 +141,8 @@ def test_a_run_changes_its_learner_saves_and_resumes(small, tmp_path, monkeypatc
     out = str(tmp_path / "run")
     here = run("--model", small, *FEW, "--steps", "3", "--switch-every", "1", "--data", "arithmetic", "--out", out)
     assert here.peak > 0
-    run("--resume", out, "--steps", "5")
-    assert [note["learner"] for note in watch.notes] == ["high", "low", "high", "low", "high"]
+    run("--resume", out, "--steps", "4")
+    assert [note["learner"] for note in watch.notes] == ["high", "low", "high", "low"]
     for note in watch.notes:
         assert note["changed"] == [note["learner"]] and note["norm"] > 0
         assert note["types"] == (torch.bfloat16, torch.float32)
@@ -198,6 +201,19 @@ def test_sampling_seldom_waits(small):
     assert 128 / 16 <= found < 128 / 8
 
 
+def test_rows_leave_without_waiting(small):
+    """Whether any are done is asked once for 16 tokens, and which once for all layers."""
+    with card.pretend() as here:
+        sampler, _ = model.load(small, "cuda", torch.bfloat16)
+        sampler(torch.tensor([[5]], device="cuda"))
+        before = here.waits.total()
+        groups = rollout.generate(sampler, [[5, 6, 7], [8, 9]], 8, max_new_tokens=48, stop_ids=range(0, 528, 16))
+        found = here.waits.total() - before
+    ended = [turn.stopped and len(turn.tokens) < 32 for group in groups for turn in group]
+    assert 2 <= sum(ended) < 16 and here.waits["boolean index"] == 0
+    assert found <= 9 + 48 / 16
+
+
 def count_waits_of_an_update(learner, args, micro_tokens):
     args.micro_tokens = micro_tokens
     before = card.state.waits.total()
@@ -205,15 +221,16 @@ def count_waits_of_an_update(learner, args, micro_tokens):
     return card.state.waits.total() - before
 
 
-@pytest.mark.parametrize("flags", [[], ["--lora", "2", "--kl", "0.1"], ["--checkpointing", "--ratio", "turn"]])
-def test_learning_seldom_waits(small, flags):
-    """At most 12 times a micro-batch; statistics and the gradient's norm are asked for once an update."""
+@pytest.mark.parametrize("flags, most", [([], 5), (["--checkpointing", "--ratio", "turn"], 6),
+                                         (["--lora", "2", "--kl", "0.1"], 12)])
+def test_learning_seldom_waits(small, flags, most):
+    """At most 12 times a micro-batch, for what goes in, and with KL again for the reference; statistics and the gradient's norm are asked for once an update."""
     with card.pretend():
         args = train.parse(["--model", small, "--process", "vrp", *FEW, *flags])
         [learner] = train.load_learners(args, rema.PROCESSES["vrp"])
         whole = count_waits_of_an_update(learner, args, 10 ** 6)
         cut = count_waits_of_an_update(learner, args, 1)                       # four micro-batches
-    assert (cut - whole) / 3 <= 12 and whole <= 12 + 5
+    assert (cut - whole) / 3 <= most and whole <= most + 5
 
 
 def test_guided_plans_seldom_wait(small):
@@ -222,7 +239,7 @@ def test_guided_plans_seldom_wait(small):
         agents = rollout.load_agents(small, rema.PROCESSES["rema"], args)
         rollout.guide_plans(agents)
         generators = [rollout.make_generator(i) for i in range(2)]
-        agents[0].generate([[5, 6], [7]], 2, max_new_tokens=30, generator=generators)        # makes the angles
+        agents[0].model(torch.tensor([[5]], device="cuda"))  # makes the angles of positions
         before = here.waits.total()
         agents[0].generate([[5, 6], [7]], 2, max_new_tokens=160, generator=generators)
         assert here.waits.total() - before < 160 / 8
@@ -293,6 +310,74 @@ def test_kernels_of_a_decoding_step(family, most):
 
 
 # ------------------------------------------------------------------------------------------------------------
+# Memory: of the tensors on the card, what autograd keeps among them, against what --fit says for a card's settings
+
+@pytest.fixture(scope="module")
+def middle(tmp_path_factory):
+    """Large enough for its matrices to matter, and small enough for seconds."""
+    config = replace(memory.config_of("tiny"), layers=2, width=64, heads=4, kv_heads=2, head_width=16, hidden=192)
+    made = model.Transformer(config)
+    model.init_weights(made, torch.Generator().manual_seed(0))
+    directory = tmp_path_factory.mktemp("models") / "middle"
+    model.save(made, Tokenizer.load(TINY), directory)
+    return str(directory)
+
+
+@pytest.mark.parametrize("flags", [
+    ["--checkpointing"], ["--lora", "4", "--checkpointing"],
+    pytest.param(["--no-checkpointing", "--micro-tokens", "500"], marks=slow),
+    pytest.param(["--lora", "4", "--no-checkpointing"], marks=slow),
+    pytest.param(["--dtype", "float32", "--no-checkpointing"], marks=slow)])
+def test_a_card_holds_what_fit_says(middle, flags):
+    """Two agents that learn in turn: a prompt of its own for each of 16 rows sampled, 4 groups of 4 learned."""
+    Tp, T = 60, 20
+    with card.pretend() as here:
+        args = train.parse(["--model", middle, "--device", "cuda", "--questions", "4", "--group", "4",
+                            "--max-new-tokens", str(T), *flags])
+        rests = args.dtype == "bfloat16" and not args.lora
+        said = memory.estimate(memory.config_of(middle), agents=2, dtype=args.dtype, lora=args.lora, questions=4, group=4,
+                               prompt_tokens=Tp, new_tokens=T, batch=16, micro_tokens=args.micro_tokens,
+                               checkpointing=args.checkpointing, offload=rests)
+        agents = train.load_learners(args, rema.PROCESSES["rema"])
+        held = said["weights"] + said["adapters"] + said["optimizer"]
+        prompts = []
+        for i in range(4):
+            prompts += [[i + 5] * Tp] * 4
+        found = {"change": 0}
+        for position in (0, 1, 0):                   # moments come with each agent's first update
+            here.peak = here.bytes
+            if rests:
+                train.move_optimizers(agents, [position], "cuda")
+            found["change"] = max(found["change"], here.peak)
+            here.peak = here.bytes
+            groups = rollout.generate(agents[position].model, prompts, max_new_tokens=T)
+            found["sampling"], here.peak = here.peak, here.bytes
+            turns = [turn for [turn] in groups]
+            alternate(turns, None)
+            train.update(agents[position], turns, args)
+            found["learning"] = here.peak
+    wanted = {"sampling": held + said["sampling"], "learning": held + said["learning"]}
+    for phase, size in wanted.items():
+        print(f"{phase}: --fit says {size / 1e6:.2f} MB, {found[phase] / 1e6:.2f} MB were held")
+        assert size == pytest.approx(found[phase], rel=0.15), phase
+    assert found["change"] <= 1.01 * held
+
+
+def test_a_resumed_run_reads_moments_into_memory(small, tmp_path):
+    """Moments of all agents at once would be 16 bytes a weight more than --fit says."""
+    out = str(tmp_path / "run")
+    run("--model", small, *FEW, "--data", "arithmetic", "--steps", "2", "--switch-every", "1", "--out", out)
+    weights = memory.parameters(memory.config_of(small))
+    with card.pretend() as here:
+        args = train.parse(["--resume", out])
+        agents = train.load_learners(args, rema.PROCESSES["rema"])
+        here.peak = here.bytes
+        train.Run(args, agents, []).restore()
+        assert here.bytes <= 2 * 2 * weights + 1000                            # both agents' weights, nothing else
+        assert here.peak <= 2 * (2 + 4) * weights + 1000                       # and the masters, as they were made
+
+
+# ------------------------------------------------------------------------------------------------------------
 # All else that the programs do
 
 SLOW = {
@@ -341,3 +426,46 @@ def test_evaluations(small, tmp_path, dtype):
                             "--out", str(tmp_path / "turns")])
         rollout.program(["1+1", *common, "--answer", "2", "--temperature", "1"])
         assert here.launches.total() > 0
+
+
+# ------------------------------------------------------------------------------------------------------------
+# gpu.py, for the day a card is at hand
+
+def check_table(path):
+    table = path.read_text()
+    assert "failed" not in table, table
+    for row in ("largest difference", "samples that are", "python train.py", "llama-1b, 4 rows", "llama-1b: a step",
+                "llama-1b: peak", "llama-8b --lora 16: peak", "decoding steps: ", "a micro-batch: "):
+        assert row in table, row
+
+
+def test_the_program_for_a_real_card(tmp_path):
+    assert gpu.main(["--device", "cpu", "--small", "--out", str(tmp_path / "gpu.md")]) == 0
+    check_table(tmp_path / "gpu.md")
+
+
+def test_a_part_that_fails_or_takes_too_long_spares_the_others(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("the card\nis on fire")
+
+    def sleep(*_):
+        time.sleep(30)
+
+    def succeed(report, *_):
+        report.add("the last part", "done")
+    monkeypatch.setattr(gpu, "PARTS", [(fail, 5), (sleep, 1), (succeed, 5)])
+    assert gpu.main(["--device", "cpu", "--small", "--out", str(tmp_path / "gpu.md")]) == 2
+    lines = (tmp_path / "gpu.md").read_text().splitlines()
+    assert lines[3:] == ["| fail failed | RuntimeError: the card is on fire |",
+                         "| sleep failed | TooLong: stopped after 1 s |", "| the last part | done |"]
+
+
+@slow
+def test_the_program_for_a_real_card_on_the_pretended_one(tmp_path, monkeypatch):
+    found = dict(synchronize=lambda: None, empty_cache=lambda: None, get_device_name=lambda _: "pretended",
+                 max_memory_allocated=lambda: card.state.peak)
+    monkeypatch.setattr(gpu, "profile", lambda report, name, device, work: report.add(f"{name}: {work()}", ""))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: setattr(card.state, "peak", card.state.bytes))
+    with card.pretend(), mock.patch.multiple(torch.cuda, **found):
+        assert gpu.main(["--device", "cuda", "--small", "--out", str(tmp_path / "gpu.md")]) == 0
+    check_table(tmp_path / "gpu.md")

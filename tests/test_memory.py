@@ -70,8 +70,8 @@ def test_by_hand():
     assert memory.parameters(SMALL, lora=2) == 3 * 2 * (8 + 6 + 6 + 8 + 10 + 10 + 10)
 
     # One block: each norm's input and its result before the gain; what matrix products see (q, k, v; gate,
-    # up; o; down); gate, silu, up; queries, result, log-sum-exp, mask; keys and values of all query heads.
-    tokens = 2 * (4 + 4) + (4 + 4 + 4 + 6) + 3 * 6 + 4 + 4 + 2 + 7
+    # up; o; down); gate, silu, up; queries, result, log-sum-exp; keys and values of all query heads.
+    tokens = 2 * (4 + 4) + (4 + 4 + 4 + 6) + 3 * 6 + 4 + 4 + 2
     assert memory.kept(SMALL, 4, 2, 7, 4, lora=0) == 4 * (4 * 2 * tokens + 4 * 7 * 2 * 4)
 
     got = memory.estimate(SMALL, agents=1, dtype="float32", questions=2, group=2, prompt_tokens=5,
@@ -82,13 +82,18 @@ def test_by_hand():
     assert got["sampling"] == 4 * 5 * (3 * 2 * 2 * 4 + 4 * 3 * 6 + 4 * 3 * 4 + 5 * (4 + 1))
     long = memory.estimate(SMALL, agents=1, dtype="float32", prompt_tokens=5, new_tokens=95, batch=4)
     assert long["sampling"] == long["cache"] + 4 * (2 * 100 * (4 + 3 * 4) + 10 * 4)      # scores and logits
-    assert got["activations"] == (3 * (memory.kept(SMALL, 4, 2, 7, 4, 0) + memory.kept(SMALL, 2, 5, 5, 4, 0))
+    mask = 4 * (4 * 2 * 7 + 2 * 5 * 5)                                         # once for all blocks
+    assert got["activations"] == (mask + 3 * (memory.kept(SMALL, 4, 2, 7, 4, 0) + memory.kept(SMALL, 2, 5, 5, 4, 0))
                                   + 12 * (2 * 4 * 6 + 16 * 4) + 4 * 8 * 2 * 4 * 4)
     assert got["logits"] == 5 * 4 * 12 * 10 + 4 * 4 * (2 * (12 + 10) + 2 * 12)
     assert got["total"] == 12 * weights + max(got["sampling"], got["learning"])
     twice = memory.estimate(SMALL, agents=1, dtype="float32", questions=4, group=2, prompt_tokens=5,
                             new_tokens=3, batch=4, micro_tokens=22)            # the same micro-batch, two times
     assert twice["learning"] == got["gradients"] + got["learning"]
+    cut = memory.estimate(SMALL, agents=1, dtype="float32", questions=2, group=2, prompt_tokens=5,
+                          new_tokens=3, batch=4, micro_tokens=19)              # a prompt, both samples; one, one sample
+    assert cut["activations"] == (4 * (3 * 2 * 7 + 2 * 5 * 5) + 10 * (2 * 4 * 6 + 16 * 4) + 3 * 8 * 2 * 4 * 4
+                                  + 3 * (memory.kept(SMALL, 3, 2, 7, 4, 0) + memory.kept(SMALL, 2, 5, 5, 4, 0)))
 
 
 def test_a_large_embedding_is_held_back_by_adamw():

@@ -15,7 +15,6 @@ the compute type.
 """
 import os
 from argparse import Namespace
-from math import ceil
 
 import torch
 
@@ -106,22 +105,30 @@ def estimate(config: Config, *, agents=2, dtype="bfloat16", lora=0, questions=16
 
     cache, sampling = estimate_sampling(config, e, lora, batch, Tp, T)
 
-    # Learning: as train.micro_batches, as many samples of a prompt as fit, then as many prompts as fit
-    rows = min(group, max(1, (micro_tokens - Tp) // T))
-    P = max(1, min(questions * ceil(group / rows), micro_tokens // (Tp + rows * T)))
-    new = P * rows * T                                   # tokens of samples
+    # Learning: as train.make_micro_batches, prompts with all their samples, then some samples of the next one
+    P = min(questions, micro_tokens // (Tp + group * T))
+    B = P * group
+    left = micro_tokens - P * (Tp + group * T)
+    if P < questions:
+        of_next = min(group, max(0, (left - Tp) // T))
+        if P == 0:
+            of_next = max(1, of_next)                    # one is always taken
+        B += of_next
+        P += min(1, of_next)
+    new = B * T                                          # tokens of samples
     old = P * Tp                                         # and of prompts
-    of_samples = kept(config, P * rows, T - 1, Tp + T - 1, e, lora)
+    of_samples = kept(config, B, T - 1, Tp + T - 1, e, lora)
     of_prompts = kept(config, P, Tp, Tp, e, lora)
-    held = config.layers * (of_samples + of_prompts)
+    mask = (B * (T - 1) * (Tp + T - 1) + P * Tp * Tp) * e                      # as numbers, for all layers
+    held = config.layers * (of_samples + of_prompts) + mask
     outputs = 2 * e                                      # beside each number that a layer makes
     if lora and e < 4:
         outputs = 12                                     # B A x, the same scaled, the sum, in float32
     block = max(new, old) * (F * outputs + 16 * D)       # gradients on their way through a block, and those
-    block += P * rows * (Tp + T) * 2 * Q * e             # of keys and values
+    block += B * (Tp + T) * 2 * Q * e                    # of keys and values
     if checkpointing:                                    # a block's input is held, and three caches; it runs again
-        cached = old + P * rows * Tp + P * rows * (Tp + T)               # prompts, a copy for each sample, all
-        held = config.layers * ((new + old) * D + cached * 2 * KV) * e
+        cached = old + B * Tp + B * (Tp + T)             # prompts, a copy for each sample, all
+        held = config.layers * ((new + old) * D + cached * 2 * KV) * e + mask
         block += max(of_samples, of_prompts)
     logits = 5 * 4 * min(chunk, new) * V                 # five in float32
     logits += (new + old) * D * (4 + e)                  # the last norm
@@ -132,7 +139,7 @@ def estimate(config: Config, *, agents=2, dtype="bfloat16", lora=0, questions=16
     if not lora:
         batch_alone += V * D * e                         # the head's gradient
         beside = V * D * 8                               # AdamW's quotients for its largest tensor
-    if questions * group > P * rows:
+    if questions * group > B:
         beside = max(beside, batch_alone)                # a second micro-batch
     learning = max(batch_alone, gradients + beside)
 
@@ -179,7 +186,7 @@ def kept(config, B, T, S, e, lora):
     inputs = (2 * D + Q + F + 7 * lora) * e
     if lora and e < 4:
         inputs = (5 * D + Q + F + 7 * lora) * 4
-    attention = (2 * Q + S) * e + config.heads * 4       # queries, result, the mask as numbers; log-sum-exp
+    attention = 2 * Q * e + config.heads * 4             # queries, result; log-sum-exp
     mlp = 3 * F * e                                      # gate, silu, up
     keys_and_values = 2 * S * Q * e                      # repeated for all query heads
     return B * (T * (norms + inputs + attention + mlp) + keys_and_values)
