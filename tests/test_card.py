@@ -3,6 +3,7 @@ import json
 import os
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import card
@@ -266,6 +267,9 @@ def test_processes_talk_as_their_device_wants(monkeypatch, device, backend):
     monkeypatch.setattr(train.dist, "init_process_group", found.append)
     monkeypatch.setattr(train.dist, "get_rank", lambda: 0)
     monkeypatch.setattr(train.atexit, "register", lambda _: None)
+    monkeypatch.setattr(train.processes, "Watch", lambda args: SimpleNamespace(rank=0, tell=None, finish=None))
+    monkeypatch.setattr(train.processes, "program", SimpleNamespace(ON_FAILURE=[]))
+    monkeypatch.setattr(train.processes.signal, "signal", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "set_device", found.append)
     with card.pretend():
         train.parse(["--device", device])
