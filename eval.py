@@ -15,11 +15,11 @@ from tqdm import tqdm
 import rema
 from data.formats.files import write_json
 from data.formats.runs import claim_evaluation, refuse_used
-from data.problems.choosing import choose_held_out
+from data.problems.choosing import choose_held_out, number_copies
 from data.views import statistics, terminal
 from data.views.program import Parser, count, run_program
 from rema import Episode
-from rollout import Agent, add_speaking_flags, choose_roles, complete_speaking, load_agents, play
+from rollout import Agent, add_speaking_flags, choose_roles, complete_speaking, load_agents, sample_episodes
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -49,46 +49,38 @@ def parse(argv: list[str] | None) -> Namespace:
 # ------------------------------------------------------------------------------------------------------------
 # Measuring
 
-def compute_mean(values: list[float]) -> tuple[float, float]:
-    """Mean and its standard error; zeros for no values. values: one a problem.
-
-    >>> compute_mean([1, 0, 1, 0])
-    (0.5, 0.28867513459481287)
-    """
-    n = max(1, len(values))
-    mean = sum(values) / n
-    variance = sum((value - mean) ** 2 for value in values) / max(n - 1, 1)
-    return mean, math.sqrt(variance / n)
-
-
 def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temperature: float = 0.0,
              samples: list[int] | None = None, key: tuple = ("eval",), **how) -> list[Episode]:
-    """Episodes of each row, scored: one, or as many as samples says. how: what rollout.play takes besides.
+    """Episodes of each row, scored: one, or as many as samples says. how: what rollout.sample_episodes takes besides.
 
     A row that is too long for the context gets empty turns, and is wrong.
     """
-    episodes = play(agents, rows, samples or [1] * len(agents), temperatures=[temperature] * len(agents),
-                    max_new_tokens=max_new_tokens, key=key, **how)
+    episodes = sample_episodes(agents, number_copies(rows), samples or [1] * len(agents),
+                               temperatures=[temperature] * len(agents), max_new_tokens=max_new_tokens, key=key, **how)
     rema.score(episodes, [agent.role for agent in agents])
     return episodes
 
 
-def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float]]:
+def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float | None]]:
     """What a table shows of episodes: {figure: (mean, standard error)}, in percent, but "tokens of ..." in tokens.
 
-    Several samples of a problem count as one, by their mean: the standard errors are over problems.
+    Several samples of a problem, and copies of it, count as one, by their mean: standard errors are over problems.
     """
-    groups = statistics.group_by_question(episodes)
+    groups = statistics.group_by_problem(episodes)
     table = {}
     for figure, values in statistics.measure_problems(groups).items():
-        table[figure] = compute_mean(values)
-    if len(groups[0]) > 1:                           # extension
+        table[figure] = statistics.estimate(figure, values)
+    if len(episodes) > len(groups):                  # extension
         table.update(rate_samples(groups))
     return table
 
 
 def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace) -> dict[str, float]:
-    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log of a run."""
+    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log of a run.
+
+    One episode a row, with the same draws every time; a row that is too long for the context counts as wrong.
+    Before training and every --eval-every steps, see Run in train.py.
+    """
     result = {}
     for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
         episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,
@@ -121,9 +113,9 @@ def program(argv: list[str] | None) -> None:
         episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
                             samples=samples, key=(args.seed, "eval"), top_p=args.top_p, batch=args.batch,
                             turns=args.turns, bar=bar)
-    statistics.refuse_silence(episodes, agents[0].model.config.context)
+    statistics.refuse_if_nothing_fits(episodes, agents[0].model.config.context)
     write_json(out / "episodes.jsonl", [statistics.record(episode) for episode in episodes])
-    terminal.print_table(args, len(rows), summarise(episodes))
+    terminal.print_table(args, rows, summarise(episodes))
     for look in AFTER:
         look(args, agents, rows, episodes, out)
     print(f"every response and verdict: {out / 'episodes.jsonl'}")
@@ -141,21 +133,27 @@ from data import UserError  # noqa: E402
 
 import rewards  # noqa: E402
 from data.problems import benchmarks  # noqa: E402
+from data.problems.choosing import drop_copies  # noqa: E402
 from data.views import page  # noqa: E402
-from rollout import add_variant_flags, make_generator, speak  # noqa: E402
+from data.views.statistics import compute_mean, compute_rate, show_error  # noqa: E402
+from rollout import add_variant_flags, make_generator, sample_turns  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Several samples of a problem: avg@n, pass@k, votes
 
-def compute_percent(shares: list[float]) -> tuple[float, float]:
-    """compute_mean in percent."""
-    mean, error = compute_mean(shares)
-    return 100 * mean, 100 * error
+def compute_percent(shares: list[float]) -> tuple[float, float | None]:
+    """compute_rate of shares, which are not in percent yet."""
+    return compute_rate([100 * share for share in shares])
+
+
+def compute_gain(differences: list[float]) -> tuple[float, float | None]:
+    """Of differences, problem by problem, of two shares: their mean in percent, with its standard error."""
+    return compute_mean([100 * difference for difference in differences])
 
 
 def add_samples_flags(parser: Parser) -> None:
-    flag = parser.add_argument
+    flag = parser.add_argument_group("several samples a problem").add_argument
     flag("--plans", type=count, default=1, help="plans a problem: avg@n, pass@k and votes (1)")
     flag("--answers", type=count, default=1, help="answers a plan, or conversations a problem (1)")
 
@@ -212,7 +210,13 @@ def is_answer(choice: str | None, gold: str) -> bool:
 
 
 def rate_samples(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
-    """How often problems are solved by several samples: all of them, then those of each level, subject, category."""
+    """How often problems are solved by several samples: all of them, then those of each level, subject, category.
+
+    Nothing if most have one sample, as where a file holds one problem twice.
+    """
+    several = [group for group in groups if len(group) > 1]
+    if 2 * len(several) < len(groups):
+        return {}
     table = compute_rates(groups)
     for part, chosen in statistics.split_groups(groups).items():
         for figure, rate in compute_rates(chosen).items():
@@ -262,9 +266,10 @@ def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key:
              batch: int = 256) -> dict[str, list[bool]]:
     """Greedy answers under each plan kept, swapped for the next problem's, and emptied.
 
-    -> {"kept" | "swapped" | "emptied": right or wrong, one a row}. A lazy high-level agent shows no drop.
+    -> {"kept" | "swapped" | "emptied": right or wrong, one a problem}. A lazy high-level agent shows no drop.
     """
     high, low = agents
+    rows = drop_copies(rows)
     common = dict(max_new_tokens=max_new_tokens, batch=batch)
     kept = evaluate(agents, rows, key=key, **common)
     plans = [episode.turns[0].text for episode in kept]
@@ -275,7 +280,7 @@ def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key:
         for row, plan in zip(rows, texts):
             conversations.append(low.role.prompt(row, {high.name: plan}))
             generators.append(make_generator(*key, name, row["id"]))
-        groups = speak(low, conversations, 1, generators, temperature=0.0, **common)
+        groups = sample_turns(low, conversations, 1, generators, temperature=0.0, **common)
         outcomes[name] = []
         for row, [turn] in zip(rows, groups):
             answer = Episode(row, (0, 0), [turn])
@@ -287,15 +292,15 @@ def describe_diagnosis(outcomes: dict[str, list[bool]]) -> str:
     """What swapped and emptied plans cost, paired problem by problem."""
     kept = outcomes["kept"]
     mean, error = compute_percent(kept)
-    lines = [f"  greedy, plan kept            {mean:6.1f} % +- {error:.1f}"]
+    lines = [f"  greedy, plan kept            {mean:6.1f} % +- {show_error(error)}"]
     for name in ("swapped", "emptied"):
         mean, error = compute_percent(outcomes[name])
         lost = []
         for before, after in zip(kept, outcomes[name]):
             lost.append(before - after)
-        cost, cost_error = compute_percent(lost)
-        lines.append(f"  greedy, plan {name:15} {mean:6.1f} % +- {error:.1f}   "
-                     f"costs {cost:.1f} points +- {cost_error:.1f}")
+        cost, cost_error = compute_gain(lost)
+        lines.append(f"  greedy, plan {name:15} {mean:6.1f} % +- {show_error(error)}   "
+                     f"costs {cost:.1f} points +- {show_error(cost_error)}")
     lines.append("    Emptying costs what plans are worth; if swapping costs more, wrong plans are followed too.")
     return "\n".join(lines)
 
@@ -315,7 +320,7 @@ def print_diagnosis(args: Namespace, agents: list[Agent], rows: list[dict], epis
 # What else stands beside the table: actions of guided plans, the paper's figures, a page to read
 
 def add_page_flags(parser: Parser) -> None:
-    flag = parser.add_argument
+    flag = parser.add_argument_group("a page to read").add_argument
     flag("--page", choices=("all", "right", "wrong"), default="all", help="episodes in episodes.html (all)")
     flag("--shade", action="store_true", help="episodes.html shows each token's log-prob as a shade")
 

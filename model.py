@@ -21,7 +21,7 @@ from data import UserError
 from data.formats.config import Config
 from data.formats.files import atomic_write, read_json
 from data.formats.hub import resolve
-from data.formats.safetensors import compare, read_tensors, read_weights, write_tensors
+from data.formats.safetensors import compare, read_weights, write_tensors
 from data.formats.tokenizer import Tokenizer
 
 
@@ -267,7 +267,7 @@ class Cache:
         return cache
 
     def keep(self, rows: Tensor) -> None:
-        """Only these rows (n,) go on. They move to the front of the buffers, whose addresses stay as they are."""
+        """Only these rows (n,) go on. They move to the front of the buffers: nothing is allocated while sampling."""
         n = len(rows)
         self.real[:n] = self.real[rows]
         self.real = self.real[:n]
@@ -366,6 +366,8 @@ def save(model: Transformer, tokenizer: Tokenizer, directory: str | Path) -> Non
 
 # --- extensions ---------------------------------------------------------------------------------------------
 
+from data.formats.adapters import TARGETS, AdapterConfig  # noqa: E402
+
 # ------------------------------------------------------------------------------------------------------------
 # Llama 3.1's rotary positions
 
@@ -415,34 +417,38 @@ def hide(cache: Cache, first: int, lengths: Tensor) -> None:
 # ------------------------------------------------------------------------------------------------------------
 # LoRA: agents that share one frozen base
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
 class LoRA(nn.Linear):
-    """A frozen linear layer and what is learned beside it, of rank r: y = W x + b + (alpha / r) B A x.
+    """A frozen linear layer and what is learned beside it, of rank r: y = W x + b + scale B A x.
 
-    arXiv 2106.09685. A (r, in) starts random and B (out, r) at zero, so that nothing changes at first. Both
-    are float32 whatever the type of W, which is the very tensor of the base: all agents look at the same one.
+    arXiv 2106.09685, where scale is alpha / r. A (r, in) starts random and B (out, r) at zero, so that nothing
+    changes at first. Both are float32 whatever the type of W, which is the very tensor of the base: all agents look
+    at the same one.
     """
 
-    def __init__(self, linear, rank, alpha, generator):
+    def __init__(self, linear, a, b, scale):
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
         self.weight = linear.weight
         self.bias = linear.bias
-        self.scale = alpha / rank
+        self.scale = scale
         dtype = torch.promote_types(linear.weight.dtype, torch.float32)
-        bound = linear.in_features ** -0.5
-        a = torch.empty(rank, linear.in_features, dtype=dtype)
-        nn.init.uniform_(a, -bound, bound, generator=generator)
-        b = torch.zeros(linear.out_features, rank, dtype=dtype)
-        self.lora_A = nn.Parameter(a.to(linear.weight.device))
-        self.lora_B = nn.Parameter(b.to(linear.weight.device))
+        self.lora_A = nn.Parameter(a.to(device=linear.weight.device, dtype=dtype, copy=True))
+        self.lora_B = nn.Parameter(b.to(device=linear.weight.device, dtype=dtype, copy=True))
 
     def forward(self, x):
         low = F.linear(x.to(self.lora_A.dtype), self.lora_A)                   # (..., r)
         learned = F.linear(low, self.lora_B)
         y = super().forward(x) + self.scale * learned
         return y.to(x.dtype)
+
+
+def share_base(base: Transformer, adapter: dict) -> Transformer:
+    """A Transformer of the very weights of `base`, which are frozen from now on: adapters can be put on it."""
+    if base.adapter:
+        raise UserError("this model has adapters already, which go on learning without --lora")
+    base.requires_grad_(False)
+    model = assemble(base.config, dict(base.named_parameters()))
+    model.adapter = adapter
+    return model
 
 
 def add_adapters(base: Transformer, rank: int, alpha: float, generator: torch.Generator | None,
@@ -454,20 +460,22 @@ def add_adapters(base: Transformer, rank: int, alpha: float, generator: torch.Ge
     unknown = set(targets) - set(TARGETS)
     if unknown:
         raise UserError(f"no layer is called {min(unknown)}: adapters go on {', '.join(TARGETS)}")
-    if base.adapter:
-        raise UserError("this model has adapters already, which go on learning without --lora")
-    base.requires_grad_(False)
-    model = assemble(base.config, dict(base.named_parameters()))
+    adapter = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "lora_dropout": 0.0, "bias": "none"}
+    adapter["base_model_name_or_path"] = str(name)
+    adapter["r"] = rank
+    adapter["lora_alpha"] = alpha
+    adapter["target_modules"] = sorted(targets)
+    model = share_base(base, adapter)
     for block in model.layers:
         for part in (block.self_attn, block.mlp):
             for layer, linear in list(part.named_children()):
                 if layer in targets:
-                    setattr(part, layer, LoRA(linear, rank, alpha, generator))
-    model.adapter = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "lora_dropout": 0.0, "bias": "none"}
-    model.adapter["base_model_name_or_path"] = str(name)
-    model.adapter["r"] = rank
-    model.adapter["lora_alpha"] = alpha
-    model.adapter["target_modules"] = sorted(targets)
+                    dtype = torch.promote_types(linear.weight.dtype, torch.float32)
+                    bound = linear.in_features ** -0.5
+                    a = torch.empty(rank, linear.in_features, dtype=dtype)
+                    nn.init.uniform_(a, -bound, bound, generator=generator)
+                    b = torch.zeros(linear.out_features, rank)
+                    setattr(part, layer, LoRA(linear, a, b, alpha / rank))
     return model
 
 
@@ -482,24 +490,38 @@ def name_adapters(model: Transformer) -> dict[str, nn.Parameter]:
 
 def load_adapters(directory: Path, device: str, dtype: torch.dtype,
                   bases: dict | None) -> tuple[Transformer, Tokenizer]:
-    """Adapters in PEFT's format, on their base.
+    """Adapters in PEFT's format, on their base. The directory's own tokenizer and template count before the base's.
 
-    bases: {name: (Transformer, Tokenizer)} of the bases loaded so far, so that two agents share one.
+    bases: {directory: (Transformer, Tokenizer)} of the bases loaded so far, so that two agents share one.
     """
-    raw = read_json(directory / "adapter_config.json")
-    name = raw["base_model_name_or_path"]
+    settings = AdapterConfig(directory)
+    below = resolve(settings.base)
+    if (below / "adapter_config.json").exists():
+        raise UserError(f"{directory}: its base, {settings.base}, is an adapter itself, not a model")
     if bases is None:
         bases = {}
-    if name not in bases:
-        bases[name] = load(name, device, dtype)
-    base, tokenizer = bases[name]
-    model = add_adapters(base, raw["r"], raw["lora_alpha"], None, raw["target_modules"], name)
-    parameters = name_adapters(model)
-    tensors = read_tensors(directory / "adapter_model.safetensors")
-    compare(directory, tensors, parameters)
-    for key, weight in parameters.items():
-        weight.data.copy_(tensors[key])
-    return model, tokenizer
+    if below not in bases:
+        bases[below] = load(str(below), device, dtype)
+    base, tokenizer = bases[below]
+    layers = settings.place(to_file_name(name) for name, _ in base.named_modules() if name)
+    wanted = {}                          # name in PEFT's file -> a tensor of that shape
+    for name, (rank, _) in layers.items():
+        linear = base.get_submodule(name.removeprefix("model."))
+        wanted[f"base_model.model.{name}.lora_A.weight"] = torch.empty(rank, linear.in_features, device="meta")
+        wanted[f"base_model.model.{name}.lora_B.weight"] = torch.empty(linear.out_features, rank, device="meta")
+    tensors = settings.read_tensors()
+    compare(directory, tensors, wanted)
+    model = share_base(base, settings.raw)
+    for name, (_, scale) in layers.items():
+        path, _, last = name.removeprefix("model.").rpartition(".")
+        a = tensors[f"base_model.model.{name}.lora_A.weight"]
+        b = tensors[f"base_model.model.{name}.lora_B.weight"]
+        part = model.get_submodule(path)
+        setattr(part, last, LoRA(part.get_submodule(last), a, b, scale))
+    own = Tokenizer.load(directory, tokenizer)
+    if own.vocab_size > base.config.vocab_size:
+        raise UserError(f"{directory}: its tokenizer has {own.vocab_size} ids, its base only {base.config.vocab_size}")
+    return model, own
 
 
 def save_adapters(model: Transformer, directory: Path) -> None:

@@ -9,13 +9,16 @@ that list is written for a list of any length.
 
 Shapes: N tokens (of all turns in a batch, one after the other).
 """
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 import rewards
+from data import UserError
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -31,7 +34,7 @@ class Turn:
     prompt: list[int]                    # the ids that the agent was shown
     tokens: list[int]                    # the ids that it sampled, its end token included
     logprobs: list[float]                # of each token, under the distribution that it was drawn from
-    stopped: bool                        # it ended by itself; False: it was cut off
+    stopped: bool                        # by itself; False: cut off at max_new_tokens or the end of the context
     agent: str = ""                      # who spoke
     text: str = ""                       # the tokens as text, for rewards and people
     place: tuple[int, ...] = ()
@@ -111,7 +114,10 @@ def collect_turns(episodes: list[Episode], position: int) -> list[Turn]:
 # What a turn earns (appendix C.2)
 
 def reward_answer(turn: Turn, episodes: list[Episode]) -> float:
-    """Of who speaks last: +1 for a right answer, -0.5 for a wrong one in a box, -1 without a box."""
+    """Of who speaks last: +1 for a right answer, -0.5 for a wrong one in a box, -1 without a box.
+
+    What was said last is graded, so a role that somebody follows needs another reward, such as reward_plan.
+    """
     episode = episodes[0]                # nobody speaks after it, so there is one
     return rewards.compute_reward(episode.response, episode.row["answer"])
 
@@ -119,7 +125,8 @@ def reward_answer(turn: Turn, episodes: list[Episode]) -> float:
 def reward_plan(turn: Turn, episodes: list[Episode]) -> float:
     """Of who speaks earlier: how often the episodes that follow are right, minus 1 if it states an answer.
 
-    episodes: those that begin with this turn, with eight answers to a plan eight of them.
+    episodes: those that begin with this turn, with eight answers to a plan eight of them. (The paper's other setting,
+    how far the answers agree, is reward_agreement, among the extensions.)
     """
     correct = [episode.correct for episode in episodes]
     return rewards.plan_reward(turn.text, correct)
@@ -158,7 +165,8 @@ LOW = Role("low", f"Follow the plan and show every step. {BOX}", "Problem:\n{que
 
 # Who speaks, in order, in the three processes of the paper (its equations 3 to 5). A third agent is a third Role in
 # such a list, given to train.main: what it is shown (`user`), what it earns, when it learns, how many turns it draws
-# and where it is saved follow from its place in the list and its name.
+# and where it is saved and loaded follow from its place in the list and its name. Who was last before needs another
+# reward then.
 PROCESSES = {"vrp": [VRP], "mrp": [MRP], "rema": [HIGH, LOW]}
 
 
@@ -169,7 +177,16 @@ def score(episodes: list[Episode], roles: list[Role]) -> None:
     for position, role in enumerate(roles):
         for sharing in group_by_turn(episodes, position):
             turn = sharing[0].spoken_by(position)
-            turn.reward = role.reward(turn, sharing)
+            turn.reward = check_reward(role.reward(turn, sharing), turn, sharing[0])
+
+
+def check_reward(reward, turn: Turn, episode: Episode) -> float:
+    """A reward as a plain number. UserError for None, nan and the like, which would look like a broken gradient."""
+    if isinstance(reward, (Real, Tensor)) and math.isfinite(reward):
+        return float(reward)
+    text = turn.text or episode.response         # of a conversation, what was said last
+    raise UserError(f"a reward of {turn.agent} is {reward!r}, no finite number; problem: "
+                    f"{episode.row['problem'][:300]!r}; response: {text[:300]!r}")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -227,8 +244,9 @@ def assign_advantages(turns: list[Turn], kind: str = "grpo") -> None:
 def drop_dead_groups(turns: list[Turn]) -> list[Turn]:
     """Leave out groups in which every advantage is 0: all earned the same, which teaches nothing.
 
-    Otherwise their tokens would count in the loss's denominator and make every step smaller. Two cases stay: under
-    reinforce++ such a group may be better than the batch; and a KL term learns from it (train.py then keeps all).
+    Otherwise their tokens would count in the loss's denominator and make every step smaller. (Under reinforce++ a
+    group of equal rewards may be better than the batch, and stays.) The log counts groups of equal rewards all the
+    same; if nothing is left, the step changes no weights.
     """
     alive = set()
     for turn in turns:
@@ -258,7 +276,7 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
 
         r = exp(new - old)                                                  the ratio, 1 on fresh samples
         gain = min(r A, clip(r, 1 - clip, 1 + clip) A)
-        k3 = exp(ref - new) - (ref - new) - 1                               KL(new || ref), never negative
+        k3 = exp(d) - d - 1 with d = min(ref - new, 20)                     KL(new || ref), never negative
         loss = sum of weight * (-gain + kl * k3)
 
     new, old, ref: log-probs under the weights that learn, when sampled, and under the first weights.
@@ -267,7 +285,7 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
     log_ratio = new - old
     if turn_numbers is not None:                     # extension
         log_ratio = average_over_turns(log_ratio, turn_numbers)
-    ratio = torch.exp(log_ratio.clamp(max=3))        # as in ReMA's code: a bad token (A < 0) costs at most 20 |A|
+    ratio = torch.exp(log_ratio.clamp(max=3))        # as in ReMA's code: exp(3) = 20 bounds what a bad token costs
     clipped_ratio = ratio.clamp(1 - clip, 1 + clip)
     # The same min for both signs of A: a token that got better stops counting once it has moved far enough (A > 0
     # above 1 + clip, A < 0 below 1 - clip); a step for the worse is always taken back.
@@ -278,7 +296,8 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
     loss = -(weights * gain).sum()
     statistics = {"clip_share": was_clipped.float().mean()}
     if kl:
-        k3 = torch.exp(ref - new) - (ref - new) - 1
+        difference = (ref - new).clamp(max=20)       # of a token that has gone further: finite, without a pull back
+        k3 = torch.exp(difference) - difference - 1
         loss = loss + kl * (weights * k3).sum()
         statistics["kl"] = k3.mean().detach()
     return loss, statistics
@@ -291,7 +310,8 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
     """Positions of the agents that learn at a step (from 0), Algorithm 1: one after the other, from `first` on.
 
     While the others are frozen the learner faces a world that stands still: block coordinate ascent.
-    switch_every 0: all of them learn at every step. (Phases are of one length: --filter counts on that.)
+    switch_every 0: all of them learn at every step. (Phases are of one length: filter_problems in train.py counts on
+    that.)
 
     >>> [choose_learners(step, agents=2, switch_every=10) for step in (0, 9, 10, 20)]
     [[0], [0], [1], [0]]

@@ -74,6 +74,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
     greedy and reports log-probs at temperature 1. top_p below 1 is for evaluation only: in training the new
     policy's nucleus would differ from the old one's, and ratios would be 0 or infinite.
+    (Another way to choose takes another parameter along top_p's way: generate, decode, draw; and converse_batch.)
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature > 0:
@@ -162,7 +163,8 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
     """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
 
     cache: what the rows hold; all tokens drawn are added but a row's last. room: how many tokens each row may
-    draw; uniform (B, the most of them). drop_done: rows that are done leave the batch, and the cache.
+    draw, by max_new_tokens and by what is left of the context; uniform (B, the most of them). drop_done: rows that are
+    done leave the batch and, by cache.keep, the cache.
     """
     if not logits.isfinite().all():
         raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
@@ -263,8 +265,8 @@ class Agent:
         return batch_logprobs(self.model, turns, temperature)
 
 
-def speak(agent: Agent, conversations: list[list[dict]], samples: int, generators: list[Generator],
-          **how) -> list[list[Turn]]:
+def sample_turns(agent: Agent, conversations: list[list[dict]], samples: int, generators: list[Generator],
+                 **how) -> list[list[Turn]]:
     """`samples` turns of an agent for each message list."""
     prompts = [agent.tokenizer.chat(messages) for messages in conversations]
     groups = agent.generate(prompts, samples, generator=generators, **how)
@@ -292,7 +294,7 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
             # Draws depend on the problem, not on its place in the batch. copy: of one that stands there twice
             row_key = episode.row["id"], episode.row.get("copy", 0), *episode.place[1:]
             generators.append(make_generator(*key, *row_key, agent.name))
-        groups = speak(agent, conversations, n, generators, temperature=temperature, **how)
+        groups = sample_turns(agent, conversations, n, generators, temperature=temperature, **how)
         longer = []
         for episode, turns in zip(episodes, groups):
             for j, turn in enumerate(turns):
@@ -302,10 +304,10 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     return episodes
 
 
-def play(agents: list[Agent], rows: list[dict], samples: list[int], turns: int = 1, **how) -> list[Episode]:
+def sample_episodes(agents: list[Agent], rows: list[dict], samples: list[int], turns: int = 1, **how) -> list[Episode]:
     """rollout, or what an extension puts in its place."""
     if dist.is_initialized():                        # extension: several processes
-        return play_together(agents, rows, samples, turns, **how)
+        return sample_in_processes(agents, rows, samples, turns, **how)
     if turns > 1:                                    # extension: conversations
         return converse(agents, rows, samples[-1], turns, **how)
     return rollout(agents, rows, samples, **how)
@@ -348,7 +350,7 @@ from model import hide, reserve  # noqa: E402
 # Flags and roles of the variants
 
 def add_variant_flags(parser: Parser) -> None:
-    flag = parser.add_argument_group("extensions").add_argument
+    flag = parser.add_argument_group("other ways to speak").add_argument
     flag("--turns", type=count, default=1, help="more: a conversation of up to so many turns an agent (1)")
     flag("--plan-format", choices=("text", "json"), default="text", help="json: DECOMPOSE, REWRITE or EMPTY")
     flag("--example", action="store_true", help="worked examples first: small models need to see the format")
@@ -527,14 +529,14 @@ def converse(agents: list[Agent], rows: list[dict], samples: int, turns: int, *,
             episodes.append(rema.Conversation(row, (i, j), [], names=names))
     for start in range(0, len(episodes), batch):
         live = episodes[start:start + batch]
-        talk(agents, live, turns, temperatures, key, **how)
+        converse_batch(agents, live, turns, temperatures, key, **how)
         if bar is not None:
             bar.update(len(live))
     return episodes
 
 
 @torch.inference_mode()
-def talk(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
+def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
     """All turns of some conversations, which are added to them."""
     caches = {}                                      # agent's name -> Cache; its rows are the live conversations
     for t in range(turns):
@@ -542,11 +544,11 @@ def talk(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
             context = agent.model.config.context
             most = min(max_new_tokens, context)      # buffers are made for no more
             for episode in live:
-                episode.turns.append(Turn(hear(agent, episode), [], [], False, agent.name))
-            live = go_on(live, caches, [count_seen(agent, episode) < context for episode in live])
+                episode.turns.append(Turn(list_new_ids(agent, episode), [], [], False, agent.name))
+            live = drop_ended(live, caches, [count_seen(agent, episode) < context for episode in live])
             if not live:
                 return
-            logits = listen(agent, live, caches, most)
+            logits = run_new_ids(agent, live, caches, most)
             cache = caches[agent.name]
             first = cache.filled
             room, uniform = [], []
@@ -557,22 +559,22 @@ def talk(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
                 uniform.append(torch.rand(most, generator=generator))
             drawn = decode(agent.model, cache, logits, room, torch.stack(uniform), temperature, top_p,
                            agent.tokenizer.stop_ids, drop_done=False)
-            going = []
+            going, kept = [], []
             for episode, said in zip(live, drawn):
                 turn = episode.turns[-1]
                 turn.tokens, turn.logprobs, turn.stopped = said.tokens, said.logprobs, said.stopped
                 turn.text = agent.tokenizer.decode(said.tokens)
                 answered = agent is agents[-1] and rema.FINISH in episode.turns[-len(agents)].text
                 going.append(turn.stopped and not answered)
-            # Rows went on drawing behind their ends; and a last token was drawn, but not run.
-            kept = torch.tensor([len(said.tokens) - 1 for said in drawn], device=logits.device)
-            hide(cache, first, kept)
-            live = go_on(live, caches, going)
+                kept.append(len(turn.tokens) - 1)    # a last token was drawn, but not run
+            # Rows went on drawing behind their ends.
+            hide(cache, first, torch.tensor(kept, device=logits.device))
+            live = drop_ended(live, caches, going)
             if not live:
                 return
 
 
-def hear(agent: Agent, episode: rema.Conversation) -> list[int]:
+def list_new_ids(agent: Agent, episode: rema.Conversation) -> list[int]:
     """What is put before an agent's next turn -> ids: its whole chat at first, then what is new to it.
 
     That is what the template puts behind its own last turn, whose sampled ids stay as they are, and the others'
@@ -598,7 +600,7 @@ def count_seen(agent: Agent, episode: rema.Conversation) -> int:
     return seen
 
 
-def listen(agent: Agent, live: list, caches: dict, max_new_tokens: int) -> Tensor:
+def run_new_ids(agent: Agent, live: list, caches: dict, max_new_tokens: int) -> Tensor:
     """Run what is new to an agent -> logits (B, V) of the next token. Its cache is made, or goes on."""
     model = agent.model
     if agent.name not in caches:
@@ -615,7 +617,7 @@ def listen(agent: Agent, live: list, caches: dict, max_new_tokens: int) -> Tenso
     return model.lm_head(model.hidden(tokens, cache, real)[:, -1])
 
 
-def go_on(live: list, caches: dict, going: list[bool]) -> list:
+def drop_ended(live: list, caches: dict, going: list[bool]) -> list:
     """The conversations that go on; the others leave all caches as well."""
     chosen = [i for i, goes in enumerate(going) if goes]
     if len(chosen) < len(live):
@@ -627,7 +629,7 @@ def go_on(live: list, caches: dict, going: list[bool]) -> list:
 # ------------------------------------------------------------------------------------------------------------
 # Several processes (torchrun)
 
-def play_together(agents: list[Agent], rows: list[dict], samples: list[int], turns: int, **how):
+def sample_in_processes(agents: list[Agent], rows: list[dict], samples: list[int], turns: int, **how):
     """Each process plays every world-th row and then has the episodes of all.
 
     Draws depend on the row, so these are the episodes that one process would have, in the same order.
@@ -684,7 +686,7 @@ def program(argv: list[str] | None) -> None:
     agents = load_agents(args.model, roles, args)
     once = [1] * len(agents)
     temperatures = [args.temperature] * len(agents)
-    [episode] = play(agents, [row], once, args.turns, temperatures=temperatures, top_p=args.top_p,
+    [episode] = sample_episodes(agents, [row], once, args.turns, temperatures=temperatures, top_p=args.top_p,
                      max_new_tokens=args.max_new_tokens, key=(args.seed,))
     if not episode.turns[0].tokens:
         raise UserError("the question leaves no room for an answer in this model's context")

@@ -17,7 +17,6 @@ Deviations from the paper, on purpose:
 - --updates are passes over the whole batch, also in the presets, where the paper cuts it into mini-batches;
 - the held-out accuracy of conversations asks for a right last answer only, the reward for [FINISH] as well.
 """
-import copy
 import math
 import time
 from argparse import Namespace
@@ -32,7 +31,7 @@ import eval as evaluation
 import rema
 from data import UserError
 from data.formats.files import append_json, forget_after
-from data.formats.runs import claim_run, go_on, load_state, refuse_used_run, save_state
+from data.formats.runs import claim_run, continue_run, load_state, refuse_used_run, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import curves, terminal
 from data.views.program import (Parser, add_machine_flags, amount, check_agents, count, count_or_none, interruptible,
@@ -41,7 +40,7 @@ from data.views.statistics import count_tokens, describe_step, group_by_question
 from data.views.terminal import say
 from model import Transformer, save
 from rema import Role, Turn
-from rollout import Agent, choose_roles, load_agents, make_generator, play
+from rollout import Agent, choose_roles, load_agents, make_generator, sample_episodes
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -78,7 +77,8 @@ def add_flags(parser: Parser) -> None:
     flag("--batch", type=count, default=256, help="rows decoded at a time: fewer need less memory (256)")
     flag = parser.add_argument_group("learning").add_argument
     flag("--steps", type=count, help="batches of rollouts (60 for tiny, else 100)")
-    flag("--switch-every", type=count_or_none, default=10, help="steps each agent learns; 0: all at once (10, the paper's)")
+    flag("--switch-every", type=count_or_none, default=10,
+         help="steps each agent learns; 0: all at once (10, the paper's)")
     flag("--first", help="who learns first; Algorithm 1: low (who speaks first)")
     flag("--updates", type=count, default=1, help="optimizer steps a batch: more make the ratio matter (1)")
     flag("--advantage", choices=("grpo", "dr_grpo", "rloo", "reinforce++"), default="grpo",
@@ -110,7 +110,7 @@ def parse(argv: list[str] | None) -> Namespace:
     if args.preset:                                  # extension
         args = apply_preset(parser, argv, args.preset)
     if args.resume:
-        args = go_on(args, parser.get_default)
+        args = continue_run(args, parser.get_default)
     else:
         for fill_in in [*DEFAULTS, fill_in_defaults]:
             fill_in(args)
@@ -141,7 +141,11 @@ def check_settings(args: Namespace) -> None:
 # The optimizer
 
 class Optimizer:
-    """AdamW with a warm-up, on the weights themselves. See MasterOptimizer for weights in half precision."""
+    """AdamW with a warm-up, on the weights themselves. See MasterOptimizer for weights in half precision.
+
+    What --resume needs of it (data/formats/runs.py writes and reads it) are its masters, the tensors that torch's
+    optimizer keeps for each of them, whatever their names, and the number of updates.
+    """
 
     def __init__(self, model: Transformer, args: Namespace):
         self.args = args
@@ -174,13 +178,13 @@ def load_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
         return load_sharing_learners(args, roles)
     agents = load_agents(args.model, roles, args, share=False)
     for agent in agents:
-        if args.kl:
-            agent.reference = copy.deepcopy(agent.model)
-        equip(agent, args)
+        if args.kl:                                  # extension
+            agent.reference = copy_model(agent.model)
+        add_optimizer(agent, args)
     return agents
 
 
-def equip(agent: Agent, args: Namespace) -> None:
+def add_optimizer(agent: Agent, args: Namespace) -> None:
     """Make an agent able to learn."""
     agent.model.checkpointing = args.checkpointing
     if args.dtype == "bfloat16":                     # extension
@@ -212,7 +216,7 @@ def make_micro_batches(turns: list[Turn], budget: int) -> list[list[Turn]]:
 
 
 def flatten(turns: list[Turn], device) -> Tensor:
-    """What the loss needs of the learned tokens, turn by turn -> (3, N): log-probs when sampled, advantages, weights."""
+    """What the loss needs of the learned tokens, turn by turn -> (3, N): old log-probs, advantages, weights."""
     old, advantages, weights = [], [], []
     for turn in turns:
         for i, logprob in enumerate(turn.logprobs):
@@ -282,7 +286,7 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
     run = Run(args, agents, held_rows)
     roles = [agent.role for agent in agents]
     names = [agent.name for agent in agents]
-    first = names.index(args.first)
+    first = names.index(args.first)                  # check_agents filled it in
     done = run.restore()
     stopped = False
     for step in tqdm(range(done + 1, args.steps + 1), desc="train", total=args.steps, initial=done, unit="step"):
@@ -297,9 +301,9 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
             pool, filtered = filter_problems(args, agents, rows, step, learning[0])
         questions = choose_questions(pool, step, args.questions, args.seed)
         samples = rema.choose_samples(learning, len(agents), args.group, args.followers)
-        episodes = play(agents, questions, samples, temperatures=[args.temperature] * len(agents),
-                        turns=args.turns, key=(args.seed, step - 1), max_new_tokens=args.max_new_tokens,
-                        batch=args.batch)
+        episodes = sample_episodes(agents, questions, samples, temperatures=[args.temperature] * len(agents),
+                                   turns=args.turns, key=(args.seed, step - 1),
+                                   max_new_tokens=args.max_new_tokens, batch=args.batch)
         rema.score(episodes, roles)
         sampled = time.perf_counter()
 
@@ -437,18 +441,17 @@ def main(argv: list[str] | None = None, *, roles: list[Role] | None = None,
 # --- extensions ---------------------------------------------------------------------------------------------
 
 import atexit  # noqa: E402
+import copy  # noqa: E402
 import filecmp  # noqa: E402
 import os  # noqa: E402
 import json  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
 from argparse import BooleanOptionalAction  # noqa: E402
 from dataclasses import replace  # noqa: E402
 
-from data.extensions import memory  # noqa: E402
+from data.extensions import memory, processes  # noqa: E402
 from data.views.program import pick_device  # noqa: E402
 from data.formats.hub import NAMES  # noqa: E402
-from data.formats.runs import find_agents  # noqa: E402
+from data.formats.runs import find_agents, holds_adapters  # noqa: E402
 from data.formats.files import atomic_write, read_json  # noqa: E402
 from data.problems.reading import read_conversations  # noqa: E402
 from model import TARGETS, add_adapters, load  # noqa: E402
@@ -468,8 +471,8 @@ PRESETS = {
 
 
 def add_preset_flag(parser: Parser) -> None:
-    parser.add_argument("--preset", choices=sorted(PRESETS),
-                        help="the paper's settings, in one turn or many (GPU hours unmeasured)")
+    flag = parser.add_argument_group("settings of the paper").add_argument
+    flag("--preset", choices=sorted(PRESETS), help="the paper's settings, in one turn or many (GPU hours unmeasured)")
 
 
 def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespace:
@@ -483,7 +486,7 @@ def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespa
 
 def add_training_flags(parser: Parser) -> None:
     parser.set_defaults(normalise=None, checkpointing=None)  # filled in below
-    flag = parser.add_argument
+    flag = parser.add_argument_group("variants of reward, loss and memory").add_argument
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement (base)")
     flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),
          help="what the loss is divided by, see rema.assign_other_weights (batch; dr_grpo: constant)")
@@ -534,6 +537,15 @@ def number_batch(turns: list[Turn], device) -> Tensor:
         numbers += [first + number for number in own]
         first = numbers[-1] + 1
     return torch.tensor(numbers, device=device)
+
+
+def copy_model(model: Transformer) -> Transformer:
+    """A model as it is now, for --kl. What is frozen is shared with it: the base of adapters."""
+    copied = {}                                      # what deepcopy takes for copied already, by its id()
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            copied[id(weight)] = weight
+    return copy.deepcopy(model, copied)
 
 
 @torch.no_grad()
@@ -623,7 +635,7 @@ LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate o
 
 def add_sharing_flags(parser: Parser) -> None:
     parser.set_defaults(lora=None)                           # filled in below
-    flag = parser.add_argument
+    flag = parser.add_argument_group("agents that share weights").add_argument
     flag("--share", action="store_true", help="one set of weights speaks for all roles and learns all")
     flag("--lora", type=count_or_none, metavar="R", help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
     flag("--lora-alpha", type=rate, help="the adapters' output is multiplied by alpha / R (2 R)")
@@ -646,7 +658,7 @@ def fill_in_sharing_defaults(args: Namespace) -> None:
         if args.model == "tiny":
             defaults = TINY
         args.lr = PRESETS.get(args.preset, defaults)["lr"]
-        if args.lora:
+        if args.lora or holds_adapters(args.model):
             args.lr = LORA_RATE * args.lr
 
 
@@ -678,8 +690,8 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
             agent.model = add_named_adapters(base, source, generator, args)
             agent.reference = base
         elif args.kl:
-            agent.reference = copy.deepcopy(base)
-        equip(agent, args)
+            agent.reference = copy_model(base)
+        add_optimizer(agent, args)
         agents.append(agent)
     if args.plan_format == "json":
         guide_plans(agents)
@@ -709,8 +721,9 @@ def join_jobs(jobs: list[tuple[Agent, list[Turn]]]) -> list[tuple[Agent, list[Tu
 # The difficulty filter (--filter), appendix D.1
 
 def add_filter_flag(parser: Parser) -> None:
-    parser.add_argument("--filter", type=count_or_none, default=0, metavar="N", help="try N problems as a phase starts, keep "
-                        "those solved in 0.2 to 0.8 of 10 tries; 0: keep all (0)")
+    flag = parser.add_argument_group("difficulty filter").add_argument
+    flag("--filter", type=count_or_none, default=0, metavar="N",
+         help="try N problems as a phase starts, keep those solved in 0.2 to 0.8 of 10 tries; 0: keep all (0)")
 
 
 def check_filter(args: Namespace) -> None:
@@ -736,7 +749,7 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
     tried = [rows[i] for i in order[:args.filter]]
     samples, temperatures = [1] * len(agents), [0.0] * len(agents)
     samples[learner], temperatures[learner] = 10, 1.0
-    episodes = play(agents, tried, samples, temperatures=temperatures, key=(args.seed, "filter", start),
+    episodes = sample_episodes(agents, tried, samples, temperatures=temperatures, key=(args.seed, "filter", start),
                     max_new_tokens=args.max_new_tokens, batch=args.batch)
     rema.score(episodes, [agent.role for agent in agents])
     kept, others = [], []
@@ -760,7 +773,7 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
 # A supervised warm start (--sft)
 
 def add_sft_flags(parser: Parser) -> None:
-    flag = parser.add_argument
+    flag = parser.add_argument_group("supervised warm start").add_argument
     flag("--sft", metavar="FILE", help="JSON lines of {\"messages\": [...]}: a supervised warm start first")
     flag("--sft-lr", type=rate, default=1e-5, help="its learning rate (1e-5)")
 
@@ -843,9 +856,7 @@ def join_processes(args: Namespace) -> None:
     atexit.register(dist.destroy_process_group)      # its threads may abort the exit otherwise
     if on_card:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if dist.get_rank() > 0:
-        args.out = tempfile.mkdtemp()
-        sys.stdout = sys.stderr = open(os.devnull, "w")
+    atexit.register(processes.join(args).finish)
 
 
 def add_up_gradients(weights: list[Tensor]) -> None:

@@ -247,7 +247,7 @@ class Ours:
     def watch(self, work, tokens, memory):
         """Time of work(), or with `memory` its peak beyond weights, moments and gradients."""
         if self.agent.optimizer is None:
-            self.train.equip(self.agent, self.args)
+            self.train.add_optimizer(self.agent, self.args)
         self.args.max_new_tokens = tokens
         watch = Watch(self.model, memory)
         return watch.stop(work() or 0)
@@ -405,9 +405,9 @@ class Worker:
             [python, __file__, "--serve", json.dumps(settings)], text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self.log,
             env={**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"})
-        self.hear()
+        self.list_new_ids()
 
-    def hear(self):
+    def list_new_ids(self):
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
@@ -422,7 +422,7 @@ class Worker:
     def __call__(self, do=None, **question):
         self.process.stdin.write(json.dumps({"do": do, **question}) + "\n")
         self.process.stdin.flush()
-        return self.hear()
+        return self.list_new_ids()
 
 
 def ask_in_turn(label, repeats, calls):

@@ -130,7 +130,7 @@ def measure_bandwidth(device, small):
 
 def make_learner(made, args):
     agent = rollout.Agent(rema.VRP, made, Tokenizer.load(TINY))
-    train.equip(agent, args)
+    train.add_optimizer(agent, args)
     return agent
 
 

@@ -105,14 +105,49 @@ def test_what_is_trained_on_is_not_evaluated_on(tmp_path, monkeypatch):
     assert (len(rows), len(held)) == (41, 4) and held == split_data(mine, None, 4, None)[1]
     assert sorted(row["id"] for row in rows + held) == sorted(row["id"] for row in load(mine))
     assert len(split_data(mine, None, 2, None)[1]) == 2 and len(split_data(mine, None, 2, None)[0]) == 41
-    rows, held = split_data(mine, other, 5, None)
-    assert (rows, held) == (load(mine), load(other)[:5])
+    rows, held = split_data(mine, other, 5, None)                # what is held out is not trained on
+    assert (rows, held) == (load(mine)[5:], load(other)[:5])
     (tmp_path / "other.jsonl").write_text(json.dumps(JUDGE))
     with pytest.raises(UserError, match="all be judge tasks, or none"):
         split_data(mine, other, None, None)
     monkeypatch.setattr("data.problems.generate.draw_story", lambda rng, level: ("3+4*(2+5)", 31))
     with pytest.raises(UserError, match="--data words: generate: there are no 2 different held-out problems"):
         load_data("words", "heldout", 2)
+
+
+def write_problems(path, problems):
+    path.write_text("".join(json.dumps({"problem": problem, "answer": "a"}) + "\n" for problem in problems))
+    return str(path)
+
+
+def texts(rows):
+    return {" ".join(row["problem"].split()) for row in rows}
+
+
+def test_a_problem_is_trained_on_or_held_out_whatever_its_row(tmp_path, capsys):
+    """50 problems four times over; spacing makes no other problem; and what is said about it."""
+    mine = write_problems(tmp_path / "mine.jsonl", [f"p {n % 50}" + " " * (n // 50) for n in range(200)])
+    rows, held = split_data(mine, None, None, None)
+    assert len(held) == 5 and len(rows) == 180 and not texts(rows) & texts(held) and len(texts(held)) == 5
+    assert "150 of 200 problems are copies" in capsys.readouterr().err
+    assert split_data(mine, None, 3, None)[1] == held[:3]
+
+    other = write_problems(tmp_path / "other.jsonl", ["p  3", "p 7\n", "p 100", "p 7"])
+    capsys.readouterr()
+    rows, held = split_data(mine, other, None, None)
+    assert len(held) == 4 and len(rows) == 192 and not texts(rows) & texts(held)
+    assert "8 of 200 training problems are held out, too" in capsys.readouterr().err
+    rows, held = split_data(other, write_problems(tmp_path / "new.jsonl", ["q"]), None, None)
+    assert len(rows) == 4 and len(held) == 1 and capsys.readouterr().err == ""
+
+    rows, held = split_data(other, other, None, None)            # asked for: a program that learns by heart
+    assert len(rows) == len(held) == 4 and "nothing about new problems" in capsys.readouterr().err
+
+
+def test_generated_problems_are_apart_by_text():
+    for kind in ("arithmetic", "words"):
+        rows, held = split_data(kind, None, 1000, None)
+        assert len(rows) == 2000 and not texts(rows) & texts(held)
 
 
 def test_the_papers_figures():
@@ -438,4 +473,4 @@ def test_a_stub_with_the_gold_answer_is_always_right_and_one_with_another_answer
         rema.score(episodes, rema.PROCESSES["vrp"])
         wrong = [e.row["id"] for e in episodes if e.correct != right]
         assert not wrong, wrong[:5]
-        assert evaluation.summarise(episodes)["accuracy"] == (100.0 * right, 0.0)
+        assert evaluation.summarise(episodes)["accuracy"] == pytest.approx((100 * right, 50 / (len(texts(rows)) + 1)))

@@ -5,6 +5,7 @@ import http.client
 import http.server
 import io
 import json
+import math
 import os
 import multiprocessing
 import re
@@ -16,7 +17,7 @@ import torch
 
 from data import UserError
 from data.formats import hub as places, safetensors
-from data.formats.files import atomic_write, locked, read_json
+from data.formats.files import append_json, atomic_write, locked, read_json, write_json
 from data.formats.hub import resolve
 from data.formats.safetensors import INDEX, SINGLE, read_tensors, write_tensors
 
@@ -105,6 +106,22 @@ def test_a_lock_is_for_one_and_dies_with_its_process(tmp_path, capfd):
         pass
     with pytest.raises(UserError, match="cannot be written"), locked(path / "below a file"):
         pass
+
+
+def refuse_constant(name):
+    raise ValueError(name)
+
+
+def test_logs_are_json_whatever_happens(tmp_path):
+    """NaN and the infinities, which other readers of JSON do not know, are null, wherever they stand."""
+    record = {"a": math.nan, "b": [1.5, -math.inf, {"c": (math.inf, 2, None, True)}], "d": "NaN \u2028 \ud800", "e": 1e300}
+    for write in (write_json, append_json):
+        write(tmp_path / "log.jsonl", [record, {"step": 1}])
+    lines = (tmp_path / "log.jsonl").read_bytes().split(b"\n")[:-1]
+    assert len(lines) == 4
+    found = json.loads(lines[2], parse_constant=refuse_constant)
+    assert found["a"] is None and found["b"] == [1.5, None, {"c": [None, 2, None, True]}]
+    assert found["d"].startswith("NaN") and found["e"] == 1e300
 
 
 @pytest.mark.parametrize("text, what", [

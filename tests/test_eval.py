@@ -1,6 +1,7 @@
 """Evaluation: numbers by hand, the program as a user runs it, and own data with an own reward."""
 import itertools
 import json
+import math
 import os
 import re
 import sys
@@ -28,9 +29,18 @@ from rema import HIGH, LOW, Episode, Turn
 
 def test_standard_error_by_hand():
     assert evaluation.compute_percent([1, 1, 1, 0]) == pytest.approx((75.0, 25.0))        # std .5 / sqrt(4)
-    assert evaluation.compute_percent([1, 1]) == (100.0, 0.0) and evaluation.compute_percent([1]) == (100.0, 0.0)
+    assert evaluation.compute_percent([1]) == (100.0, None) and evaluation.compute_percent([0.5]) == (50.0, None)
+    assert evaluation.compute_percent([0.5, 0.5]) == (50.0, 0.0) and evaluation.compute_mean([3]) == (3, None)
     assert evaluation.compute_mean([30, 10, 10, 10]) == pytest.approx((15.0, 5.0))         # std 10 / sqrt(4)
-    assert evaluation.compute_mean([]) == (0.0, 0.0)
+    assert evaluation.compute_mean([]) == (0.0, None) and evaluation.compute_mean([0, 0]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 1000])
+def test_of_none_and_of_all_the_error_is_half_the_width_of_wilsons_interval(n):
+    """Which for a share p and z standard errors is (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)."""
+    for share in (0, 1):
+        half = math.sqrt(share * (1 - share) / n + 1 / (4 * n * n)) / (1 + 1 / n)
+        assert evaluation.compute_percent([share] * n) == pytest.approx((100 * share, 100 * half))
 
 
 def fake(row, plan, response, place):
@@ -54,20 +64,72 @@ def sampled(gold, plans, question=0, **more):
 
 
 def test_summary_counts_what_it_says():
-    row = {"id": "q", "problem": "p", "answer": "12"}
-    episodes = [fake(row, "compute 12", "\\boxed{12}", (0, 0, 0)), fake(row, "3+4", "\\boxed{7}", (1, 0, 0)),
-                fake(row, "", "none", (2, 0, 0))]
+    rows = [{"id": "q", "problem": f"p{i}", "answer": "12"} for i in range(3)]
+    episodes = [fake(rows[0], "compute 12", "\\boxed{12}", (0, 0, 0)), fake(rows[1], "3+4", "\\boxed{7}", (1, 0, 0)),
+                fake(rows[2], "", "none", (2, 0, 0))]
     found = evaluation.summarise(episodes)
     assert found["accuracy"][0] == pytest.approx(100 / 3) and found["accuracy among answered"][0] == 50
     assert (found["answered"][0] == pytest.approx(200 / 3) and found["truncated"][0] == 100
             and found["tokens of high"] == (1, 0) and found["tokens of low"] == (2, 0))
     assert found["plans with the gold answer"][0] == pytest.approx(100 / 3)
-    assert found["unparsed among answered"] == (0, 0) and found["too long for the context"] == (0, 0)
+    assert found["unparsed among answered"] == pytest.approx((0, 100 / 6))         # of two problems
+    assert found["too long for the context"] == pytest.approx((0, 100 / 8))        # of three
     episodes[1].turns[1].text = "\\boxed{3+*}"
     assert evaluation.summarise(episodes)["unparsed among answered"][0] == 50
     for line, episode in zip(map(record, episodes), episodes):
         assert json.loads(json.dumps(line))["place"] == list(episode.place)
         assert [turn["role"] for turn in line["turns"]] == ["high", "low"] and line["extracted"] == episode.answer
+
+
+def test_copies_of_a_problem_are_one_problem():
+    """Two problems in five rows, by text: accuracy .5 and 1, so 75 +- 25, and not over five rows."""
+    copies = [sampled("7", [[answer]], i, problem=text) for i, (text, answer) in
+              enumerate([("p q", 7), ("r", 7), (" p  q", 1), ("p q\n", 7), ("p q", 2)])]
+    episodes = sum(copies, [])
+    found = evaluation.summarise(episodes)
+    assert found["accuracy"] == pytest.approx((75, 25)) and found["tokens of low"][0] == 2
+    found = evaluation.summarise(copies[1] + copies[0] + copies[2] + sampled("7", [[7]], 9))
+    assert not any(name.startswith("pass") for name in found)              # a problem that stands there twice
+    found = evaluation.summarise(episodes + sampled("7", [[1]], 5, problem="r"))
+    assert found["accuracy"] == pytest.approx((50, 0)) and found["pass@2"][0] == pytest.approx(100 * (5 / 6 + 1) / 2)
+    again = sampled("7", [[7, 1]], 0, problem="p") + sampled("7", [[1, 1]], 1, problem="p")
+    assert evaluation.summarise(again)["pass@4"][0] == 100                 # samples of copies are samples
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_rows_with_equal_ids_draw_samples_of_their_own(turns):
+    """Copies of a problem, and other problems that somebody gave the same id."""
+    args = Namespace(device="cpu", dtype="float32", plan_format="text")
+    agents = rollout.load_agents("tiny", [HIGH, LOW], args)
+    rows = [{"id": "same", "problem": problem, "answer": "3"} for problem in ("1+2*4", "1+2*4", "9-2", "1+2*4")]
+    episodes = evaluation.evaluate(agents, rows, max_new_tokens=24, temperature=3.0, turns=turns)
+    drawn = [tuple(episode.turns[0].tokens) for episode in episodes]
+    assert len(set(drawn[:2] + drawn[3:])) == 3
+    alone = evaluation.evaluate(agents, rows[:1], max_new_tokens=24, temperature=3.0, turns=turns)
+    assert tuple(alone[0].turns[0].tokens) == drawn[0]                     # the first is drawn as ever
+    assert [episode.row["id"] for episode in episodes] == ["same"] * 4
+
+
+def test_plans_are_swapped_between_different_problems():
+    args = Namespace(device="cpu", dtype="float32", plan_format="text")
+    agents = rollout.load_agents("tiny", [HIGH, LOW], args)
+    rows = [{"id": str(i), "problem": problem, "answer": "3"} for i, problem in enumerate(("1+2", "1+2", "5-2"))]
+    assert {len(outcomes) for outcomes in evaluation.diagnose(agents, rows, max_new_tokens=8).values()} == {2}
+
+
+@pytest.mark.parametrize("flags, errors, same", [
+    (["--limit", "1"], True, False), (["--limit", "2"], False, False), (["--limit", "2", "--answers", "2"], False, False),
+    (["--limit", "1", "--plans", "2", "--temperature", "0"], True, True), (["--data", "COPIES"], True, True)])
+def test_the_table_says_what_its_errors_are_worth(flags, errors, same, tmp_path, capsys):
+    """"-" for one problem; and that samples at temperature 0, or copies, are all the same."""
+    (tmp_path / "copies.jsonl").write_text('{"problem": "1+2*3", "answer": "7"}\n' * 3)
+    flags = [flag.replace("COPIES", str(tmp_path / "copies.jsonl")) for flag in flags]
+    evaluation.main([*flags, "--max-new-tokens", "16", "--out", str(tmp_path / "out")])
+    table = capsys.readouterr().out
+    assert ("all samples of a problem are the same" in table) == same
+    shown = [line.split("+-")[1].strip() for line in table.splitlines() if line.startswith("  accuracy  ")]
+    assert len(shown) == 1 and (shown[0] == "-") == errors
+    assert ("1 problems in 3 rows" in table) == (str(tmp_path / "copies.jsonl") in flags)
 
 
 def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample():
@@ -133,13 +195,14 @@ def test_summary_by_level_and_subject():
     episodes = (sampled("7", [[7, 7]], 0, level=1, subject="Algebra") + sampled("7", [[7, 1]], 1, level=2)
                 + sampled("7", [[1, 7]], 2, level=1, subject="Geometry"))
     found = evaluation.summarise(episodes)
-    assert found["accuracy, level 1"] == pytest.approx((75, 25)) and found["accuracy, level 2"] == (50, 0)
-    assert found["pass@2, level 1"] == (100, 0) and found["majority vote, flat, level 2"] == (100, 0)
-    assert found["accuracy, subject Algebra"] == (100, 0) and found["accuracy, subject Geometry"] == (50, 0)
+    assert found["accuracy, level 1"] == pytest.approx((75, 25)) and found["accuracy, level 2"] == (50, None)
+    assert found["pass@2, level 1"] == pytest.approx((100, 100 / 6))
+    assert found["majority vote, flat, level 2"] == (100, None)
+    assert found["accuracy, subject Algebra"] == (100, None) and found["accuracy, subject Geometry"] == (50, None)
     assert sum("subject" in name for name in found) == 2 * 4 and "accuracy, subject None" not in found
     assert not any("level" in name for name in evaluation.summarise(sampled("7", [[7, 7]], 0, level=1)))
     judged = evaluation.summarise(sampled("7", [[7]], 0, category="Chat") + sampled("7", [[1]], 1, category="Code"))
-    assert judged["accuracy, category Chat"] == (100, 0) and judged["accuracy, category Code"] == (0, 0)
+    assert judged["accuracy, category Chat"] == (100, None) and judged["accuracy, category Code"] == (0, None)
 
 
 def evaluated(directory, outcomes):
@@ -323,7 +386,7 @@ def test_benchmarks_make_a_table_of_all_processes(tmp_path, monkeypatch, capsys)
     def answer(agents, rows, samples, **how):
         turns = [Turn([1], [2], [0.0], True, agent.name, "\\boxed{3}") for agent in agents]
         return [Episode(row, (i, *[0] * len(agents)), turns) for i, row in enumerate(rows)]
-    monkeypatch.setattr(evaluation, "play", answer)
+    monkeypatch.setattr(evaluation, "sample_episodes", answer)
     every_benchmark.main(["--max-new-tokens", "8"])
     told = capsys.readouterr().out
     assert told.startswith("`eval.py --max-new-tokens 8`")

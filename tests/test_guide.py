@@ -211,7 +211,7 @@ def test_a_plan_without_room_is_an_error_or_an_empty_turn():
         long = ASKED[:-1] + [{"role": "user", "content": "1"}]
         while len(tokenizer.chat(long)) < context - room:
             long[-1]["content"] += "1"
-        [[turn]] = rollout.speak(agent, [long], 1, [rollout.make_generator(0)], max_new_tokens=64)
+        [[turn]] = rollout.sample_turns(agent, [long], 1, [rollout.make_generator(0)], max_new_tokens=64)
         assert turn.stopped == (room == least) == bool(turn.text)
 
 
@@ -227,7 +227,7 @@ def test_plans_end_at_the_end_of_the_context():
         conversations.append(long)
         rooms.append(context - len(tokenizer.chat(long)))
     generators = [rollout.make_generator(i) for i in range(5)]
-    groups = rollout.speak(agent, conversations, 8, generators, max_new_tokens=least + 9, temperature=1.5)
+    groups = rollout.sample_turns(agent, conversations, 8, generators, max_new_tokens=least + 9, temperature=1.5)
     for room, group in zip(rooms, groups):
         assert len(group) == 8
         for turn in group:

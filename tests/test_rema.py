@@ -138,6 +138,28 @@ def test_score_gives_each_role_its_reward():
     assert [episode.turns[0].reward for episode in episodes] == [-1.0, -1.0]     # 0 right, 1 off for the leak
 
 
+@pytest.mark.parametrize("reward", [None, math.nan, math.inf, -math.inf, "1", [1.0], torch.tensor(math.nan), {}])
+def test_a_reward_that_is_no_finite_number_names_problem_and_response(reward):
+    """Of whoever earns it, in one turn and in conversations; not a broken gradient some steps later."""
+    episodes = answer_plan("add", ["right", "what was\nsaid"])
+    low = Role("low", "", "", lambda turn, sharing: reward if turn is episodes[1].turns[1] else 1.0)
+    high = Role("high", "", "", lambda turn, sharing: reward)
+    with pytest.raises(UserError, match=r"reward of low .* problem: .*what was\\nsaid"):
+        rema.score(episodes, [HIGH, low])
+    with pytest.raises(UserError, match="reward of high"):
+        rema.score(episodes, [high, LOW])
+    with pytest.raises(UserError, match="problem: 'p'; response: .*boxed") as error:
+        rema.score([converse("[FINISH]", "so \\boxed{5}")], [high, low])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("reward", [True, 2, -0.5, torch.tensor(0.25)])
+def test_rewards_are_plain_numbers(reward):
+    episodes = answer_plan("add", ["right"])
+    rema.score(episodes, [Role("high", "", "", lambda turn, sharing: reward), LOW])
+    assert type(episodes[0].turns[0].reward) is float and episodes[0].turns[0].reward == reward
+
+
 def answer_plan(plan, texts, gold="5", **more):
     """Episodes of one plan, whose turn they share, and some answers to it."""
     row = {"id": 0, "problem": "p", "answer": gold, **more}
@@ -238,6 +260,24 @@ def test_kl_is_zero_at_the_reference_and_never_negative():
     # k3 by hand: e^-.5 + .5 - 1 = .10653, e^1 - 1 - 1 = .71828, 0
     _, stats = rema.policy_loss(new, new.detach(), zero, zero + 1, kl=1.0, ref=ref)
     assert math.isclose(stats["kl"], (math.exp(-.5) - .5 + math.e - 2) / 3, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("below", [0.0, 1.0, -3.0, 15.0, 19.9, 20.1, 94.0, 1e4, -94.0])
+def test_k3_is_bounded(below):
+    """exp(94) is no float32. Up to 20 nats below the reference loss and gradient are those of the formula."""
+    new = torch.tensor([-1.0 - below, -2.0], requires_grad=True)
+    ref, zeros, weights = torch.tensor([-1.0, -2.5]), torch.zeros(2), torch.tensor([0.5, 0.5])
+    loss, found = rema.policy_loss(new, new.detach(), zeros, weights, kl=0.1, ref=ref)
+    loss.backward()
+    assert math.isfinite(loss.item()) and new.grad.isfinite().all() and math.isfinite(found["kl"].item())
+    assert math.isclose(new.grad[1].item(), 0.1 * 0.5 * (1 - math.exp(-0.5)), rel_tol=1e-4)
+    assert 0 <= loss < 0.1 * math.exp(20)
+    if below < 20:
+        expected = 0.1 * 0.5 * (math.exp(below) - below - 1 + math.exp(-0.5) + 0.5 - 1)
+        assert math.isclose(loss.item(), expected, rel_tol=1e-4, abs_tol=1e-6)
+        assert math.isclose(new.grad[0].item(), 0.1 * 0.5 * (1 - math.exp(below)), rel_tol=1e-4, abs_tol=1e-6)
+    else:
+        assert new.grad[0] == 0
 
 
 def test_token_weights_by_hand():

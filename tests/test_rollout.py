@@ -442,7 +442,7 @@ def voices(model, tokenizer, other=None):
     return [rollout.Agent(ROLES[0], model, tokenizer), rollout.Agent(ROLES[1], other or model, tokenizer)]
 
 
-def talk(model, tokenizer, rows=None, other=None, temperature=1.0, samples=5, turns=3, max_new_tokens=20, **how):
+def converse_batch(model, tokenizer, rows=None, other=None, temperature=1.0, samples=5, turns=3, max_new_tokens=20, **how):
     """Conversations of one model with itself, by default 5 about each of 8 problems, in three turns."""
     if rows is None:
         rows = problems(8, split="heldout")
@@ -510,14 +510,14 @@ def kind(e, turns, max_new_tokens):
 
 def test_conversation_trainer_and_sampler_agree_in_every_turn():
     model, tokenizer = models.load("tiny", dtype=torch.float64)
-    episodes = talk(model, tokenizer, problems(8, split="heldout", seed=3), turns=2, max_new_tokens=14)
+    episodes = converse_batch(model, tokenizer, problems(8, split="heldout", seed=3), turns=2, max_new_tokens=14)
     kinds = [kind(e, 2, 14) for e in episodes]
     assert set(kinds) == {"finished", "unfinished", "truncated"}
     assert all(len(e.turns[-1].tokens) == 14 for e, how in zip(episodes, kinds) if how == "truncated")
     assert [e.place for e in episodes] == [(b // 5, b % 5) for b in range(40)]
     assert gaps(model, episodes).max() < 1e-10
     check_prompts(tokenizer, episodes)
-    hot = talk(model, tokenizer, temperature=1.3, max_new_tokens=24)
+    hot = converse_batch(model, tokenizer, temperature=1.3, max_new_tokens=24)
     assert {len(e.turns) for e in hot if kind(e, 3, 24) == "finished"} == {2, 4, 6}
     assert gaps(model, hot, 1.3).max() < 1e-10 < 0.01 < gaps(model, hot, 1.0).max()
     check_prompts(tokenizer, hot)
@@ -526,7 +526,7 @@ def test_conversation_trainer_and_sampler_agree_in_every_turn():
 def test_conversation_trainer_and_sampler_agree_in_float32():
     """Rounding alone: 1e-5, but for one or two tokens in 100,000 (data/results/rounding.py), here at most 1."""
     model, tokenizer = load("tiny")
-    found = gaps(model, talk(model, tokenizer, max_new_tokens=32))
+    found = gaps(model, converse_batch(model, tokenizer, max_new_tokens=32))
     assert len(found) > 1000 and found.mean() < 1e-6 and found.quantile(0.999) < 5e-6
     assert (found > 1e-5).sum() <= 1 and found.max() < 2e-5
 
@@ -544,7 +544,7 @@ ROWS = [{"id": name, "problem": problem, "answer": "5"} for name, problem in
 
 def test_conversation_on_smollm2(smollm2):
     model, tokenizer = load(str(smollm2))
-    episodes = talk(model, eager(tokenizer), ROWS, turns=2, samples=2, max_new_tokens=8)
+    episodes = converse_batch(model, eager(tokenizer), ROWS, turns=2, samples=2, max_new_tokens=8)
     assert max(len(e.turns) for e in episodes) == 4 and {kind(e, 2, 8) for e in episodes}
     assert gaps(model, episodes).max() < 5e-4
     check_prompts(tokenizer, episodes)
@@ -554,7 +554,7 @@ def test_conversation_on_smollm2(smollm2):
 def test_conversation_in_other_chat_formats(request, family):
     tokenizer = eager(read_tokenizer(request.getfixturevalue(family)))
     model = small("qwen2" if family == "qwen2" else "llama", context=1024, vocab=tokenizer.vocab_size)
-    episodes = talk(model, tokenizer, ROWS, samples=3, max_new_tokens=12)
+    episodes = converse_batch(model, tokenizer, ROWS, samples=3, max_new_tokens=12)
     assert max(len(e.turns) for e in episodes) == 6 and {kind(e, 3, 12) for e in episodes}
     assert not any(id in tokenizer.special.values() for e in episodes for turn in e.turns
                    for id in turn.tokens[:-1])               # the comparison of texts would not see them
@@ -573,7 +573,7 @@ def test_caches_are_continued_from_turn_to_turn(monkeypatch):
         return plain(self, tokens, cache, real)
 
     monkeypatch.setattr(models.Transformer, "hidden", counted)
-    episodes = talk(model, tokenizer, problems(2, split="heldout")[1:], samples=24, temperature=1.3)
+    episodes = converse_batch(model, tokenizer, problems(2, split="heldout")[1:], samples=24, temperature=1.3)
     expected = []
     for place in range(6):
         turns = [e.turns[place] for e in episodes if len(e.turns) > place]
@@ -609,12 +609,12 @@ def test_a_conversation_does_not_depend_on_those_beside_it():
     def told(episodes):
         return [[(turn.prompt, turn.tokens) for turn in e.turns] for e in episodes]
 
-    together = told(talk(model, tokenizer, rows))
+    together = told(converse_batch(model, tokenizer, rows))
     assert len({str(one) for one in together}) > 8
-    assert told(talk(model, tokenizer, rows, batch=3)) == together
-    assert told(talk(model, tokenizer, [rows[2]])) == together[10:15]
-    assert told(talk(model, tokenizer, [{**rows[0], "copy": 1}])) != together[:5]
-    apart = talk(model, tokenizer, rows, other=copy.deepcopy(model))
+    assert told(converse_batch(model, tokenizer, rows, batch=3)) == together
+    assert told(converse_batch(model, tokenizer, [rows[2]])) == together[10:15]
+    assert told(converse_batch(model, tokenizer, [{**rows[0], "copy": 1}])) != together[:5]
+    apart = converse_batch(model, tokenizer, rows, other=copy.deepcopy(model))
     assert told(apart) == together                           # own weights or shared: two caches all the same
 
 
@@ -623,7 +623,7 @@ def test_two_agents_converse_with_their_own_weights():
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.norm.weight *= 0.5                             # less decided
-    episodes = talk(model, tokenizer, problems(3, split="heldout"), other, turns=2, samples=4, max_new_tokens=16)
+    episodes = converse_batch(model, tokenizer, problems(3, split="heldout"), other, turns=2, samples=4, max_new_tokens=16)
     low = rema.collect_turns(episodes, 1)
     with torch.no_grad():
         old = recorded(low)
@@ -633,7 +633,7 @@ def test_two_agents_converse_with_their_own_weights():
 
 def test_greedy_conversations_are_alike():
     model, tokenizer = models.load("tiny")
-    episodes = talk(model, tokenizer, problems(3, split="heldout"), samples=2, temperature=0)
+    episodes = converse_batch(model, tokenizer, problems(3, split="heldout"), samples=2, temperature=0)
     for one, two in zip(episodes[::2], episodes[1::2]):
         assert [turn.text for turn in one.turns] == [turn.text for turn in two.turns]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -445,7 +446,7 @@ def take_a_step(monkeypatch, tmp_path, flags, roles=None):
     def teach(agent, turns, args):
         taught.append(turns)
         return LEARNED
-    monkeypatch.setattr(train, "play", lambda *given, **how: two_plans())
+    monkeypatch.setattr(train, "sample_episodes", lambda *given, **how: two_plans())
     monkeypatch.setattr(train, "update", teach)
     monkeypatch.setattr(train, "Run", StubRun)
     monkeypatch.setattr(train, "AFTER", [])
@@ -531,7 +532,7 @@ def test_flags_reach_the_sampler(monkeypatch):
              "--temperature", "0.7", "--max-new-tokens", "9", "--batch", "6", "--seed", "8"]
     args = train.parse(flags)
     rows = [{"id": i, "problem": "2+3", "answer": "5"} for i in range(7)]
-    for name, stub in (("play", playing), ("Run", StubRun), ("update", lambda *_: LEARNED)):
+    for name, stub in (("sample_episodes", playing), ("Run", StubRun), ("update", lambda *_: LEARNED)):
         monkeypatch.setattr(train, name, stub)
     agents = [rollout.Agent(role, None, None) for role in rema.PROCESSES["rema"]]
     for first, samples in (("high", [[5, 2], [1, 4]]), ("low", [[1, 4], [5, 2]])):
@@ -717,15 +718,15 @@ def test_the_filter_keeps_counts_fills_and_goes_on(tmp_path, monkeypatch):
 
     The agent about to learn is tried ten times at temperature 1, the other one is greedy.
     """
-    told, tries, plain, speak = [], [], train.filter_problems, rollout.speak
+    told, tries, plain, sample_turns = [], [], train.filter_problems, rollout.sample_turns
 
     def speaking(agent, conversations, samples, generators, **how):
         tries.append((agent.name, len(conversations), samples, how["temperature"]))
-        return speak(agent, conversations, samples, generators, **how)
+        return sample_turns(agent, conversations, samples, generators, **how)
 
     def filtering(*given):
         with monkeypatch.context() as patch:
-            patch.setattr(rollout, "speak", speaking)
+            patch.setattr(rollout, "sample_turns", speaking)
             told.append(plain(*given))
         return told[-1]
     monkeypatch.setattr(train, "filter_problems", filtering)
@@ -806,7 +807,7 @@ def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch, capsy
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
         return plain(*given, key=key, **how)
-    monkeypatch.setattr(train, "play", pressed)
+    monkeypatch.setattr(train, "sample_episodes", pressed)
     train.main([*SMALL_RUN, "--steps", "9", "--out", str(tmp_path / "run")])
     assert len(metrics(tmp_path / "run")) == 3 and (tmp_path / "run" / "high" / "config.json").exists()
     told = capsys.readouterr()
@@ -826,6 +827,33 @@ def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, cap
     start = models.load("tiny")[0].parameters()
     kept = models.load(str(tmp_path / "run" / "high"))[0].parameters()
     assert all(torch.equal(a, b) for a, b in zip(start, kept)) and len(metrics(tmp_path / "run")) == 4
+    assert "NaN" not in (tmp_path / "run/metrics.jsonl").read_text()       # JSON has no such word
+    assert [line["grad_norm"] for line in metrics(tmp_path / "run")[1:]] == [None] * 3
+
+
+def test_one_held_out_problem_has_no_standard_error(tmp_path, capsys):
+    """Neither in the log nor in the closing table; the curves are drawn without."""
+    train.main([*SMALL_RUN, "--eval-questions", "1", "--steps", "1", "--process", "vrp", "--out", str(tmp_path / "run")])
+    first, last = metrics(tmp_path / "run")
+    assert first["heldout_greedy_se"] is None and last["heldout_t1_se"] is None
+    assert "+- - " in capsys.readouterr().out and (tmp_path / "run/curves.png").exists()
+
+
+@pytest.mark.parametrize("bad", [None, math.nan, math.inf])
+def test_one_bad_reward_is_not_blamed_on_the_gradient(bad, tmp_path, capsys):
+    """The step in which it was given ends the run with its response; what was logged before stays."""
+    given = []
+
+    def reward(turn, episodes):
+        given.append(turn)
+        return bad if len(given) == 40 else float(len(given) % 3)
+
+    with pytest.raises(SystemExit) as stop:
+        train.main([*SMALL_RUN, "--steps", "3", "--out", str(tmp_path / "run")],
+                   roles=[replace(rema.VRP, reward=reward)])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and f"a reward of solo is {bad}" in told and "gradient" not in told
+    assert repr(given[-1].text)[1:50] in told and len(given) == 40 and metrics(tmp_path / "run")[0]["step"] == 0
 
 
 def test_the_data_cursor_goes_through_all_rows_before_it_repeats():
@@ -929,7 +957,7 @@ def test_a_run_of_the_old_code_is_refused_in_one_line_and_measured(tmp_path, cap
         episodes = plain(agents, rows, samples, **how)
         played.append((agents, len(rows), how["turns"], how["max_new_tokens"], episodes))
         return episodes
-    monkeypatch.setattr(evaluation, "play", playing)
+    monkeypatch.setattr(evaluation, "sample_episodes", playing)
     for i, model in enumerate((run, run / "best")):
         evaluation.main(["--model", str(model), "--out", str(tmp_path / str(i))])
         agents, rows, turns, length, episodes = played[-1]
@@ -1051,6 +1079,33 @@ def test_adapters_on_a_run_start_from_each_agents_own_weights(tmp_path):
         models.add_adapters(again, 2, 4, None)
 
 
+def test_going_on_with_adapters(tmp_path):
+    """--model RUN: one base for both agents and their references, and the rate that adapters want."""
+    run = str(tmp_path / "run")
+    train.main([*SMALL_RUN, "--steps", "2", "--switch-every", "0", "--lora", "2", "--out", run])
+    assert train.parse(["--model", run]).lr == pytest.approx(1e-5)                   # ten times that of weights
+    assert train.parse(["--model", f"{run}/high"]).lr == pytest.approx(1e-5)
+    assert train.parse(["--model", run, "--lr", "0.1"]).lr == 0.1
+    args = train.parse(["--model", run, "--kl", "0.1"])
+    high, low = train.load_learners(args, rema.PROCESSES["rema"])
+    models_of_all = [high.model, low.model, high.reference, low.reference]
+    for name, weight in high.model.named_parameters():
+        same = len({id(model.get_parameter(name)) for model in models_of_all})
+        assert same == (4 if "lora" in name else 1) and weight.requires_grad == ("lora" in name)
+        assert torch.equal(weight, high.reference.get_parameter(name))               # where it begins, not the base
+    learned = [name for name, _ in high.model.named_parameters() if "lora" in name]
+    assert any(not torch.equal(high.model.get_parameter(name), low.model.get_parameter(name)) for name in learned)
+    both = train.load_learners(train.parse(["--model", f"{run}/high", "--kl", "0.1"]), rema.PROCESSES["rema"])
+    assert both[0].model.norm.weight is both[1].model.norm.weight is both[1].reference.norm.weight
+    with pytest.raises(SystemExit):
+        train.main([*SMALL_RUN, "--model", run, "--lora", "2", "--out", str(tmp_path / "no")])
+    train.main([*SMALL_RUN, "--model", run, "--steps", "1", "--kl", "0.1", "--out", str(tmp_path / "again")])
+    again, _ = models.load(str(tmp_path / "again/high"))
+    assert any(not torch.equal(again.get_parameter(name), high.model.get_parameter(name)) for name in learned)
+    base, _ = models.load("tiny")
+    assert torch.equal(again.embed_tokens.weight, base.embed_tokens.weight)
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Several processes
 
@@ -1074,10 +1129,10 @@ torch.nn.utils.clip_grad_norm_ = spy
 found["stats"] = train.update(learner, batch(small()), settings(micro_tokens=40, updates=2))
 found["update"] = found["gradient"]
 agents = rollout.load_agents("tiny", rema.PROCESSES["rema"], PLAIN)
-episodes = rollout.play(agents, generate(5), [2, 2], temperatures=[1.0, 1.0], max_new_tokens=24, key=(1, 2))
+episodes = rollout.sample_episodes(agents, generate(5), [2, 2], temperatures=[1.0, 1.0], max_new_tokens=24, key=(1, 2))
 found["episodes"] = [(e.row["id"], e.place, *(t.place for t in e.turns), *(t.tokens for t in e.turns)) for e in episodes]
 found["shared"] = episodes[0].turns[0] is episodes[1].turns[0]
-talks = rollout.play(agents, generate(3), [1, 2], 2, temperatures=[1.0, 1.0], max_new_tokens=12, key=(1, 2))
+talks = rollout.sample_episodes(agents, generate(3), [1, 2], 2, temperatures=[1.0, 1.0], max_new_tokens=12, key=(1, 2))
 found["talks"] = [(e.row["id"], e.place, *(t.tokens for t in e.turns)) for e in talks]
 with open(sys.argv[1] + ".jsonl" + os.environ.get("RANK", ""), "w") as file:
     for i in range(4):
@@ -1113,6 +1168,62 @@ def test_two_processes_have_the_gradient_and_the_episodes_of_one(tmp_path):
         assert found["stats"] == pytest.approx(one["stats"])
         assert found["episodes"] == one["episodes"] and found["shared"] and one["shared"]
         assert found["talks"] == one["talks"]
+
+
+FAILING = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+import rema, train
+from data import UserError
+from data.extensions import processes
+processes.PATIENCE = 4
+steps = []
+def fail(turns, kind):
+    steps.append(1)
+    if len(steps) == 2 and os.environ["RANK"] == {rank!r}:
+        {what}
+    elif len(steps) == 2 and {sleep}:
+        time.sleep(60)                                       # not waiting for anybody just now
+    rema.assign_advantages(turns, kind)
+train.main(sys.argv[1:], assign_advantages=fail)
+"""
+
+
+slow = pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="10 seconds each: set REMA_SLOW=1")
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize("rank, what, sleep, status, said", [
+    ("1", KILL, True, -9, "rank 1 has given no sign of life"), ("0", "raise UserError('no such')", False, 2, "no such"),
+    pytest.param("0", KILL, True, -9, "cannot be reached", marks=slow),
+    pytest.param("1", KILL, False, -9, "ended", marks=slow), pytest.param("0", KILL, False, -9, "ended", marks=slow),
+    pytest.param("1", "raise UserError('no such')", True, 2, "no such", marks=slow),
+    pytest.param("0", "raise IndexError('of a user')", True, 1, "IndexError: of a user", marks=slow),
+    pytest.param("1", "raise IndexError('of a user')", False, 1, "IndexError: of a user", marks=slow)])
+def test_when_one_process_fails_all_end_and_say_why(rank, what, sleep, status, said, tmp_path):
+    """Killed or by a mistake, in its second step: within 30 s, each with its own line; and --resume goes on."""
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING.format(root=str(ROOT), rank=rank, what=what, sleep=sleep))
+    flags = [*SMALL_RUN, "--steps", "3", "--process", "vrp", "--save-every", "1", "--eval-questions", "2"]
+    port = str(22000 + (os.getpid() + 7 * len(said) + 100 * int(rank)) % 20000)
+    both = [subprocess.Popen([sys.executable, str(script), *flags, "--out", str(tmp_path / "run")],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={
+        **os.environ, "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}) for number in range(2)]
+    failing, other = both[int(rank)], both[1 - int(rank)]
+    assert failing.wait(timeout=200) == status
+    ended = time.monotonic()
+    told = {process: process.communicate(timeout=60)[1] for process in both}
+    assert time.monotonic() - ended < 30 and other.returncode == 1
+    [line] = [line for line in told[other].splitlines() if "train.py: ends, since" in line]
+    assert said in line and "Traceback" not in told[other]
+    assert line.startswith("rank 1: ") == (rank == "0") and (f"--resume {tmp_path / 'run'}" in line) == (rank == "1")
+    if status > 0:
+        assert said in told[failing] and ("rank 1: " in told[failing]) == (rank == "1")
+    assert "train: " not in told[both[1]] and "step/s" not in told[both[1]]          # no bar
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1]
+    train.main(["--resume", str(tmp_path / "run")])
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1, 2, 3]
 
 
 @pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="15 seconds: set REMA_SLOW=1")
@@ -1200,6 +1311,8 @@ def test_what_no_flag_says_follows_from_the_others():
             (["--lora", "4", "--lr", "0.1", "--lora-alpha", "1"], dict(lr=0.1, lora_alpha=1.0)),
             (["--advantage", "dr_grpo"], dict(normalise="constant")),
             (["--advantage", "dr_grpo", "--normalise", "batch"], dict(normalise="batch")),
+            (["--plan-format", "json", "--normalise", "turn"], dict(normalise="sequence")),    # of one turn: the same
+            (["--normalise", "turns", "--turns", "2"], dict(normalise="turns")),
             (["--switch-every", "3"], dict(eval_every=3)), (["--switch-every", "0"], dict(eval_every=10)),
             (["--share"], dict(switch_every=0, eval_every=10)), (["--checkpointing"], dict(checkpointing=True)),
             (["--model", "llama-1b", "--fit"], dict(lora=0, checkpointing=True, lr=1e-6)),

@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import pathlib
 import sys
@@ -142,5 +143,18 @@ def append_json(path, records: list[dict]) -> None:
 
 
 def to_lines(records: list[dict]) -> str:
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    lines = []
+    for record in records:
+        lines.append(json.dumps(to_json(record), ensure_ascii=False, allow_nan=False) + "\n")
     return "".join(lines)
+
+
+def to_json(value):
+    """A value as JSON can hold it: numbers that are not finite, which it has no word for, become null."""
+    if isinstance(value, dict):
+        return {key: to_json(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -18,7 +18,7 @@ def save_state(path: pathlib.Path, agents: list, note: dict) -> None:
 
     agents: each with a name and a train.Optimizer. note: what else is to be kept, as JSON.
     """
-    tensors, updates = {}, {}
+    tensors, updates, kept = {}, {}, set()
     for agent in agents:
         optimizer = agent.optimizer
         updates[agent.name] = optimizer.updates
@@ -27,7 +27,8 @@ def save_state(path: pathlib.Path, agents: list, note: dict) -> None:
         for i, moments in optimizer.adamw.state_dict()["state"].items():
             for name, value in moments.items():
                 tensors[f"{agent.name}.{name}.{i}"] = value
-    text = json.dumps({**note, "updates": updates}).encode()
+                kept.add(name)
+    text = json.dumps({**note, "updates": updates, "moments": sorted(kept)}).encode()
     tensors["note"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     write_tensors(tensors, path)
 
@@ -41,8 +42,9 @@ def load_state(path: pathlib.Path, agents: list) -> dict:
         optimizer.updates = note["updates"][name]
         moments = {}
         for i in range(len(optimizer.masters)):
-            if f"{name}.step.{i}" in tensors:
-                moments[i] = {key: tensors[f"{name}.{key}.{i}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+            for key in note["moments"]:              # of AdamW: step, exp_avg, exp_avg_sq
+                if f"{name}.{key}.{i}" in tensors:
+                    moments.setdefault(i, {})[key] = tensors[f"{name}.{key}.{i}"].clone()
         optimizer.adamw.load_state_dict({**optimizer.adamw.state_dict(), "state": moments})
         with torch.no_grad():
             for i, (weight, master) in enumerate(zip(optimizer.weights, optimizer.masters)):
@@ -76,6 +78,12 @@ def find_agents(model: str, names: list[str]) -> list[str]:
     return [str(directory / name) for name in names]
 
 
+def holds_adapters(model: str) -> bool:
+    """Whether a directory is an adapter, or that of a run whose agents are."""
+    directory = pathlib.Path(model)
+    return any(directory.glob("adapter_config.json")) or any(directory.glob("*/adapter_config.json"))
+
+
 def complete_from_run(args: argparse.Namespace, usual: dict) -> dict:
     """Fill in what no flag said, from the run that --model names if it is one -> that run's settings, or {}.
 
@@ -93,7 +101,7 @@ def complete_from_run(args: argparse.Namespace, usual: dict) -> dict:
     return trained
 
 
-def go_on(args: argparse.Namespace, default) -> argparse.Namespace:
+def continue_run(args: argparse.Namespace, default) -> argparse.Namespace:
     """The settings of the run that --resume names; beside it only --steps may be said.
 
     default(name): what a setting is without its flag. UserError: the run can't go on.

@@ -309,20 +309,25 @@ class Tokenizer:
     """
 
     @classmethod
-    def load(cls, directory) -> "Tokenizer":
-        """Read a Hugging Face directory; a UserError if it is missing, malformed or unsupported."""
+    def load(cls, directory, base: "Tokenizer | None" = None) -> "Tokenizer":
+        """Read a Hugging Face directory; a UserError if it is missing, malformed or unsupported.
+
+        base: the tokenizer from which an adapter's directory takes the files that it lacks.
+        """
         try:
-            return cls(pathlib.Path(directory))
+            files = read_files(pathlib.Path(directory))
+            if base and files.items() <= base.files.items():
+                return base
+            return cls(files, base)
         except UserError as error:
             raise UserError(f"{directory}: {error}") from None
         except Exception as why:        # a stranger's files: anything may be missing or of another type
             raise UserError(f"{directory}: cannot read the tokenizer ({type(why).__name__}: {why})") from why
 
-    def __init__(self, directory):
-        self.files = {}
-        for name in FILES:
-            if (directory / name).is_file():
-                self.files[name] = (directory / name).read_bytes()
+    def __init__(self, files, base=None):
+        self.files = dict(files)
+        if base:
+            self._inherit(base)
         if "tokenizer.json" not in self.files:
             raise UserError("there is no tokenizer.json")
         file = self._parse("tokenizer.json")
@@ -339,6 +344,24 @@ class Tokenizer:
     def _parse(self, name):
         """The content of one of the files, an empty dict if it is absent."""
         return json.loads(self.files.get(name, "{}"))
+
+    def _inherit(self, base):
+        """Take from another tokenizer the files that are not here, but one chat template alone."""
+        template = self._find_template()
+        for name, content in base.files.items():
+            if name not in self.files and not (template and name == "chat_template.jinja"):
+                self.files[name] = content
+        if not self._find_template():                               # it stands in a file that is here, without it
+            self.files["chat_template.jinja"] = (base._find_template() or "").encode()
+
+    def _find_template(self):
+        """The text of the chat template, None or empty without one."""
+        if "chat_template.jinja" in self.files:                     # where transformers 5 keeps it
+            return self.files["chat_template.jinja"].decode()
+        template = self._parse("tokenizer_config.json").get("chat_template")
+        if isinstance(template, list):                              # several templates, each with a name
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        return template
 
     def _read_stop_ids(self):
         """The end tokens that three files name: one by its name, two by their ids."""
@@ -361,11 +384,7 @@ class Tokenizer:
         The token that ends its turns stops the sampler, too: a base checkpoint's files name only <|endoftext|>.
         """
         config = self._parse("tokenizer_config.json")
-        template = config.get("chat_template")
-        if isinstance(template, list):                              # several templates, each with a name
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
-        if "chat_template.jinja" in self.files:                     # where transformers 5 keeps it
-            template = self.files["chat_template.jinja"].decode()
+        template = self._find_template()
         if template:
             names = {key: token_name(config.get(key)) for key in ("bos_token", "eos_token")}
             self._format = recognize_format(template, names)
@@ -570,6 +589,15 @@ class Tokenizer:
         for name, content in self.files.items():
             if name != "config.json":
                 (pathlib.Path(directory) / name).write_bytes(content)
+
+
+def read_files(directory: pathlib.Path) -> dict[str, bytes]:
+    """What lies in a directory of the files that a tokenizer is made of."""
+    files = {}
+    for name in FILES:
+        if (directory / name).is_file():
+            files[name] = (directory / name).read_bytes()
+    return files
 
 
 def token_name(token):

@@ -5,6 +5,7 @@ import sys
 from data import UserError
 from data.problems.benchmarks import load
 from data.problems.generate import KINDS, generate
+from data.problems.reading import problem_text
 
 
 def load_data(name: str, split: str, count: int | None, data_dir: str | None = None) -> list[dict]:
@@ -26,7 +27,8 @@ def load_data(name: str, split: str, count: int | None, data_dir: str | None = N
 def split_data(data: str, eval_data: str | None, eval_questions: int | None, data_dir: str | None) -> tuple:
     """-> (training rows, held-out rows): generated splits, two files, or a shuffled tenth of one file held out.
 
-    UserError if one part has judge tasks and the other has not.
+    No problem is in both, by its text, and it is said where one was. UserError if one part has judge tasks and the
+    other has not.
     """
     count = None
     if data in KINDS:                        # they have a split of their own
@@ -36,15 +38,40 @@ def split_data(data: str, eval_data: str | None, eval_questions: int | None, dat
     rows = load_data(data, "train", count, data_dir)
     if eval_data:
         held = load_data(eval_data, "heldout", eval_questions, data_dir)
+        rows = leave_out_held(rows, held)
     else:
-        random.Random("held out").shuffle(rows)
-        tenth = max(1, len(rows) // 10)
-        held = rows[:tenth][:eval_questions]
-        rows = rows[tenth:]
+        rows, held = hold_out_tenth(rows)
+        held = held[:eval_questions]
 
     if len({bool(row.get("judge")) for row in rows + held}) > 1:
         raise UserError("training and held-out problems must all be judge tasks, or none of them")
     return rows, held
+
+
+def leave_out_held(rows: list[dict], held: list[dict]) -> list[dict]:
+    """The training rows that are not held out as well. All of them, with a warning, if none would be left."""
+    texts = {problem_text(row) for row in held}
+    apart = [row for row in rows if problem_text(row) not in texts]
+    if not apart:
+        print("every training problem is held out, too: held-out accuracy then says what was learned by heart, and "
+              "nothing about new problems", file=sys.stderr)
+        return rows
+    if len(apart) < len(rows):
+        print(f"{len(rows) - len(apart)} of {len(rows)} training problems are held out, too (by their text): they are "
+              "not trained on", file=sys.stderr)
+    return apart
+
+
+def hold_out_tenth(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """A tenth of the problems of one file, shuffled; one that stands there several times goes to one side whole."""
+    random.Random("held out").shuffle(rows)
+    problems = drop_copies(rows)
+    held = problems[:max(1, len(problems) // 10)]
+    texts = {problem_text(row) for row in held}
+    if len(problems) < len(rows):
+        print(f"{len(rows) - len(problems)} of {len(rows)} problems are copies of others, by their text: of those "
+              "held out one each is kept, and none is trained on", file=sys.stderr)
+    return [row for row in rows if problem_text(row) not in texts], held
 
 
 def choose_held_out(args, trained: dict) -> list[dict]:
@@ -66,19 +93,34 @@ def choose_held_out(args, trained: dict) -> list[dict]:
 def choose_questions(rows: list[dict], step: int, count: int, seed: int) -> list[dict]:
     """The `count` problems of a step (from 1): the data, shuffled anew for each pass.
 
-    The place in it follows from the step alone. "copy" numbers a problem that stands there more than once.
+    The place in it follows from the step alone.
     """
-    chosen, copies = [], {}
+    chosen = []
     first = (step - 1) * count
     for place in range(first, first + count):
         epoch, i = divmod(place, len(rows))
         if place == first or i == 0:
             order = list(range(len(rows)))
             random.Random(f"order {seed} {epoch}").shuffle(order)
-        row = rows[order[i]]
+        chosen.append(rows[order[i]])
+    return number_copies(chosen)
+
+
+def drop_copies(rows: list[dict]) -> list[dict]:
+    """The first row of each problem, by its text."""
+    first = {}
+    for row in rows:
+        first.setdefault(problem_text(row), row)
+    return list(first.values())
+
+
+def number_copies(rows: list[dict]) -> list[dict]:
+    """The rows with a "copy": 0, 1, 2 ... of those with one id. Draws follow from both, so copies draw their own."""
+    numbered, copies = [], {}
+    for row in rows:
         copies[row["id"]] = copies.get(row["id"], -1) + 1
-        chosen.append({**row, "copy": copies[row["id"]]})
-    return chosen
+        numbered.append({**row, "copy": copies[row["id"]]})
+    return numbered
 
 
 def measure_prompt(row: dict, agents: list) -> int:

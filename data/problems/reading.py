@@ -62,6 +62,11 @@ def check(row, required, default_id):
     return {**row, "id": str(row["id"])}
 
 
+def problem_text(row: dict) -> str:
+    """What makes a problem this one and no other: its text, however it is spaced."""
+    return " ".join(row["problem"].split())
+
+
 def number_text(number) -> str:
     """27.0 -> "27", 0.5 -> "0.5"."""
     if number // 1 == number:

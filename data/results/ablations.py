@@ -29,8 +29,8 @@ from data.extensions.guide import ACTIONS  # noqa: E402
 from data.formats.files import read_json  # noqa: E402
 from data.views.curves import choose_lines, get_values, read_metrics  # noqa: E402
 from data.views.program import Parser, run_program  # noqa: E402
+from data.views.statistics import compute_mean, show_error  # noqa: E402
 from data.views.terminal import count_spent_tokens  # noqa: E402
-from eval import compute_mean  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RUNS, KEPT = ROOT / "out" / "ablations", pathlib.Path(__file__).parent / "ablations"
@@ -196,10 +196,10 @@ def show_change(runs, field, factor):
         after.append(factor * measured[-1][field])
     mean, error = compute_mean(before)
     text = f"{mean:.1f}"
-    if error > 0.05:                     # runs may start from different weights
-        text += f" ± {error:.1f}"
+    if error and error > 0.05:           # runs may start from different weights
+        text += f" ± {show_error(error)}"
     mean, error = compute_mean(after)
-    return f"{text} → {mean:.1f} ± {error:.1f}"
+    return f"{text} → {mean:.1f} ± {show_error(error)}"
 
 
 def show_goal(lines):
@@ -273,7 +273,7 @@ def draw_curves(axis, found, fields):
                 x.append(compute_mean([tokens / 1000 for tokens, _, _ in points])[0])
                 mean, error = compute_mean([value for _, _, value in points])
                 y.append(mean)
-                errors.append(error)
+                errors.append(error or 0)
             label = arm
             if name:
                 label = f"{arm}: {name}"
@@ -294,7 +294,7 @@ def draw_actions(axis, found):
                 mean, error = compute_mean(shares)
                 look = dict(color=f"C{i}", alpha=alpha)
                 if when == "after":
-                    look.update(yerr=error, capsize=2)
+                    look.update(yerr=error or 0, capsize=2)
                 if j == 0:                                   # once in the legend
                     look["label"] = f"{arm}, {when}"
                 axis.bar(2.2 * j + place + i * width - 0.4, mean, width, **look)

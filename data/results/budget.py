@@ -26,6 +26,7 @@ from data import UserError  # noqa: E402
 from data.formats.runs import claim_directory, refuse_used  # noqa: E402
 from data.problems.reading import read_jsonl  # noqa: E402
 from data.views.program import Parser, run_program  # noqa: E402
+from data.views.statistics import show_error  # noqa: E402
 
 SAMPLED = (16, 4), (4, 16)
 COLUMNS = "avg@n", "flat vote", "hierarchical vote", "pass@n"
@@ -120,7 +121,7 @@ def study(model: str, flags: list[str]) -> dict:
 # ------------------------------------------------------------------------------------------------------------
 # Table and figure
 
-def average(rows: list[list[float]], column: int) -> tuple[float, float]:
+def average(rows: list[list[float]], column: int) -> tuple[float, float | None]:
     """Mean and standard error over problems of tokens (column 0) or, in percent, of a rate."""
     values = [row[column] for row in rows]
     if column == 0:
@@ -140,11 +141,11 @@ def compare_families(found: dict, n: int) -> str:
     gains = []
     for wide, deep in zip(found[n, 1], found[1, n]):
         gains.append([a - b for a, b in zip(wide, deep)])
-    vote, vote_error = average(gains, 2)
-    some, some_error = average(gains, 4)
+    vote, vote_error = evaluation.compute_gain([row[2] for row in gains])
+    some, some_error = evaluation.compute_gain([row[4] for row in gains])
     tokens, _ = average(gains, 0)
-    return (f"{n} plans with an answer each gain {vote:+.1f} ± {vote_error:.1f} points of {COLUMNS[1]} and "
-            f"{some:+.1f} ± {some_error:.1f} points of {COLUMNS[3]} over one plan with {n} answers (paired), "
+    return (f"{n} plans with an answer each gain {vote:+.1f} ± {show_error(vote_error)} points of {COLUMNS[1]} and "
+            f"{some:+.1f} ± {show_error(some_error)} points of {COLUMNS[3]} over one plan with {n} answers (paired), "
             f"for {tokens:+.0f} tokens a problem.")
 
 
@@ -156,7 +157,7 @@ def table(model: str, found: dict) -> str:
         cells = [name_shape(shape)]
         for column in range(1 + len(COLUMNS)):
             mean, error = average(rows, column)
-            cells.append(f"{mean:.1f} ± {error:.1f}")
+            cells.append(f"{mean:.1f} ± {show_error(error)}")
         lines.append(f"| {' | '.join(cells)} |")
     for n in (4, 16):
         lines += ["", compare_families(found, n)]
@@ -170,7 +171,7 @@ def draw_line(axis, found: dict, shapes, column: int, style: str, **look) -> Non
         mean, error = average(found[shape], column)
         tokens.append(average(found[shape], 0)[0])
         means.append(mean)
-        errors.append(error)
+        errors.append(error or 0)
     axis.errorbar(tokens, means, errors, fmt=style, capsize=3, **look)
 
 

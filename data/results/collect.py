@@ -15,8 +15,8 @@ from data import UserError
 from data.formats.files import read_json
 from data.views.curves import choose_lines, read_metrics
 from data.views.program import run_program
+from data.views.statistics import compute_mean, show_error
 from data.views.terminal import compute_gains, count_spent_tokens
-from eval import compute_mean
 
 HERE = pathlib.Path(__file__).parent
 FILES = "config.json", "metrics.jsonl", "curves.png"
@@ -47,7 +47,8 @@ def average(rows: list[list]) -> list[str]:
         values = [value for value in column if value is not None]
         cell = "-"
         if values:
-            cell = "{:,.1f} ± {:,.1f}".format(*compute_mean(values))
+            average_of_runs, error = compute_mean(values)
+            cell = f"{average_of_runs:,.1f} ± {show_error(error)}"
         cells.append(cell)
     return cells
 

@@ -7,17 +7,17 @@
 import pathlib
 
 from data import UserError
-from data.problems.reading import read_jsonl
+from data.problems.reading import problem_text, read_jsonl
 from data.views.program import Parser, run_program
-from data.views.statistics import mean
-from eval import compute_percent
+from data.views.statistics import mean, show_error
+from eval import compute_gain, compute_percent
 
 
-def read_outcomes(directory: str) -> dict[tuple[str, str], float]:
-    """What eval.py wrote -> {(id, problem): share of its samples that are right}."""
+def read_outcomes(directory: str) -> dict[str, float]:
+    """What eval.py wrote -> {problem: share of its samples that are right}. Copies of a problem are samples of it."""
     verdicts = {}
     for row in read_jsonl(pathlib.Path(directory) / "episodes.jsonl", ("id", "problem", "correct")):
-        verdicts.setdefault((row["id"], row["problem"]), []).append(row["correct"])
+        verdicts.setdefault(problem_text(row), []).append(row["correct"])
     outcomes = {}
     for name, values in verdicts.items():
         outcomes[name] = mean(values)
@@ -35,9 +35,9 @@ def compare(first: str, second: str) -> str:
     for directory, outcomes in ((first, before), (second, after)):
         percent, _ = compute_percent([outcomes[name] for name in shared])
         lines.append(f"{directory:10} {percent:6.1f} %")
-    gain, error = compute_percent([after[name] - before[name] for name in shared])
+    gain, error = compute_gain([after[name] - before[name] for name in shared])
     lines.append(f"{len(shared)} problems in both (of {len(before)} and {len(after)}); the second gains "
-                 f"{gain:+.1f} points +- {error:.1f} (paired)")
+                 f"{gain:+.1f} points +- {show_error(error)} (paired)")
     return "\n".join(lines)
 
 

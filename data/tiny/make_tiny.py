@@ -29,6 +29,7 @@ from data.formats.tokenizer import LETTER, Tokenizer
 from data.problems.arithmetic import EMPTY, rewrite, right_plan, values, working, wrong_plan
 from data.problems.generate import LEVELS, generate
 from data.views.program import Parser, run_program
+from data.views.statistics import show_error
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ def measure(model, tokenizer):
             episodes = evaluation.evaluate(agents, rows, max_new_tokens=64, temperature=temperature)
             print(f"{process}, temperature {temperature:g}")
             for figure, (mean, error) in evaluation.summarise(episodes).items():
-                print(f"  {figure:44} {mean:6.1f} +- {error:.1f}")
+                print(f"  {figure:44} {mean:6.1f} +- {show_error(error)}")
 
 
 def program(argv):

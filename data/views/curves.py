@@ -99,7 +99,8 @@ def draw_accuracy(axis, measured: list[dict]) -> None:
     x = get_values(measured, "step")
     for field, label, style, alpha in (("heldout_greedy", "greedy", "o-", 1),
                                        ("heldout_t1", "temperature 1", "s--", 0.5)):
-        y, errors = get_values(measured, field), get_values(measured, f"{field}_se")
+        y = get_values(measured, field)
+        errors = [error or 0 for error in get_values(measured, f"{field}_se")]     # None: of one problem
         axis.errorbar(x, y, errors, fmt=style, label=label, alpha=alpha, **look)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 
 import torch
 
@@ -20,6 +21,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists all flags)")
 
 
+# Extensions: functions that are called when a program ends by a mistake, with (text, exit status, error).
+ON_FAILURE = []
+
+
 def run_program(program, argv: list[str] | None, name: str, **how) -> None:
     """Run a program; a user's mistake is one line on stderr and exit status 2, Ctrl-C one and status 130."""
     torch.set_flush_denormal(True)       # a confident tiny model would run in denormals, 15 times slower
@@ -28,17 +33,28 @@ def run_program(program, argv: list[str] | None, name: str, **how) -> None:
         sys.stdout.flush()
     except BrokenPipeError:              # whoever reads, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for tell in ON_FAILURE:
+            tell(f"{name}: nobody reads its output any more", 141, None)
         sys.exit(141)
     except (UserError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except torch.cuda.OutOfMemoryError:
-        print(f"{name}: the card's memory is full: --fit says what would fit; --batch, --micro-tokens, "
-              "--questions and --max-new-tokens take less, --lora 16 much less", file=sys.stderr)
-        sys.exit(2)
+        fail(f"{name}: {error}", 2, error)
+    except torch.cuda.OutOfMemoryError as error:
+        fail(f"{name}: the card's memory is full: --fit says what would fit; --batch, --micro-tokens, "
+             "--questions and --max-new-tokens take less, --lora 16 much less", 2, error)
     except KeyboardInterrupt:            # where Ctrl-C is not waited for, see interruptible
-        print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        fail(f"{name}: interrupted", 130)
+    except Exception as error:           # a mistake of ours, or in a user's own function
+        if not ON_FAILURE:
+            raise
+        fail("".join(traceback.format_exception(error)).rstrip(), 1, error)
+
+
+def fail(text: str, status: int, error: Exception | None = None) -> None:
+    """End with a word on stderr."""
+    for tell in ON_FAILURE:
+        tell(text, status, error)
+    print(text, file=sys.stderr)
+    sys.exit(status)
 
 
 @contextlib.contextmanager

@@ -2,20 +2,31 @@
 
 Episodes and turns are those of rema.py; nothing of it is needed here.
 """
+import math
+
 from data import UserError
 from data.answers.comparing import unparsed
 from data.answers.leaking import leaks
 from data.extensions.guide import describe_actions
+from data.problems.reading import problem_text
 
 VERIFYING = ("let me check", "let's check", "let us check", "check again", "double-check", "double check",
              "verify", "to make sure", "go through it again")
 
 
 def group_by_question(episodes: list) -> list[list]:
-    """The episodes of each problem, in order."""
+    """The episodes of each row, in order."""
     groups = {}
     for episode in episodes:
         groups.setdefault(episode.place[0], []).append(episode)
+    return list(groups.values())
+
+
+def group_by_problem(episodes: list) -> list[list]:
+    """The same, but rows with one text are one problem: copies say nothing new, so no error may count them twice."""
+    groups = {}
+    for episode in episodes:
+        groups.setdefault(problem_text(episode.row), []).append(episode)
     return list(groups.values())
 
 
@@ -38,6 +49,45 @@ def mean(values: list) -> float | None:
     if not values:
         return None
     return sum(values) / len(values)
+
+
+def compute_mean(values: list[float]) -> tuple[float, float | None]:
+    """Mean and its standard error, which less than two values have not: None. The mean of none is 0.
+
+    >>> compute_mean([1, 0, 1, 0])
+    (0.5, 0.28867513459481287)
+    """
+    n = len(values)
+    average = sum(values) / max(1, n)
+    if n < 2:
+        return average, None
+    variance = sum((value - average) ** 2 for value in values) / (n - 1)
+    return average, math.sqrt(variance / n)
+
+
+def compute_rate(percents: list[float]) -> tuple[float, float | None]:
+    """compute_mean of what is between 0 and 100 for each problem.
+
+    Of 0 or 100 % everywhere the error is not 0, since other problems may turn out otherwise: it is then half the
+    width of Wilson's interval for one standard error, 100 / (2 (n + 1)).
+    """
+    average, error = compute_mean(percents)
+    if error == 0 and average in (0, 100):
+        error = 100 / (2 * (len(percents) + 1))
+    return average, error
+
+
+def estimate(figure: str, values: list[float]) -> tuple[float, float | None]:
+    """What a table shows of a figure of measure_problems: mean and standard error."""
+    if figure.startswith("tokens"):
+        return compute_mean(values)
+    return compute_rate(values)
+
+
+def show_error(error: float | None) -> str:
+    if error is None:
+        return "-"
+    return f"{error:.1f}"
 
 
 def is_verifying(text: str) -> bool:
@@ -170,7 +220,7 @@ def count_turns(samples: list[int], turns: int) -> int:
     return total
 
 
-def refuse_silence(episodes: list, context: int) -> None:
+def refuse_if_nothing_fits(episodes: list, context: int) -> None:
     """UserError if no agent could say anything."""
     if not any(episode.turns[0].tokens for episode in episodes):
         raise UserError(f"no problem fits the model's context of {context} tokens")
@@ -178,7 +228,7 @@ def refuse_silence(episodes: list, context: int) -> None:
 
 def describe_held_out(episodes: list) -> dict[str, float]:
     """What a held-out evaluation logs beside the accuracy, in percent (shares of actions: as they are)."""
-    figures = measure_problems(group_by_question(episodes))
+    figures = measure_problems(group_by_problem(episodes))
     named = {"boxed": "answered", "among_boxed": "accuracy among answered",
              "verifying": "answers with a verifying phrase", "leaks": "plans with the gold answer"}
     result = {}

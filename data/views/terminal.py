@@ -1,17 +1,19 @@
 """What a run says: a line a step, episodes, warnings, the closing table."""
 import math
+import os
 import re
 import sys
 
 from tqdm import tqdm
 
-from data.views.statistics import list_rewards
+from data.problems.choosing import drop_copies
+from data.views.statistics import list_rewards, show_error
 
 
 def say(text: str) -> None:
     """To the terminal, above the progress bar; to stderr when stdout is a file, which gets only results."""
     stream = sys.stderr
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() or getattr(sys.stdout, "name", "") == os.devnull:   # another process than the first
         stream = sys.stdout
     tqdm.write(text, file=stream)
 
@@ -149,8 +151,8 @@ def before_and_after(lines: list[dict]) -> str:
     rows = ["                          before          after      gained"]
     for name, label in (("heldout_greedy", "greedy"), ("heldout_t1", "temperature 1")):
         was, now = first[name], last[name]
-        rows.append(f"  {label:16} {was:8.1f} +- {first[name + '_se']:3.1f} {now:8.1f} +- {last[name + '_se']:3.1f} "
-                    f"{now - was:+9.1f}")
+        rows.append(f"  {label:16} {was:8.1f} +- {show_error(first[name + '_se']):3} {now:8.1f} +- "
+                    f"{show_error(last[name + '_se']):3} {now - was:+9.1f}")
     for name, points in compute_gains(lines).items():
         rows.append(f"  gained in the phases of {name}: {points:+.1f} points (temperature 1)")
     if "heldout_greedy_leaks" in last:
@@ -160,15 +162,22 @@ def before_and_after(lines: list[dict]) -> str:
     return "\n".join(rows)
 
 
-def print_table(args, problems: int, table: dict[str, tuple[float, float]]) -> None:
+def print_table(args, rows: list[dict], table: dict[str, tuple[float, float | None]]) -> None:
     """What eval.py has measured: figures with their standard errors, in percent, lengths in tokens."""
-    print(f"{args.model}, {args.process}, {args.data}, {problems} problems, temperature {args.temperature:g}, "
-          f"{args.plans * args.answers} samples each")
+    problems = len(drop_copies(rows))
+    copies = ""
+    if problems < len(rows):
+        copies = f" in {len(rows)} rows (copies count as samples)"
+    print(f"{args.model}, {args.process}, {args.data}, {problems} problems{copies}, "
+          f"temperature {args.temperature:g}, {args.plans * args.answers} samples each")
     for figure, (mean, error) in table.items():
         unit = "%"
         if figure.startswith("tokens"):
             unit = " "
-        print(f"  {make_harmless(figure):44} {mean:6.1f} {unit} +- {error:.1f}")
+        print(f"  {make_harmless(figure):44} {mean:6.1f} {unit} +- {show_error(error)}")
+    if args.temperature == 0 and (copies or args.plans * args.answers > 1):
+        print("  At temperature 0 all samples of a problem are the same: they say no more than one does "
+              "(--temperature 1 draws different ones).")
 
 
 def print_closing(args, held_rows: list[dict], lines: list[dict]) -> None:
