@@ -222,10 +222,13 @@ def count_waits_of_an_update(learner, args, micro_tokens):
     return card.state.waits.total() - before
 
 
-@pytest.mark.parametrize("flags, most", [([], 5), (["--checkpointing", "--ratio", "turn"], 6),
+@pytest.mark.parametrize("flags, most", [([], 5), (["--checkpointing", "--ratio", "turn"], 8),
                                          (["--lora", "2", "--kl", "0.1"], 12)])
 def test_learning_seldom_waits(small, flags, most):
-    """At most 12 times a micro-batch, for what goes in, and with KL again for the reference; statistics and the gradient's norm are asked for once an update."""
+    """At most 12 times a micro-batch, for what goes in, with KL for the reference again.
+
+    Statistics and the gradient's norm are asked for once an update.
+    """
     with card.pretend():
         args = train.parse(["--model", small, "--process", "vrp", *FEW, *flags])
         [learner] = train.load_learners(args, rema.PROCESSES["vrp"])
