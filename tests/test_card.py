@@ -267,7 +267,7 @@ def test_processes_talk_as_their_device_wants(monkeypatch, device, backend):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(train.dist, "init_process_group", found.append)
-    monkeypatch.setattr(train.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(train.processes, "join", mock.Mock())
     monkeypatch.setattr(train.atexit, "register", lambda _: None)
     monkeypatch.setattr(torch.cuda, "set_device", found.append)
     with card.pretend():
