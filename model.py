@@ -213,7 +213,7 @@ class Cache:
     def __init__(self, real: Tensor | None = None, past: dict | None = None, filled: int = 0, capacity: int = 0):
         self.real = real                 # (B, S) bool, or with buffers (B, capacity)
         self.past = past or {}           # layer -> keys and values (2, B, K, S, C) of the prompts
-        self.kv = {}                     # layer -> those of this cache; with buffers (2, B, K, capacity, C)
+        self.kv = {}                     # layer -> what a call has added (not behind `past`), or the buffers
         self.filled = filled             # slots in use
         self.capacity = capacity         # slots of the buffers; 0: there are none
 

@@ -116,7 +116,7 @@ def collect_turns(episodes: list[Episode], position: int) -> list[Turn]:
 def reward_answer(turn: Turn, episodes: list[Episode]) -> float:
     """Of who speaks last: +1 for a right answer, -0.5 for a wrong one in a box, -1 without a box.
 
-    What was said last is graded, so a role that somebody follows needs another reward, such as reward_plan.
+    What was said last is graded, so a role that somebody follows needs another reward: how often that ends right.
     """
     episode = episodes[0]                # nobody speaks after it, so there is one
     return rewards.compute_reward(episode.response, episode.row["answer"])
@@ -166,7 +166,7 @@ LOW = Role("low", f"Follow the plan and show every step. {BOX}", "Problem:\n{que
 # Who speaks, in order, in the three processes of the paper (its equations 3 to 5). A third agent is a third Role in
 # such a list, given to train.main: what it is shown (`user`), what it earns, when it learns, how many turns it draws
 # and where it is saved and loaded follow from its place in the list and its name. Who was last before needs another
-# reward then.
+# reward then (README, "Your own data, reward, role"; there also how to evaluate it).
 PROCESSES = {"vrp": [VRP], "mrp": [MRP], "rema": [HIGH, LOW]}
 
 
@@ -200,7 +200,7 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
     rloo         R - mean of the others in the group                       arXiv 2402.14740
     reinforce++  (R - batch mean) / (batch std + 1e-6)                     arXiv 2501.03262
     Standard deviations are the unbiased ones (n - 1). Who is alone in a group, since the others were cut off before
-    they spoke, has nothing to be compared with: 0. (train.py refuses groups of one.)
+    they spoke, has nothing to be compared with: 0. (train.py refuses groups of one where that would be all of them.)
 
     >>> compute_advantages([1, 0, 0, 0], ["q"] * 4, "rloo")
     [1.0, -0.3333333333333333, -0.3333333333333333, -0.3333333333333333]

@@ -74,7 +74,8 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
     greedy and reports log-probs at temperature 1. top_p below 1 is for evaluation only: in training the new
     policy's nucleus would differ from the old one's, and ratios would be 0 or infinite.
-    (Another way to choose takes another parameter along top_p's way: generate, decode, draw; and converse_batch.)
+    (Another way to choose takes another parameter along top_p's way: generate, decode, draw; converse_batch;
+    GuidedAgent.)
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature > 0:
@@ -162,7 +163,7 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
            temperature: float, top_p: float, stop_ids, drop_done: bool = True) -> list[Turn]:
     """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
 
-    cache: what the rows hold; all tokens drawn are added but a row's last. room: how many tokens each row may
+    cache: what the rows hold; what they draw is added, but for the last step's tokens. room: how many tokens each row may
     draw, by max_new_tokens and by what is left of the context; uniform (B, the most of them). drop_done: rows that are
     done leave the batch and, by cache.keep, the cache.
     """
@@ -190,7 +191,7 @@ def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], un
             going = (length[live] > t + 1).nonzero()[:, 0]
             if len(going) == 0:
                 break
-            if drop_done and len(going) <= 0.9 * len(live):  # leaving copies the cache: not for a single row
+            if drop_done and len(going) <= 0.9 * len(live):  # leaving copies the cache: not below a tenth
                 cache.keep(going)
                 live, token = live[going], token[going]
         logits = model.step(token, cache)                                      # (B, V)
@@ -309,7 +310,7 @@ def sample_episodes(agents: list[Agent], rows: list[dict], samples: list[int], t
     if dist.is_initialized():                        # extension: several processes
         return sample_in_processes(agents, rows, samples, turns, **how)
     if turns > 1:                                    # extension: conversations
-        return converse(agents, rows, samples[-1], turns, **how)
+        return converse(agents, rows, max(samples), turns, **how)
     return rollout(agents, rows, samples, **how)
 
 
@@ -637,7 +638,7 @@ def sample_in_processes(agents: list[Agent], rows: list[dict], samples: list[int
     rank, world = dist.get_rank(), dist.get_world_size()
     own = rows[rank::world]
     if turns > 1:
-        episodes = converse(agents, own, samples[-1], turns, **how)
+        episodes = converse(agents, own, max(samples), turns, **how)
     else:
         episodes = rollout(agents, own, samples, **how)
     parts = [None] * world

@@ -1432,3 +1432,12 @@ def test_messages_in_parts_are_refused_in_one_line(tmp_path):
     args = train.parse(["--sft", str(tmp_path / "sft.jsonl")])
     with pytest.raises(UserError, match="conversation 1"):
         train.warm_start(args, train.load_learners(args, rema.PROCESSES["rema"]))
+
+
+def test_conversations_in_turn_draw_a_group_whoever_learns(tmp_path):
+    """A conversation is one sample of all its agents: one of them alone would have nothing to be compared with."""
+    train.main([*SMALL_RUN, "--turns", "2", "--switch-every", "1", "--steps", "2", "--questions", "3",
+                "--out", str(tmp_path / "run")])
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["learner"] for line in lines[1:]] == ["high", "low"]
+    assert [line["episodes"] for line in lines[1:]] == [12, 12]              # 3 questions, groups of 4
