@@ -268,7 +268,7 @@ def test_processes_talk_as_their_device_wants(monkeypatch, device, backend):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(train.dist, "init_process_group", found.append)
-    monkeypatch.setattr(train.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(train.processes, "join", mock.Mock())
     monkeypatch.setattr(train.atexit, "register", lambda _: None)
     monkeypatch.setattr(train.processes, "Watch", lambda args: SimpleNamespace(rank=0, tell=None, finish=None))
     monkeypatch.setattr(train.processes, "program", SimpleNamespace(ON_FAILURE=[]))
