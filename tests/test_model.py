@@ -6,6 +6,7 @@ import torch
 
 import model as models
 from data import UserError
+from data.formats.safetensors import read_tensors
 from test_rollout import FAMILIES, small
 
 HF = {
@@ -158,7 +159,7 @@ def test_round_trip_and_wrong_tensors(tmp_path, no_tokenizer):
         again.embed_tokens.weight.zero_()
     assert models.load(str(tmp_path))[0].embed_tokens.weight.any()
 
-    tensors = models.read_tensors(tmp_path)
+    tensors = read_tensors(tmp_path)
     for name, wrong, message in (
             ("model.norm.weight", None, "'model.norm.weight' is missing"),
             ("model.layers.7.x", torch.zeros(1), "'model.layers.7.x' is unexpected"),
@@ -172,7 +173,7 @@ def test_round_trip_and_wrong_tensors(tmp_path, no_tokenizer):
 def test_a_tied_head_in_the_file_must_be_the_embedding(tmp_path, no_tokenizer):
     model = small("smollm2", dtype=torch.float32)
     models.save(model, no_tokenizer, tmp_path)
-    tensors = models.read_tensors(tmp_path)
+    tensors = read_tensors(tmp_path)
     head = tensors["model.embed_tokens.weight"].clone()
     models.write_tensors({**tensors, "lm_head.weight": head}, tmp_path / "model.safetensors")
     models.load(str(tmp_path))
