@@ -205,15 +205,16 @@ class Cache:
     into the next one. A row's position is the number of its real slots so far. There are three uses:
 
     prompts    Cache() collects what one call of the model makes; gradients flow through it
-    training   prompts.select(rows): one call more, for the samples, whose keys are put behind those of their
-               prompts. `past` stays as it is, since recomputing a block (checkpointing) puts them there again
-    sampling   prompts.repeat(samples, room): buffers with room for what is drawn, written in place, call by call
+    going on   cache.select(rows): for one call more, whose keys are put behind those of `past`. So prompts go on
+               from what all begin with, and in training samples from their prompts. `past` stays as it is, since
+               recomputing a block (checkpointing) puts them there again
+    sampling   cache.repeat(samples, room): buffers with room for what is drawn, written in place, call by call
     """
 
     def __init__(self, real: Tensor | None = None, past: dict | None = None, filled: int = 0, capacity: int = 0):
         self.real = real                 # (B, S) bool, or with buffers (B, capacity)
-        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) of the prompts
-        self.kv = {}                     # layer -> what a call has added (not behind `past`), or the buffers
+        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) that a call goes on from
+        self.kv = {}                     # layer -> those that a call has made; or the buffers
         self.filled = filled             # slots in use
         self.capacity = capacity         # slots of the buffers; 0: there are none
 
@@ -247,14 +248,18 @@ class Cache:
             first = self.filled - k.shape[2]
             self.kv[layer][:, :, :, first:self.filled] = new
             return self.kv[layer][:, :, :, :self.filled]
-        if layer in self.past:
-            return torch.cat((self.past[layer], new), 3)
         self.kv[layer] = new
-        return new
+        return self.join(layer)
+
+    def join(self, layer: int) -> Tensor:
+        """A layer's keys and values, those of the call before first (2, B, K, S, C)."""
+        if layer in self.past:
+            return torch.cat((self.past[layer], self.kv[layer]), 3)
+        return self.kv[layer]
 
     def select(self, rows: Tensor) -> "Cache":
         """A cache whose row b goes on from row rows[b] of this one. With gradients: for training."""
-        past = {layer: kv[:, rows] for layer, kv in self.kv.items()}
+        past = {layer: self.join(layer)[:, rows] for layer in self.kv}
         return Cache(self.real[rows], past, self.filled)
 
     def repeat(self, samples: int, room: int) -> "Cache":
@@ -262,7 +267,8 @@ class Cache:
         real = self.real.repeat_interleave(samples, 0)
         cache = Cache(F.pad(real, (0, room)), filled=self.filled, capacity=self.filled + room)
         for layer in list(self.kv):
-            kv = self.kv.pop(layer)                  # a layer at a time: both would be twice the memory
+            kv = self.join(layer)
+            del self.kv[layer]                       # a layer at a time: both would be twice the memory
             cache.kv[layer] = F.pad(kv.repeat_interleave(samples, 1), (0, 0, 0, room))
         return cache
 

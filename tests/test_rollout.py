@@ -563,7 +563,10 @@ def test_conversation_in_other_chat_formats(request, family):
 
 
 def test_caches_are_continued_from_turn_to_turn(monkeypatch):
-    """All that is run beside decoding: a prompt for each conversation, then what is new, led by the last sampled token."""
+    """All that is run beside decoding: prompts behind what all begin with, then what is new, led by the last sampled token.
+
+    The first prompts are all the same, so each runs its last token; the second ones differ by plans.
+    """
     model, tokenizer = models.load("tiny")
     plain, runs = models.Transformer.hidden, []
 
@@ -579,7 +582,29 @@ def test_caches_are_continued_from_turn_to_turn(monkeypatch):
         turns = [e.turns[place] for e in episodes if len(e.turns) > place]
         if turns:
             expected.append(sorted((place > 1) + len(turn.prompt) for turn in turns))
-    assert len(expected) == 6 and runs == expected
+    common = rollout.count_common([e.turns[1].prompt for e in episodes if len(e.turns) > 1])
+    expected[0] = [1] * len(expected[0])
+    expected[1] = [length - common for length in expected[1]]
+    assert len(expected) == 6 and common > 20 and runs == expected
+
+
+def test_what_all_prompts_begin_with_is_run_once_and_changes_nothing(monkeypatch):
+    """Hidden states, caches behind them and gradients are those of prompts that are run one by one."""
+    torch.manual_seed(0)
+    model = small("qwen3")
+    asked = [[5, 6, 7, 8], [5, 6, 9], [5, 6, 7, 8, 9, 3]]
+    assert rollout.count_common(asked) == 2 and rollout.count_common([[1, 2], [1, 2]]) == 2
+    gradients = []
+    for alone in (False, True):
+        if alone:
+            monkeypatch.setattr(rollout, "count_common", lambda prompts: 0)
+        cache, hidden = rollout.prefill(model, asked)
+        after = model.hidden(torch.tensor([[4, 2]] * 3), cache.select(torch.tensor([0, 1, 2])))
+        model.zero_grad()
+        (hidden.sum() + after.square().sum()).backward()
+        gradients.append([hidden, after, *(weight.grad.clone() for weight in model.layers.parameters())])
+    for shared, plain in zip(*gradients):
+        assert torch.allclose(shared, plain, rtol=0, atol=1e-10)
 
 
 def test_conversations_stay_within_the_context():

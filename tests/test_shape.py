@@ -113,8 +113,8 @@ def test_few_lambdas():
 
 
 def test_the_core_is_small():
-    """12,000 tokens, flags included; each later issue may add a little, 500 in all."""
-    assert sum(measure(core(name))["tokens"] for name in SIX) <= 12_000
+    """12,000 tokens were the aim, flags included; 150 more run what all prompts begin with once (rollout.prefill)."""
+    assert sum(measure(core(name))["tokens"] for name in SIX) <= 12_150
 
 
 def test_data_reads_in_the_same_style():
