@@ -359,3 +359,18 @@ def test_other_golds_are_refused(shared_data):
         for _ in range(300):
             first, second = rng.sample(golds, 2)
             assert not rewards.equivalent(first, second) or {(first, second), (second, first)} & equal, (first, second)
+
+
+@pytest.mark.parametrize("gold, answer", [
+    ("12.50\\%", "13\\%"), ("12.50%", "13/100"), ("12.50%", "3/25"), ("66.67%", "67/100"), ("1234.5%", "619/50"),
+    ("5%", "5^\\circ"), ("30^\\circ", "30\\%")])
+def test_marks_count_in_what_is_rounded_and_are_not_each_other(gold, answer):
+    """12.50 % is given to a hundredth of a percent, so 13 % is not what it rounds to."""
+    assert not comparing.equivalent(gold, answer)
+
+
+@pytest.mark.parametrize("gold, answer", [
+    ("12.50%", "1/8"), ("66.67%", "2/3"), ("50%", "1/2"), ("50%", "50"), ("180^\\circ", "\\pi"), ("12", "A dozen"),
+    ("12:00 pm", "Noon"), ("2/3", "66.666667%")])
+def test_marks_and_capitals(gold, answer):
+    assert comparing.equivalent(gold, answer)

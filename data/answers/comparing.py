@@ -263,6 +263,7 @@ POSITIVE_SIZES = (1, 2, 12, 140)
 SIGNED_FRACTION_SIZES = (1, 3, 30, 6, 1, 2, 12, 1)
 POSITIVE_FRACTION_SIZES = (1, 1, 1, 3, 30)
 # Where one of these is, two expressions may differ at a few points only.
+# A function that jumps or bends belongs here, too: nothing fails without, but then too few points may tell it apart.
 STEPS = {"⌊⌋", "⌈⌉", "||", "floor", "ceil", "abs", "\\bmod", "max", "min"}
 # Seven ways to halve eight points, as masks; no two of them go together.
 HALVES = (1, 2, 4, 7, 3, 5, 6)
@@ -394,21 +395,26 @@ def is_close_constant(a: Number, b: Number) -> bool:
     return is_close(a, b) and (is_exact(a) == is_exact(b) or abs(a - b) <= 1e-13 * abs(a))
 
 
-def find_last_digit(tree: Tree) -> Fraction | int:
-    """The unit of a decimal's last digit, 1/100 for 2.50; 0 for anything else."""
+def find_last_digit(tree: Tree, scaled: bool) -> Fraction | int:
+    """The unit of a decimal's last digit, 1/100 for 2.50; 0 for anything else. scaled: 1/10,000 for 2.50 %."""
+    if tree[0] == "%" and scaled:
+        return find_last_digit(tree[1], scaled) / 100
+    if tree[0] == "°" and scaled:
+        return find_last_digit(tree[1], scaled) * Fraction(math.pi / 180)
     if tree[0] in ("neg", "%", "°"):
-        return find_last_digit(tree[1])
+        return find_last_digit(tree[1], scaled)
     if tree[0] == "num":
         return tree[2]
     return 0
 
 
-def is_rounded(gold: Tree, answer: Tree, a: Number, b: Number) -> bool:
+def is_rounded(gold: Tree, answer: Tree, a: Number, b: Number, scaled: bool = False) -> bool:
     """Is one value the other, rounded? A rounded reference, 3.14 or 0.33 but not 4.2, is met by what rounds to it.
 
     A decimal answer to an exact reference needs six digits, the last one rounded or cut off: 0.333333 for 1/3.
     """
-    gold_digit, answer_digit = find_last_digit(gold), find_last_digit(answer)
+    gold_digit = find_last_digit(gold, scaled)
+    answer_digit = find_last_digit(answer, scaled)
     if isinstance(a, complex) or isinstance(b, complex) or a * b <= 0:
         return False
     off = abs(Fraction(a)) - abs(Fraction(b))
@@ -440,18 +446,25 @@ def match_at_points(gold: Tree, answer: Tree, budget: Budget, scaled: bool, real
     return True
 
 
+MARKS = {"%", "°"}
+
+
 def match_values(gold: Tree, answer: Tree, budget: Budget) -> bool:
     """Equal numbers, or equal expressions; 50 % is 50, and 1/2."""
     kinds = find_kinds(gold) | find_kinds(answer)
     if not kinds.isdisjoint(NOT_NUMBERS):
         return False
+    gold_marks = find_kinds(gold) & MARKS
+    answer_marks = find_kinds(answer) & MARKS
     scales = [False]
-    if "%" in kinds or "°" in kinds:
+    if gold_marks and answer_marks and gold_marks != answer_marks:
+        scales = [True]                                                 # 30 % is not 30 degrees
+    elif gold_marks or answer_marks:
         scales.append(True)
     for scaled in scales:
         if "sym" not in kinds:
             for a, b in sample_values(gold, answer, budget, scaled, real=False):
-                if is_close_constant(a, b) or is_rounded(gold, answer, a, b):
+                if is_close_constant(a, b) or is_rounded(gold, answer, a, b, scaled):
                     return True
             continue
         matched = None

@@ -20,6 +20,10 @@ A tree is a tuple that starts with its kind:
     ('time', 14, 58, 0, 'pm')       a time of day
 
 Nothing is evaluated here and no input raises: what can't be read is None.
+
+To add     a word for a number, such as gross: SCALES          a unit: UNIT_ROWS
+           another spelling of one token: ALIAS_ROWS            a phrase: PHRASES
+           a function: FUNCTIONS here and calculate in comparing.py (and STEPS there, if it jumps)
 """
 import functools
 import math
@@ -65,7 +69,8 @@ COUNTED = """
     distinct different possible total arrangement outcome combination permutation
 """
 # These words change the number before them.
-SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
+          "trillion": 10**12}
 POWERS = {"squared": 2, "cubed": 3}
 NUMBER_WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
     seventeen eighteen nineteen""".split()
@@ -172,7 +177,10 @@ class Rules:
         self.flags = re.DOTALL | flags
 
     def add(self, key: str, pattern: str, new: str | Callable) -> None:
-        """A rule is tried only where the text holds `key`: looking for a key costs next to nothing."""
+        """A rule is tried only where the text holds `key`: looking for a key costs next to nothing.
+
+        Keys mind capitals even where patterns do not, so leave out a letter that may be one: "olution".
+        """
         self.rules.append((key, re.compile(pattern, self.flags), new))
 
     def apply(self, text: str) -> str:
@@ -334,7 +342,7 @@ ALL_REALS = "real|reals (number|numbers|value|values)"
 PHRASES = Rules(re.IGNORECASE)
 PHRASES.add("", rf"^\s*(?:{phrase(OPENERS)}[:=]?\s*)+(?=.)", "")                        # "The final answer is: 17"
 PHRASES.add("olution", rf"^\s*{phrase('solution')}(?:{phrase('is')}|[:=])", "")         # but "solution set" stays
-PHRASES.add("at", rf"^\s*{phrase('at')}(?=\d)", "")                                     # "at 3 pm"
+PHRASES.add("t", rf"^\s*{phrase('at')}(?=\d)", "")                                     # "at 3 pm"
 # all real x > 2; all real numbers
 PHRASES.add("eal", phrase(f"all {ALL_REALS} (of|such|with|for) (that|where)") + r"(?=[a-z]\s*(?:\\[nlgi]|[<>=!]))", "")
 PHRASES.add("eal", phrase(f"(the) (set) (of) all|any|every {ALL_REALS} (of)") + r'(?:[a-z](?=[\s",]*(?:except|$)))?',
@@ -342,12 +350,12 @@ PHRASES.add("eal", phrase(f"(the) (set) (of) all|any|every {ALL_REALS} (of)") + 
 PHRASES.add("xc", rf"[\s,]*{phrase('except|excluding (for|at|when|where)')}(.+)$", r" \\setminus \\{\1\\}")
 PHRASES.add("nfinity", phrase("positive|plus infinity"), r"\\infty ")
 PHRASES.add("nfinity", phrase("negative|minus infinity"), r"-\\infty ")
-PHRASES.add("a", rf"^\s*{phrase('a|an')}(?=\"?(?:{'|'.join(SCALES)})\b)", "1 ")         # a dozen
+PHRASES.add("", rf"^\s*{phrase('a|an')}(?=\"?(?:{'|'.join(SCALES)})\b)", "1 ")         # a dozen
 PHRASES.add("egative", rf"^\s*{phrase('negative')}(?=\d)", "-")
 PHRASES.add("zero", rf"^(\d[\d.]*)\s*°?\s*{phrase('below zero')}$", r"-\1")
-PHRASES.add("to", rf"(?<=\d)\s*{phrase('to')}(?=\d)", ":")                               # 3 to 4
-PHRASES.add("noon", rf"^\s*(?:12\s*)?{phrase('noon')}$", "12:00 pm")
-PHRASES.add("midnight", rf"^\s*(?:12\s*)?{phrase('midnight')}$", "12:00 am")
+PHRASES.add("o", rf"(?<=\d)\s*{phrase('to')}(?=\d)", ":")                               # 3 to 4
+PHRASES.add("oon", rf"^\s*(?:12\s*)?{phrase('noon')}$", "12:00 pm")
+PHRASES.add("idnight", rf"^\s*(?:12\s*)?{phrase('midnight')}$", "12:00 am")
 
 SEPARATORS = Rules()
 SEPARATORS.add("\\cup", r"\\cup(?=[^()\[\]]*[<>])", " ∨ ")                              # x < 1 ∪ x > 3
