@@ -9,7 +9,7 @@ import pathlib
 import torch
 
 from data import UserError
-from data.formats.files import read_json, write_json
+from data.formats.files import read_json, atomic_write
 from data.formats.safetensors import read_tensors, write_tensors
 
 
@@ -156,7 +156,7 @@ def claim_evaluation(args: argparse.Namespace) -> pathlib.Path:
     if out is None:
         name = f"{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"
         out = claim_directory(f"out/eval-{name}")
-    write_json(pathlib.Path(out) / "config.json", [{**vars(args), "out": out}])
+    atomic_write(pathlib.Path(out) / "config.json", json.dumps({**vars(args), "out": out}, indent=1))
     return pathlib.Path(out)
 
 
@@ -164,7 +164,7 @@ def claim_run(args: argparse.Namespace) -> None:
     """The directory of a run, with its settings in it."""
     if args.out is None:
         args.out = claim_directory(f"out/{pathlib.Path(args.model).name}-{args.process}-s{args.seed}")
-    write_json(pathlib.Path(args.out) / "config.json", [vars(args)])
+    atomic_write(pathlib.Path(args.out) / "config.json", json.dumps(vars(args), indent=1))
 
 
 def refuse_used(out: str | None, why: str) -> None:
