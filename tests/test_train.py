@@ -800,7 +800,7 @@ def test_ctrl_c_where_nothing_waits_for_it_is_one_line(capsys, monkeypatch):
 
 def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch, capsys):
     """Pressed in the last step it changes nothing: the run is complete, and closes as one."""
-    plain, fatal = train.play, [1, 3]
+    plain, fatal = train.sample_episodes, [1, 3]
 
     def pressed(*given, key, **how):
         if key[1] in fatal:
@@ -951,7 +951,7 @@ def test_a_run_of_the_old_code_is_refused_in_one_line_and_measured(tmp_path, cap
             train.main(["--resume", str(run), *more])
         err = capsys.readouterr().err
         assert stop.value.code == 2 and "another version" in err and err.count("\n") == 1
-    played, plain = [], evaluation.play
+    played, plain = [], evaluation.sample_episodes
 
     def playing(agents, rows, samples, **how):
         episodes = plain(agents, rows, samples, **how)
