@@ -1194,7 +1194,8 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
 @pytest.mark.parametrize("rank, what, sleep, status, said", [
-    ("1", KILL, True, -9, "rank 1 has given no sign of life"), ("0", "raise UserError('no such')", False, 2, "no such"),
+    pytest.param("1", KILL, True, -9, "rank 1 has given no sign of life", marks=slow),
+    ("0", "raise UserError('no such')", False, 2, "no such"),
     pytest.param("0", KILL, True, -9, "cannot be reached", marks=slow),
     pytest.param("1", KILL, False, -9, "ended", marks=slow), pytest.param("0", KILL, False, -9, "ended", marks=slow),
     pytest.param("1", "raise UserError('no such')", True, 2, "no such", marks=slow),
