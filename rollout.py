@@ -118,7 +118,7 @@ def count_common(prompts: list[list[int]]) -> int:
 def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
     """Run P prompts -> their Cache and the last hidden state of each (P, D). Sampling and training share this.
 
-    What all of them begin with is run once, and each goes on from there: a quarter less time for the default run.
+    What all of them begin with is run once, and each goes on from there: a fifth less time for the default run.
     """
     cache = Cache()
     shortest = min(len(prompt) for prompt in prompts)
