@@ -167,11 +167,11 @@ class Transformer(nn.Module):
     def forward(self, tokens, cache=None):
         return self.lm_head(self.hidden(tokens, cache))
 
-    def step(self, token: Tensor, cache: "Cache") -> Tensor:
+    def step(self, token: Tensor, cache: "Buffers") -> Tensor:
         """Decoding: one token of each row (B,) -> logits of the next one (B, V)."""
         return self(token[:, None], cache)[:, 0]
 
-    def hidden(self, tokens: Tensor, cache: "Cache | None" = None, real: Tensor | None = None):
+    def hidden(self, tokens: Tensor, cache: "Cache | Buffers | None" = None, real: Tensor | None = None):
         """tokens (B, T) -> the normed output of the last block (B, T, D); the head turns it into logits.
 
         Without a cache, rows are plain causal sequences: padding goes right, where nothing looks at it. With one,
@@ -182,6 +182,8 @@ class Transformer(nn.Module):
             positions = torch.arange(tokens.shape[1], device=x.device)[None]
             mask = None
         else:
+            if real is None:
+                real = torch.ones_like(tokens, dtype=torch.bool)
             positions, seen = cache.begin(tokens, real)                        # (B, T), (B, 1, T, S)
             mask = torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, -math.inf)
         if self.frequency is None or self.frequency.device != x.device:
@@ -196,90 +198,95 @@ class Transformer(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# The KV cache
+# The KV cache. Prompts are padded on the left, so that they all end at the same slot and every row puts its next token
+# into the next one. A row's position is the number of its real slots so far.
 
 class Cache:
-    """Keys and values of B rows. All rows write into the same slots; `real` says in which a row has a token.
+    """Keys and values of B rows that a call of the model made, for the next call to go on from, with gradients.
 
-    Prompts are padded on the left, so that they all end at the same slot and every row draws its next token
-    into the next one. A row's position is the number of its real slots so far. There are three uses:
-
-    prompts    Cache() collects what one call of the model makes; gradients flow through it
-    going on   cache.select(rows): for one call more, whose keys are put behind those of `past`. So prompts go on
-               from what all begin with, and in training samples from their prompts. `past` stays as it is, since
-               recomputing a block (checkpointing) puts them there again
-    sampling   cache.repeat(samples, room): buffers with room for what is drawn, written in place, call by call
+    Cache() is empty: a call fills it. select() makes one for a further call, such as that of samples which go on
+    from their prompts in training; repeat() makes the buffers that are decoded into.
     """
 
-    def __init__(self, real: Tensor | None = None, past: dict | None = None, filled: int = 0, capacity: int = 0):
-        self.real = real                 # (B, S) bool, or with buffers (B, capacity)
-        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) that a call goes on from
-        self.kv = {}                     # layer -> those that a call has made; or the buffers
-        self.filled = filled             # slots in use
-        self.capacity = capacity         # slots of the buffers; 0: there are none
+    def __init__(self, real: Tensor | None = None, past: dict | None = None):
+        self.real = real                 # (B, S) bool: in which slots a row has a token; None: no call was made
+        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) that the call goes on from
+        self.new = {}                    # layer -> those that the call makes. `past` stays as it is, since
+        #                                  recomputing a block (checkpointing) makes `new` again
 
-    def begin(self, tokens: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Called before the first layer -> positions (B, T) of the new tokens, what each sees (B, 1, T, S)."""
-        if real is None:
-            real = torch.ones_like(tokens, dtype=torch.bool)
-        first = self.filled
-        self.filled = first + tokens.shape[1]
-        if self.capacity:
-            self.real[:, first:self.filled] = real
-        elif first:
-            self.real = torch.cat((self.real, real), 1)
-        else:
-            self.real = real
-        seen = self.real[:, :self.filled]                                      # (B, S)
-        positions = (seen.cumsum(1)[:, first:] - 1).clamp(min=0)
-        if tokens.shape[1] == 1:
-            return positions, seen[:, None, None]
-        # A token sees the real ones up to itself; padding sees itself, since softmax needs something.
-        slots = torch.arange(self.filled, device=tokens.device)
-        own = slots[first:, None]                                              # (T, 1)
-        earlier = (slots <= own) & seen[:, None]                               # (B, T, S)
-        mask = earlier | (slots == own)
-        return positions, mask[:, None]
+    def begin(self, tokens: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Before the first layer -> positions (B, T) of the call's tokens, what each sees (B, 1, T, S)."""
+        if self.real is not None:
+            real = torch.cat((self.real, real), 1)
+        self.real = real
+        return find_seen(real, tokens.shape[1])
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> Tensor:
-        """Put a layer's new keys and values (B, K, T, C) behind the old ones -> all of them (2, B, K, S, C)."""
-        new = torch.stack((k, v))
-        if self.capacity:
-            first = self.filled - k.shape[2]
-            self.kv[layer][:, :, :, first:self.filled] = new
-            return self.kv[layer][:, :, :, :self.filled]
-        self.kv[layer] = new
+        """Take a layer's new keys and values (B, K, T, C) -> all of them, old and new (2, B, K, S, C)."""
+        self.new[layer] = torch.stack((k, v))
         return self.join(layer)
 
     def join(self, layer: int) -> Tensor:
-        """A layer's keys and values, those of the call before first (2, B, K, S, C)."""
         if layer in self.past:
-            return torch.cat((self.past[layer], self.kv[layer]), 3)
-        return self.kv[layer]
+            return torch.cat((self.past[layer], self.new[layer]), 3)
+        return self.new[layer]
 
     def select(self, rows: Tensor) -> "Cache":
-        """A cache whose row b goes on from row rows[b] of this one. With gradients: for training."""
-        past = {layer: self.join(layer)[:, rows] for layer in self.kv}
-        return Cache(self.real[rows], past, self.filled)
+        """A cache for one call more, whose row b goes on from row rows[b] of this one."""
+        past = {layer: self.join(layer)[:, rows] for layer in self.new}
+        return Cache(self.real[rows], past)
 
-    def repeat(self, samples: int, room: int) -> "Cache":
-        """Each row `samples` times, in buffers with room for so many more tokens: for sampling."""
+    def repeat(self, samples: int, room: int) -> "Buffers":
+        """Each row `samples` times, with room for so many more tokens."""
         real = self.real.repeat_interleave(samples, 0)
-        cache = Cache(F.pad(real, (0, room)), filled=self.filled, capacity=self.filled + room)
-        for layer in list(self.kv):
-            kv = self.join(layer)
-            del self.kv[layer]                       # a layer at a time: both would be twice the memory
-            cache.kv[layer] = F.pad(kv.repeat_interleave(samples, 1), (0, 0, 0, room))
-        return cache
+        kv = {}
+        for layer in list(self.new):
+            joined = self.join(layer)
+            del self.new[layer]                      # a layer at a time: both would be twice the memory
+            kv[layer] = F.pad(joined.repeat_interleave(samples, 1), (0, 0, 0, room))
+        return Buffers(F.pad(real, (0, room)), kv, real.shape[1])
+
+
+class Buffers:
+    """The same while tokens are drawn: written in place, call by call, so nothing is allocated on the way."""
+
+    def __init__(self, real: Tensor, kv: dict[int, Tensor], filled: int):
+        self.real = real                 # (B, capacity) bool
+        self.kv = kv                     # layer -> keys and values (2, B, K, capacity, C)
+        self.filled = filled             # slots in use: S
+
+    def begin(self, tokens: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        T = tokens.shape[1]
+        self.real[:, self.filled:self.filled + T] = real
+        self.filled += T
+        return find_seen(self.real[:, :self.filled], T)
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> Tensor:
+        kv = self.kv[layer]
+        kv[:, :, :, self.filled - k.shape[2]:self.filled] = torch.stack((k, v))
+        return kv[:, :, :, :self.filled]
 
     def keep(self, rows: Tensor) -> None:
-        """Only these rows (n,) go on. They move to the front of the buffers: nothing is allocated while sampling."""
+        """Only these rows (n,) go on. They move to the front."""
         n = len(rows)
         self.real[:n] = self.real[rows]
         self.real = self.real[:n]
         for layer, kv in self.kv.items():
             kv[:, :n, :, :self.filled] = kv[:, rows, :, :self.filled]
             self.kv[layer] = kv[:, :n]
+
+
+def find_seen(real: Tensor, T: int) -> tuple[Tensor, Tensor]:
+    """real (B, S) of all slots -> of the last T of them positions (B, T), and which slots each sees (B, 1, T, S)."""
+    positions = (real.cumsum(1)[:, -T:] - 1).clamp(min=0)
+    if T == 1:
+        return positions, real[:, None, None]
+    # A token sees the real ones up to itself; padding sees itself, since softmax needs something.
+    slots = torch.arange(real.shape[1], device=real.device)
+    own = slots[-T:, None]                                                     # (T, 1)
+    earlier = (slots <= own) & real[:, None]                                   # (B, T, S)
+    mask = earlier | (slots == own)
+    return positions, mask[:, None]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -403,18 +410,17 @@ def init_weights(model: Transformer, generator: torch.Generator) -> None:
 # ------------------------------------------------------------------------------------------------------------
 # Conversations: rows that go on after a turn of unequal lengths
 
-def reserve(cache: Cache, room: int) -> None:
-    """Make room for so many more tokens in the buffers of a cache."""
-    more = cache.filled + room - cache.capacity
+def reserve(cache: Buffers, room: int) -> None:
+    """Make room for so many more tokens."""
+    more = cache.filled + room - cache.real.shape[1]
     if more <= 0:
         return
-    cache.capacity += more
     cache.real = F.pad(cache.real, (0, more))
     for layer, kv in cache.kv.items():
         cache.kv[layer] = F.pad(kv, (0, 0, 0, more))
 
 
-def hide(cache: Cache, first: int, lengths: Tensor) -> None:
+def hide(cache: Buffers, first: int, lengths: Tensor) -> None:
     """From slot `first` on only the first lengths[b] tokens of row b count: it forgets what it drew behind them."""
     places = torch.arange(cache.filled - first, device=lengths.device)
     cache.real[:, first:cache.filled] &= places < lengths[:, None]

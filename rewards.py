@@ -7,8 +7,7 @@ The mathematics, whether 0.5 is \frac12, is in data/answers.
 """
 import re
 
-from data.answers.comparing import count_answers, equivalent, parse, unparsed  # noqa: F401
-from data.answers.leaking import leaks  # noqa: F401
+from data.answers.comparing import count_answers, equivalent
 
 MAX_RESPONSE = 10_000       # characters at the end of a response in which a box is looked for
 
@@ -41,26 +40,16 @@ def extract(response: str, lenient: bool = False) -> str | None:
     return None
 
 
-def join_boxes(response: str) -> tuple[int, str]:
-    """How many boxes the last line with a box has, and what they hold: "The roots are \\boxed{-2} and \\boxed{7}"."""
-    text = response[-MAX_RESPONSE:]
-    boxes = find_boxes(text)
-    if not boxes:
-        return 0, ""
-    line_start = text.rfind("\n", 0, boxes[-1][0])
-    answers = [content for start, content in boxes if start > line_start]
-    return len(answers), ", ".join(answers)
-
-
 def is_correct(response: str, answer: str, lenient: bool = False) -> bool:
-    """Is the boxed answer the gold answer? Where that is a list, it may be spread over as many boxes of one line."""
+    """Is the boxed answer the gold answer?"""
     given = extract(response, lenient)
     if given is None:
         return False
     if equivalent(answer, given):
         return True
-    boxes, joined = join_boxes(response)
-    return boxes > 1 and boxes == count_answers(answer) and equivalent(answer, joined)
+    if count_answers(answer) > 1:                    # extension: a list, spread over several boxes
+        return is_spread_over_boxes(response, answer)
+    return False
 
 
 def compute_reward(response: str, answer: str) -> float:
@@ -87,6 +76,18 @@ def plan_reward(plan_text: str, correct: list[bool], leak: float = 1.0) -> float
 
 # --- extensions -------------------------------------------------------------------------------------------------
 # Rewards and measures that the core does not use: a reader may stop here.
+
+from data.answers.comparing import parse  # noqa: E402
+
+
+def is_spread_over_boxes(response: str, answer: str) -> bool:
+    r"""Do the boxes of the last line that has any hold the gold answers? "The roots are \boxed{-2} and \boxed{7}"."""
+    text = response[-MAX_RESPONSE:]
+    boxes = find_boxes(text)
+    line_start = text.rfind("\n", 0, boxes[-1][0])
+    given = [content for start, content in boxes if start > line_start]
+    return len(given) == count_answers(answer) and equivalent(answer, ", ".join(given))
+
 
 def consistency_reward(plan_text: str, responses: list[str], leak: float = 1.0) -> float:
     """Share of the most frequent answer, whatever the truth; 0 if most give none; the same penalty (C.2)."""

@@ -25,7 +25,7 @@ from data.formats.files import read_json
 from data.formats.runs import complete_from_run, find_agents
 from data.formats.tokenizer import Tokenizer
 from data.views.program import Parser, add_machine_flags, amount, count, pick_machine, rate
-from model import Cache, Transformer, compute_logprobs, load
+from model import Buffers, Cache, Transformer, compute_logprobs, load
 from rema import Episode, Role, Turn
 
 
@@ -36,7 +36,7 @@ VARIATIONS = []
 
 
 def add_speaking_flags(parser: Parser) -> None:
-    parser.set_defaults(turns=1, plan_format="text", example=False)            # unless an extension's flag says so
+    parser.set_defaults(turns=1, plan_format="text", example=False, graphs=False)  # unless an extension's flag says so
     flag = parser.add_argument
     flag("--model", default="tiny", help="a name (tiny, llama-1b ...), a hub name, a directory or a run (tiny)")
     flag("--process", choices=sorted(rema.PROCESSES), help="who speaks (as trained, else rema)")
@@ -163,13 +163,13 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
     for start in range(0, len(order), at_once):
         chosen = order[start:start + at_once]
         chosen_prompts = [prompts[i] for i in chosen]
-        prompt_cache, hidden = prefill(model, chosen_prompts)
-        cache = prompt_cache.repeat(samples, max_new_tokens)
+        cache, hidden = prefill(model, chosen_prompts)
         # A prompt's rows share the logits of the first token; what each draws from them they do not share.
         logits = model.lm_head(hidden).repeat_interleave(samples, 0)           # (B, V)
         room = [min(max_new_tokens, context - len(prompt)) for prompt in chosen_prompts for _ in range(samples)]
         uniform = torch.cat([uniforms[i] for i in chosen])                     # (B, max_new_tokens)
-        drawn = decode(model, cache, logits, room, uniform, temperature, top_p, stop_ids)
+        drawn = decode(model, cache.repeat(samples, max_new_tokens), logits, room, uniform, temperature, top_p,
+                       stop_ids)                     # nothing holds the buffers any longer when the next are made
         for j, i in enumerate(chosen):
             turns[i] = drawn[j * samples:(j + 1) * samples]
             for turn in turns[i]:
@@ -179,7 +179,7 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
     return turns
 
 
-def decode(model: Transformer, cache: Cache, logits: Tensor, room: list[int], uniform: Tensor,
+def decode(model: Transformer, cache: Buffers, logits: Tensor, room: list[int], uniform: Tensor,
            temperature: float, top_p: float, stop_ids, drop_done: bool = True) -> list[Turn]:
     """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
 
@@ -341,8 +341,8 @@ def load_agents(name: str, roles: list[Role], args: Namespace, share: bool = Tru
         if source not in loaded or not share:
             loaded[source] = load(source, args.device, getattr(torch, args.dtype), bases)
         agents.append(Agent(role, *loaded[source]))
-    if args.plan_format == "json":                   # extension
-        guide_plans(agents)
+    if args.plan_format == "json" or args.graphs:    # extension
+        equip(agents, args)
     return agents
 
 
@@ -363,6 +363,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from data.views import terminal  # noqa: E402
 from data.views.program import run_program  # noqa: E402
+from data.extensions.graphs import GraphedStep  # noqa: E402
 from data.extensions.guide import Guide  # noqa: E402
 from model import hide, reserve  # noqa: E402
 
@@ -375,6 +376,7 @@ def add_variant_flags(parser: Parser) -> None:
     flag("--turns", type=count, default=1, help="more: a conversation of up to so many turns an agent (1)")
     flag("--plan-format", choices=("text", "json"), default="text", help="json: DECOMPOSE, REWRITE or EMPTY")
     flag("--example", action="store_true", help="worked examples first: small models need to see the format")
+    flag("--graphs", action="store_true", help="on a card: decoding steps as CUDA graphs; experimental, never tried")
 
 
 def vary_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Role]:
@@ -397,6 +399,23 @@ def vary_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Rol
 
 
 VARIATIONS.append(vary_roles)
+
+
+def equip(agents: list[Agent], args: Namespace) -> None:
+    """What hangs on agents, and is not handed through the program."""
+    if args.plan_format == "json":
+        guide_plans(agents)
+    if args.graphs:
+        use_graphs(agents)
+
+
+def use_graphs(agents: list[Agent]) -> None:
+    """From now on their models decode by CUDA graphs. UserError where there is no card."""
+    for agent in agents:
+        if agent.model.device.type != "cuda":
+            raise UserError("--graphs is for a CUDA card: leave it away")
+        if not isinstance(agent.model.step, GraphedStep):    # agents may share a model
+            agent.model.step = GraphedStep(agent.model)
 
 
 # ------------------------------------------------------------------------------------------------------------

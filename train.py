@@ -57,7 +57,8 @@ REAL = dict(data="words", lr=1e-6, max_new_tokens=512, questions=16, steps=100, 
 # flags are when nobody asks for them. Lines of the core that call an extension are marked so.
 FLAGS, DEFAULTS, CHECKS, AFTER = [], [], [], []
 VARIANTS = dict(turns=1, plan_format="text", example=False, sft=None, preset=None, lora=0, share=False, fit=False,
-                filter=0, reward="base", normalise="batch", ratio="token", dual_clip=0.0, checkpointing=False)
+                filter=0, reward="base", normalise="batch", ratio="token", dual_clip=0.0, checkpointing=False,
+                graphs=False)
 
 
 def add_flags(parser: Parser) -> None:
@@ -115,7 +116,7 @@ def parse(argv: list[str] | None) -> Namespace:
         for fill_in in [*DEFAULTS, fill_in_defaults]:
             fill_in(args)
     pick_machine(args, args.model)
-    for check in [check_settings, *CHECKS]:
+    for check in CHECKS:
         check(args)
     return args
 
@@ -131,12 +132,6 @@ def fill_in_defaults(args: Namespace) -> None:
         args.eval_every = args.switch_every or 10
 
 
-def check_settings(args: Namespace) -> None:
-    if args.advantage != "reinforce++" and min(args.group) < 2:
-        raise UserError(f"--group {min(args.group)}: --advantage {args.advantage} compares the samples of a group, "
-                        "so take at least 2")
-
-
 # ------------------------------------------------------------------------------------------------------------
 # The optimizer
 
@@ -149,6 +144,7 @@ class Optimizer:
 
     def __init__(self, model: Transformer, args: Namespace):
         self.args = args
+        self.lr = args.lr                            # its peak
         self.updates = 0
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.masters = self.make_masters()           # what is learned: here the weights
@@ -158,7 +154,7 @@ class Optimizer:
     def make_masters(self) -> list[Tensor]:
         return self.weights
 
-    def step(self, lr: float | None = None) -> float:
+    def step(self) -> float:
         """Apply the gradient and forget it -> its norm before clipping. Not finite: nothing is applied."""
         if dist.is_initialized():                    # extension
             add_up_gradients(self.masters)
@@ -166,7 +162,7 @@ class Optimizer:
         if math.isfinite(norm):
             self.updates += 1
             for group in self.adamw.param_groups:
-                group["lr"] = (lr or self.args.lr) * min(1, self.updates / max(1, self.args.warmup))
+                group["lr"] = self.lr * min(1, self.updates / max(1, self.args.warmup))
             self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
         return norm
@@ -241,6 +237,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
     device = agent.model.device
 
     sums = {"clip_share": 0.0, "entropy": 0.0, "kl": 0.0, "sampling_logp_difference": 0.0}
+    counts = dict.fromkeys(sums, 0)                  # of the tokens that each is a sum over
     references = [None] * len(batches)
     if args.kl:
         references = compute_references(agent, batches, args.temperature)
@@ -260,16 +257,15 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
                 found["sampling_logp_difference"] = (new - old).abs().mean().detach()
             for name, value in found.items():
                 sums[name] = sums[name] + value * len(old)
+                counts[name] += len(old)
         norms.append(agent.optimizer.step())
     if dist.is_initialized():                        # extension
         add_up_sums(sums, device)
+        add_up_sums(counts, device)
     tokens = sum(turn.count_learned() for turn in turns)
     result = {"grad_norm": torch.tensor(norms).max().item(), "trained_tokens": tokens * args.updates}
     for name, value in sums.items():
-        seen = tokens * args.updates
-        if name == "sampling_logp_difference":
-            seen = tokens
-        result[name] = float(value) / seen
+        result[name] = float(value) / max(1, counts[name])
     return result
 
 
@@ -455,7 +451,7 @@ from data.formats.runs import find_agents, holds_adapters  # noqa: E402
 from data.formats.files import atomic_write, read_json  # noqa: E402
 from data.problems.reading import read_conversations  # noqa: E402
 from model import TARGETS, add_adapters, load  # noqa: E402
-from rollout import VARIATIONS, add_variant_flags, guide_plans  # noqa: E402
+from rollout import VARIATIONS, add_variant_flags, equip  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -514,6 +510,9 @@ def fill_in_training_defaults(args: Namespace) -> None:
 
 
 def check_training(args: Namespace) -> None:
+    if args.advantage != "reinforce++" and min(args.group) < 2:
+        raise UserError(f"--group {min(args.group)}: --advantage {args.advantage} compares the samples of a group, "
+                        "so take at least 2")
     if 0 < args.dual_clip <= 1:
         raise UserError(f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none")
     if args.ratio == "turn" and args.plan_format == "json":
@@ -599,8 +598,8 @@ class MasterOptimizer(Optimizer):
         weight.register_post_accumulate_grad_hook(collect)
 
     @torch.no_grad()
-    def step(self, lr: float | None = None) -> float:
-        norm = super().step(lr)
+    def step(self) -> float:
+        norm = super().step()
         for weight, master in zip(self.weights, self.masters):
             if master is not weight:
                 weight.copy_(master)
@@ -693,8 +692,7 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
             agent.reference = copy_model(base)
         add_optimizer(agent, args)
         agents.append(agent)
-    if args.plan_format == "json":
-        guide_plans(agents)
+    equip(agents, args)
     return agents
 
 
@@ -816,6 +814,7 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
         mine = [lesson for system, lesson in lessons if system not in others]
         order = torch.randperm(len(mine), generator=make_generator(args.seed, "sft")).tolist()
         optimizer = agent.optimizer
+        optimizer.lr = args.sft_lr
         bar = tqdm(range(0, len(mine), args.questions), desc="warm start", unit="step")
         for start in bar:
             turns = [mine[i] for i in order[start:start + args.questions]]
@@ -829,10 +828,11 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
                 part = -logprobs.sum() / count
                 part.backward()
                 loss += part.item()
-            optimizer.step(args.sft_lr)
+            optimizer.step()
             bar.set_postfix_str(f"loss {loss:.3f}")
         optimizer.adamw.state.clear()
         optimizer.updates = 0
+        optimizer.lr = args.lr
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -868,11 +868,10 @@ def add_up_gradients(weights: list[Tensor]) -> None:
 
 
 def add_up_sums(sums: dict[str, float], device) -> None:
-    """The same for the sums that a log is made of."""
+    """The same for what a log is made of."""
     values = torch.tensor([float(value) for value in sums.values()], device=device)
     dist.all_reduce(values)
-    for name, value in zip(sums, values.tolist()):
-        sums[name] = value
+    sums.update(zip(sums, values.tolist()))
 
 
 def agree(stop: bool, device: str) -> bool:

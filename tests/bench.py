@@ -1,4 +1,4 @@
-"""The table of speed and memory: this project, transformers and TRL side by side. Prints markdown.
+"""The table of speed and memory: this project, transformers and TRL side by side. Prints markdown, line by line.
 
     python tests/bench.py --model DIR --peers PYTHON                      all sections: half an hour or more
     python tests/bench.py --model DIR --only floor,growth                 what needs no other library
@@ -405,9 +405,9 @@ class Worker:
             [python, __file__, "--serve", json.dumps(settings)], text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self.log,
             env={**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"})
-        self.list_new_ids()
+        self.read_answer()
 
-    def list_new_ids(self):
+    def read_answer(self):
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
@@ -422,7 +422,7 @@ class Worker:
     def __call__(self, do=None, **question):
         self.process.stdin.write(json.dumps({"do": do, **question}) + "\n")
         self.process.stdin.flush()
-        return self.list_new_ids()
+        return self.read_answer()
 
 
 def ask_in_turn(label, repeats, calls):
@@ -520,26 +520,19 @@ def step(args, size):
         yield make_line("GRPO step, float32", "seconds", *times)
         yield make_line("its memory beyond weights, gradients, moments", "MiB", [mine(98, memory=True)])
         return
-    found = []                           # TRL's two ways one after the other: together they need 24 GB
-    for way in ("with", "without"):
+    for way in ("with", "without"):      # one after the other: together they need 24 GB
         worker = Worker(args, "trl", model=args.model, messages=given["messages"],
                         checkpointing=way == "with", **shape)
         theirs = asker(worker)
+        label = f"against TRL {way} checkpointing"
         try:
-            times = ask_in_turn(f"GRPO step, TRL {way} checkpointing", args.repeats, [mine, theirs])
+            times = ask_in_turn(f"GRPO step, {label}", args.repeats, [mine, theirs])
+            yield make_line(f"GRPO step, float32, {label}", "seconds", *times, bar=">= 3", invert=True)
             peaks = [[mine(98, memory=True)], [theirs(98, memory=True)]]
-            found.append((statistics.median(answer["seconds"] for answer in times[1]), way, times, peaks))
+            yield make_line(f"its memory beyond weights, gradients, moments, {label}", "MiB", *peaks, bar="<= 0.5")
         except SystemExit as error:                          # what is measured already stays
             print(f"TRL {way} checkpointing: {error}", file=sys.stderr)
         worker.end()
-    for theirs, way, times, peaks in found:
-        faster, smaller = "", ""
-        if theirs == min(found)[0]:                          # the bars are those of TRL's faster way
-            faster, smaller = ">= 3", "<= 0.5"
-        yield make_line(f"GRPO step, float32, against TRL {way} checkpointing", "seconds", *times, bar=faster,
-                        invert=True)
-        yield make_line(f"its memory beyond weights, gradients, moments, against TRL {way} checkpointing", "MiB",
-                        *peaks, bar=smaller)
 
 
 def floor(args, size):
@@ -659,12 +652,17 @@ def main():
     size = FULL
     if args.quick:
         size = QUICK
-    rows = [["measured", "this project", "compared with", "ratio (lowest to highest)", "bar"], ["---"] * 5]
-    for name in chosen:
-        rows += SECTIONS[name](args, size)
     print(f"{about}; {args.threads} threads; medians of {args.repeats} rounds\n")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
+    print_row(["measured", "this project", "compared with", "ratio (lowest to highest)", "bar"])
+    print_row(["---"] * 5)
+    for name in chosen:
+        for row in SECTIONS[name](args, size):
+            print_row(row)
+
+
+def print_row(cells):
+    """At once: a run that is cut off keeps what it has measured."""
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

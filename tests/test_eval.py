@@ -17,6 +17,7 @@ import rewards
 import rollout
 import train
 from data import UserError
+from data.answers.leaking import leaks
 from data.formats.runs import claim_directory
 from data.problems import benchmarks
 from data.problems.arithmetic import right_plan, values
@@ -447,7 +448,7 @@ def test_habits_of_the_ablation_about_reversed_roles(tmp_path):
         if plan.endswith("."):
             solved += 1
             copied += answer == "\\boxed{%s}" % plan.rstrip(".").split("=")[-1]
-            assert rewards.leaks(plan, str(right)) or plan.rstrip(".").split("=")[-1] != str(right)
+            assert leaks(plan, str(right)) or plan.rstrip(".").split("=")[-1] != str(right)
     assert len(lines) == 1200 and abs(solved / 600 - habits.SOLVED) < .05
     assert abs(checked / 600 - habits.CHECKED) < .05 and abs(copied / solved - (1 - habits.CHECKED)) < .1
 

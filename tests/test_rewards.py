@@ -7,6 +7,8 @@ import time
 import pytest
 
 import rewards
+from data.answers import comparing
+from data.answers.leaking import leaks
 from data.answers.reading import strip_text
 
 RIGHT = r"""
@@ -123,11 +125,11 @@ def test_rewards():
 def test_plans():
     assert rewards.has_box(r"it is \boxed{5}") and rewards.has_box(r"\boxed{5")
     assert not rewards.has_box(r"put the answer into \boxed{}") and not rewards.has_box("a box")
-    assert rewards.leaks("the sum is 42.", "42") and rewards.leaks("get 1,234 apples", "1234")
-    assert not rewards.leaks("the sum is 142", "42") and not rewards.leaks("4.25 and 425", "42")
-    assert rewards.leaks(r"it is \boxed{29}", "29") and rewards.leaks(r"\boxed5", "5")
-    assert rewards.leaks("go east", r"\text{east}")
-    assert rewards.leaks(r"which is \frac{1}{2}", r"\dfrac{1}{2}") and not rewards.leaks("add", "")
+    assert leaks("the sum is 42.", "42") and leaks("get 1,234 apples", "1234")
+    assert not leaks("the sum is 142", "42") and not leaks("4.25 and 425", "42")
+    assert leaks(r"it is \boxed{29}", "29") and leaks(r"\boxed5", "5")
+    assert leaks("go east", r"\text{east}")
+    assert leaks(r"which is \frac{1}{2}", r"\dfrac{1}{2}") and not leaks("add", "")
 
 
 def test_verdict():
@@ -137,7 +139,7 @@ def test_verdict():
 
 
 def test_unparsed():
-    assert rewards.unparsed("\\foo{") and rewards.unparsed("3 4") and not rewards.unparsed(r"\frac12")
+    assert comparing.unparsed("\\foo{") and comparing.unparsed("3 4") and not comparing.unparsed(r"\frac12")
     assert rewards.equivalent("3 + * 4", "3+ *4")                                     # as text
 
 
@@ -186,13 +188,13 @@ def test_hostile(k):
     gold, response = HOSTILE[k]
     best = 1.0
     for _ in range(3):                                                                # the best of three: others share this machine
-        rewards.parse.cache_clear()
+        comparing.parse.cache_clear()
         start = time.process_time()
         verdict = rewards.is_correct(response, gold)
         best = min(best, time.process_time() - start)
     assert not verdict
     assert best < 0.02
-    rewards.extract(response, lenient=True), rewards.leaks(response, gold), rewards.verdict(response), rewards.has_box(response)
+    rewards.extract(response, lenient=True), leaks(response, gold), rewards.verdict(response), rewards.has_box(response)
 
 
 def test_noise():
@@ -202,7 +204,7 @@ def test_noise():
               "&", "\\\\", "\\end{pmatrix}", "\\{", "\\}", "\\in", "\\approx", "∞", "²", "\x00", "/", "\\circ", "\\boxed{", "0"]
     for _ in range(3000):
         a, b = ("".join(rng.choices(pieces, k=rng.randint(1, 14))) for _ in range(2))
-        rewards.equivalent(a, b), rewards.equivalent(a, a), rewards.extract(a), rewards.unparsed(b)
+        rewards.equivalent(a, b), rewards.equivalent(a, a), rewards.extract(a), comparing.unparsed(b)
         assert rewards.equivalent(a, a) or not strip_text(a)
 
 

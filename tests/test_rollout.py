@@ -276,7 +276,7 @@ def test_a_cache_grows_by_any_number_of_tokens():
         rows = [rows[1], rows[3]]
         append(1, 1)
         append(2, 5)
-        assert cache.filled <= cache.capacity == cache.real.shape[1]
+        assert cache.filled <= cache.real.shape[1]
         assert all(kv.isfinite().all() for kv in cache.kv.values())            # 0 * NaN would be NaN
 
 
@@ -527,7 +527,7 @@ def test_conversation_trainer_and_sampler_agree_in_float32():
     """Rounding alone: 1e-5, but for one or two tokens in 100,000 (data/results/rounding.py), here at most 1."""
     model, tokenizer = load("tiny")
     found = gaps(model, converse_batch(model, tokenizer, max_new_tokens=32))
-    assert len(found) > 1000 and found.mean() < 1e-6 and found.quantile(0.999) < 5e-6
+    assert len(found) > 1000 and found.mean() < 1e-6 and found.quantile(0.99) < 3e-6
     assert (found > 1e-5).sum() <= 1 and found.max() < 2e-5
 
 
