@@ -71,9 +71,11 @@ def make_generator(*key) -> Generator:
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
     """logits (B, V), uniform (B,) in [0, 1) -> tokens (B,), log-probs (B,) under the distribution drawn from.
 
-    Inverse CDF: the token in whose interval of the cumulative sum the uniform number falls. Temperature 0 is
-    greedy and reports log-probs at temperature 1. top_p below 1 is for evaluation only: in training the new
-    policy's nucleus would differ from the old one's, and ratios would be 0 or infinite.
+    Inverse CDF: the token in whose interval of the cumulative sum, lower end included, the uniform number falls; a
+    token without probability is never drawn, however sums are rounded. Temperature 0 is greedy and reports log-probs
+    at temperature 1, whatever top_p is. top_p below 1 (see keep_nucleus) is for evaluation only: in training the new
+    policy's nucleus would differ from the old one's, and ratios would be 0 or infinite. All of it is computed in the
+    logits' type, but in float32 where that is a smaller one.
     (Another way to choose takes another parameter along top_p's way: generate, decode, draw; converse_batch;
     GuidedAgent.)
     """

@@ -1,0 +1,30 @@
+"""What the files of the exercises are made of. WRITING.md, a folder above, says how to write one."""
+from typing import Any, NamedTuple
+
+
+class Case(NamedTuple):
+    """One call of an exercise's `run`."""
+    part: str            # of PARTS: whose points it decides
+    says: str            # what a student is told about it: "rewards 1, 0, 0, 0 of one group"
+    given: Any           # what `run` and `expect` are handed: numbers, strings, lists, dicts, as JSON has them
+
+
+class Mistake(NamedTuple):
+    """A known way to get it wrong: the targets' source with `old`, which they hold once, replaced by `new`."""
+    says: str            # "these are the numbers of a mean that includes the sample itself"
+    old: str
+    new: str
+
+
+class Wrong(Exception):
+    """`run` raises it for what is no output at all; the message is what the student is told."""
+
+
+def demand(value, kind: type, name: str):
+    """The value, if it is of a kind: before `run` does more with what a student's function gave it.
+
+        loss = demand(loss, torch.Tensor, "the loss")        -> Wrong: the loss is a float, a Tensor is due
+    """
+    if not isinstance(value, kind):
+        raise Wrong(f"{name} is a {type(value).__name__}, a {kind.__name__} is due")
+    return value

@@ -1,0 +1,36 @@
+"""A student's scripts call this at their end: functions that are not written yet come from the reference.
+
+So `python train.py` runs at any time. A check has nothing to do with it: there an unwritten function stays one.
+"""
+import ast
+import sys
+from pathlib import Path
+
+from data.course import reference, sources
+
+LINE = "from data.course.filling import fill_in; fill_in(globals())    # unwritten exercises come from the reference\n"
+GUARD = 'if __name__ == "__main__":'
+
+
+def add_line(text: str) -> str:
+    """A script that fills itself in before its program starts."""
+    if GUARD in text:
+        before, after = text.rsplit(GUARD, 1)
+        return f"{before}{LINE}\n\n{GUARD}{after}"
+    return f"{text}\n\n{LINE}"
+
+
+def fill_in(namespace: dict) -> None:
+    """namespace: of a module, which was just read."""
+    path = Path(namespace["__file__"])
+    own = ast.parse(path.read_text(encoding="utf-8"))
+    ours = ast.parse(reference.read_script(path.stem))
+    filled = []
+    for number, exercise in reference.load_exercises().items():
+        for target in exercise.TARGETS:
+            script, function = sources.split_target(target)
+            if script == path.stem and sources.is_unsolved(sources.find(own, function)):
+                sources.define(sources.find(ours, function), function, namespace, f"<reference {path.name}>")
+                filled.append(f"{function} (exercise {number})")
+    if filled:
+        print(f"{path.name}: from the reference: {', '.join(filled)}", file=sys.stderr)
