@@ -1,0 +1,129 @@
+"""What the examples share: habits to learn from, a start that has heard their prompts, and how a program is run.
+
+The embedded model knows the prompts that it was warm-started with and no other. So each example writes conversations
+in the prompts of ALL its arms, and the model hears them once (train.py --sft) before any arm begins: all arms begin
+with the same weights. As in data/tiny/make_tiny.py good and bad habits stand side by side, and which of them pay is
+left to reinforcement learning.
+"""
+import contextlib
+import json
+import os
+import pathlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import train
+from data.formats.files import atomic_write
+from data.problems.arithmetic import EMPTY, right_plan, values, working, wrong_plan
+from data.problems.generate import generate
+from data.views.program import Parser
+from rema import Role
+
+ROOT = pathlib.Path("out/examples")
+LESSONS = 7000                           # conversations that a start has heard
+# As train.py for the tiny model, but for where it begins, how much is measured, and how often they change places
+FLAGS = "--data arithmetic --lr 3e-4 --max-new-tokens 64 --questions 32 --eval-questions 400 --switch-every 5 --threads 1"
+
+
+# ------------------------------------------------------------------------------------------------------------
+# A role that does not hear everything: the control of a conversation
+
+@dataclass(frozen=True)
+class Deaf(Role):
+    """A role that is shown nothing of what some others said. They speak all the same, so it costs as much."""
+    unheard: tuple[str, ...] = ()
+
+    def prompt(self, row: dict, said: dict[str, str]) -> list[dict]:
+        heard = dict(said)
+        for name in self.unheard:
+            heard[name] = NOTHING
+        return super().prompt(row, heard)
+
+
+NOTHING = "-"                            # what stands in a prompt for words that are not shown
+
+
+def deafen(role: Role, *unheard: str) -> Role:
+    """The same role, but it does not hear the agents of these names."""
+    return Deaf(role.name, role.system, role.user, role.reward, role.examples, unheard)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Habits, by the level of the problem. Greedy decoding takes the most frequent one.
+
+PLANS = {1: {"right": .6, "wrong": .3, "empty": .1},
+         2: {"right": .4, "wrong": .5, "empty": .1},
+         3: {"right": .3, "wrong": .6, "empty": .1}}
+FOLLOWED = .65                           # of answers: they work a plan out, the others are guesses
+
+
+def choose(rng: random.Random, shares: dict[str, float]) -> str:
+    """A key of {key: share}."""
+    return rng.choices(list(shares), shares.values())[0]
+
+
+def write_plan(rng: random.Random, row: dict) -> str:
+    """A plan in the right order, from left to right, or one that leaves everything open."""
+    habit = choose(rng, PLANS[row["level"]])
+    if habit == "right":
+        return right_plan(row["problem"])
+    if habit == "wrong":
+        return wrong_plan(row["problem"])
+    return EMPTY
+
+
+def write_answer(rng: random.Random, row: dict, plan: str) -> str:
+    """The working of a plan, or a guess: always without one."""
+    if plan == EMPTY or rng.random() >= FOLLOWED:
+        digits = [sign for sign in row["problem"] if sign.isdigit()]
+        return f"\\boxed{{{rng.choice(digits)}}}"
+    return f"{working(plan)} \\boxed{{{values(plan)[-1]}}}"
+
+
+def converse(role: Role, row: dict, said: dict[str, str], text: str) -> list[dict]:
+    """A conversation for --sft: what a role is shown and what it says."""
+    return [*role.prompt(row, said), {"role": "assistant", "content": text}]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Running
+
+def make_start(name: str, write_lessons: Callable, count: int = LESSONS) -> str:
+    """The directory of the embedded model after one pass over an example's conversations, made once.
+
+    write_lessons(rng, row) -> the conversations about a problem; count: of all problems, at least. They teach a single
+    agent, from which all agents of all arms then begin.
+    """
+    place = ROOT / f"{name}-start"
+    if (place / "solo" / "model.safetensors").exists():
+        return str(place / "solo")
+    rng = random.Random(0)
+    lines = []
+    for row in generate(count, seed=name):
+        for messages in write_lessons(rng, row):
+            lines.append(json.dumps({"messages": messages}))
+        if len(lines) >= count:
+            break
+    lessons = ROOT / f"{name}.jsonl"
+    atomic_write(lessons, "\n".join(lines) + "\n")
+    print(f"{place}: the embedded model hears {len(lines)} conversations, once for all arms")
+    # The warm start is a run of its own, whose only step is too small to change a weight.
+    flags = ["--sft", str(lessons), "--sft-lr", "5e-4", "--lr", "1e-12", "--process", "vrp", "--steps", "1"]
+    with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
+        train.main([*flags, "--questions", "32", "--eval-questions", "1", "--out", str(place)])
+    return str(place / "solo")
+
+
+def run(name: str, description: str, arms: dict[str, tuple[list[Role], str]], write_lessons: Callable,
+        argv: list[str] | None) -> None:
+    """One arm of an example. arms: {its name: (roles, flags of train.py)}, the example itself first."""
+    parser = Parser(description)
+    parser.add_argument("--arm", choices=arms, default=list(arms)[0], help="who speaks; other flags go to train.py")
+    parser.add_argument("--lessons", type=int, default=LESSONS, help="conversations of the warm start")
+    args, typed = parser.parse_known_args(argv)
+    roles, flags = arms[args.arm]
+    if "--resume" not in typed:
+        start = make_start(name, write_lessons, args.lessons)
+        typed = ["--model", start, *FLAGS.split(), *flags.split(), *typed]
+    train.main(typed, roles=roles)
