@@ -56,9 +56,13 @@ def write_lessons(rng, row: dict) -> list[list[dict]]:
             converse(LOW, row, said, alone)]
 
 
-def main(argv: list[str] | None = None) -> None:
+def program(argv: list[str] | None) -> None:
     shared.run("critic", __doc__, ARMS, write_lessons, argv)
 
 
+def main(argv: list[str] | None = None) -> None:
+    run_program(program, argv, "critic")
+
+
 if __name__ == "__main__":
-    run_program(main, None, "critic")
+    main()

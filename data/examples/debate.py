@@ -88,9 +88,13 @@ def write_lessons(rng, row: dict) -> list[list[dict]]:
             converse(LOW, row, said, write_answer(rng, row, said["high"]))]
 
 
-def main(argv: list[str] | None = None) -> None:
+def program(argv: list[str] | None) -> None:
     shared.run("debate", __doc__, ARMS, write_lessons, argv)
 
 
+def main(argv: list[str] | None = None) -> None:
+    run_program(program, argv, "debate")
+
+
 if __name__ == "__main__":
-    run_program(main, None, "debate")
+    main()

@@ -154,9 +154,13 @@ def write_lessons(rng, row: dict) -> list[list[dict]]:
     return conversations
 
 
-def main(argv: list[str] | None = None) -> None:
+def program(argv: list[str] | None) -> None:
     shared.run("retrieval", __doc__, ARMS, write_lessons, argv)
 
 
+def main(argv: list[str] | None = None) -> None:
+    run_program(program, argv, "retrieval")
+
+
 if __name__ == "__main__":
-    run_program(main, None, "retrieval")
+    main()

@@ -10,20 +10,23 @@ import json
 import os
 import pathlib
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import train
-from data.formats.files import atomic_write
+from data import UserError
+from data.formats.files import atomic_write, read_json
 from data.problems.arithmetic import EMPTY, right_plan, values, working, wrong_plan
 from data.problems.generate import generate
-from data.views.program import Parser
+from data.views.program import Parser, count
 from rema import Role
 
 ROOT = pathlib.Path("out/examples")
 LESSONS = 7000                           # conversations that a start has heard
 # As train.py for the tiny model, but for where it begins, how much is measured, and how often they change places
-FLAGS = "--data arithmetic --lr 3e-4 --max-new-tokens 64 --questions 32 --eval-questions 400 --switch-every 5 --threads 1"
+FLAGS = ("--data arithmetic --lr 3e-4 --max-new-tokens 64 --questions 32 --eval-questions 400 --switch-every 5 "
+         "--threads 1")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -89,29 +92,30 @@ def converse(role: Role, row: dict, said: dict[str, str], text: str) -> list[dic
 # ------------------------------------------------------------------------------------------------------------
 # Running
 
-def make_start(name: str, write_lessons: Callable, count: int = LESSONS) -> str:
+def make_start(name: str, write_lessons: Callable, most: int = LESSONS) -> str:
     """The directory of the embedded model after one pass over an example's conversations, made once.
 
-    write_lessons(rng, row) -> the conversations about a problem; count: of all problems, at least. They teach a single
-    agent, from which all agents of all arms then begin.
+    write_lessons(rng, row) -> the conversations about a problem. `most` of them, or a few more, teach a single agent,
+    from which all agents of all arms then begin.
     """
     place = ROOT / f"{name}-start"
     if (place / "solo" / "model.safetensors").exists():
         return str(place / "solo")
+    shutil.rmtree(place, ignore_errors=True)         # of one that was killed
     rng = random.Random(0)
     lines = []
-    for row in generate(count, seed=name):
+    for row in generate(most, seed=name):
         for messages in write_lessons(rng, row):
             lines.append(json.dumps({"messages": messages}))
-        if len(lines) >= count:
+        if len(lines) >= most:
             break
     lessons = ROOT / f"{name}.jsonl"
     atomic_write(lessons, "\n".join(lines) + "\n")
     print(f"{place}: the embedded model hears {len(lines)} conversations, once for all arms")
-    # The warm start is a run of its own, whose only step is too small to change a weight.
+    # The warm start is a run of its own. Its only step is too short to say or to learn anything.
     flags = ["--sft", str(lessons), "--sft-lr", "5e-4", "--lr", "1e-12", "--process", "vrp", "--steps", "1"]
     with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
-        train.main([*flags, "--questions", "32", "--eval-questions", "1", "--out", str(place)])
+        train.main([*flags, "--max-new-tokens", "1", "--eval-questions", "1", "--out", str(place)])
     return str(place / "solo")
 
 
@@ -119,11 +123,31 @@ def run(name: str, description: str, arms: dict[str, tuple[list[Role], str]], wr
         argv: list[str] | None) -> None:
     """One arm of an example. arms: {its name: (roles, flags of train.py)}, the example itself first."""
     parser = Parser(description)
-    parser.add_argument("--arm", choices=arms, default=list(arms)[0], help="who speaks; other flags go to train.py")
-    parser.add_argument("--lessons", type=int, default=LESSONS, help="conversations of the warm start")
+    flag = parser.add_argument
+    flag("--arm", choices=arms, default=list(arms)[0], help=f"who speaks ({list(arms)[0]}); other flags go to train.py")
+    flag("--lessons", type=count, default=LESSONS, help=f"conversations of the warm start ({LESSONS})")
+    flag("--resume", help="go on with a run and its arm")
     args, typed = parser.parse_known_args(argv)
-    roles, flags = arms[args.arm]
-    if "--resume" not in typed:
+    if args.resume:
+        typed += ["--resume", args.resume]
+        args.arm = find_arm(args.resume, arms)
+    else:
         start = make_start(name, write_lessons, args.lessons)
-        typed = ["--model", start, *FLAGS.split(), *flags.split(), *typed]
-    train.main(typed, roles=roles)
+        typed = ["--model", start, *FLAGS.split(), *arms[args.arm][1].split(), *typed]
+
+    def note_arm(parser: Parser) -> None:            # in config.json, from which --resume reads it
+        parser.set_defaults(arm=args.arm)
+
+    train.FLAGS.append(note_arm)
+    try:
+        train.main(typed, roles=arms[args.arm][0])
+    finally:
+        train.FLAGS.remove(note_arm)
+
+
+def find_arm(run: str, arms: dict) -> str:
+    """The arm of a run that is to go on. UserError: it is none of this example's."""
+    arm = read_json(pathlib.Path(run) / "config.json").get("arm")
+    if arm not in arms:
+        raise UserError(f"{run} is no run of this example")
+    return arm
