@@ -100,7 +100,7 @@ def test_copies_of_a_problem_are_one_problem():
 @pytest.mark.parametrize("turns", [1, 2])
 def test_rows_with_equal_ids_draw_samples_of_their_own(turns):
     """Copies of a problem, and other problems that somebody gave the same id."""
-    args = Namespace(device="cpu", dtype="float32", plan_format="text")
+    args = Namespace(device="cpu", dtype="float32", plan_format="text", graphs=False)
     agents = rollout.load_agents("tiny", [HIGH, LOW], args)
     rows = [{"id": "same", "problem": problem, "answer": "3"} for problem in ("1+2*4", "1+2*4", "9-2", "1+2*4")]
     episodes = evaluation.evaluate(agents, rows, max_new_tokens=24, temperature=3.0, turns=turns)
@@ -112,7 +112,7 @@ def test_rows_with_equal_ids_draw_samples_of_their_own(turns):
 
 
 def test_plans_are_swapped_between_different_problems():
-    args = Namespace(device="cpu", dtype="float32", plan_format="text")
+    args = Namespace(device="cpu", dtype="float32", plan_format="text", graphs=False)
     agents = rollout.load_agents("tiny", [HIGH, LOW], args)
     rows = [{"id": str(i), "problem": problem, "answer": "3"} for i, problem in enumerate(("1+2", "1+2", "5-2"))]
     assert {len(outcomes) for outcomes in evaluation.diagnose(agents, rows, max_new_tokens=8).values()} == {2}
@@ -169,7 +169,7 @@ def test_a_problem_too_long_for_the_context_counts_as_wrong_in_every_rate(sample
 
 
 def test_a_prompt_longer_than_the_context_is_wrong_and_the_others_are_answered():
-    args = Namespace(device="cpu", dtype="float32", plan_format="text")
+    args = Namespace(device="cpu", dtype="float32", plan_format="text", graphs=False)
     agents = rollout.load_agents("tiny", [HIGH, LOW], args)
     rows = [{"id": str(i), "problem": problem, "answer": "3"} for i, problem in enumerate(("1+2", "1+" * 400, "2+1"))]
     episodes = evaluation.evaluate(agents, rows, max_new_tokens=8, samples=[2, 1])
@@ -254,7 +254,7 @@ def test_own_data_and_own_reward(tmp_path, monkeypatch):
                                          '{"problem": "(1+2)*3", "answer": 9}\n')
     rows = load_data(str(tmp_path / "mine.jsonl"), "heldout", None)
     assert [row["answer"] for row in rows] == ["7", "9"] and len({row["id"] for row in rows}) == 2
-    args = Namespace(device="cpu", dtype="float32", plan_format="text")
+    args = Namespace(device="cpu", dtype="float32", plan_format="text", graphs=False)
     agents = rollout.load_agents("tiny", [rema.VRP], args)
     monkeypatch.setattr(rewards, "compute_reward", lambda response, answer: 0.25)
     episodes = evaluation.evaluate(agents, rows, max_new_tokens=8)
@@ -297,7 +297,7 @@ def test_a_runs_directory_wants_its_own_process(tmp_path):
     (tmp_path / "solo").mkdir()
     (tmp_path / "solo" / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="process"):
-        rollout.load_agents(str(tmp_path), [HIGH, LOW], Namespace(device="cpu", dtype="float32", plan_format="text"))
+        rollout.load_agents(str(tmp_path), [HIGH, LOW], Namespace(device="cpu", dtype="float32", plan_format="text", graphs=False))
 
 
 class Letters:

@@ -29,7 +29,7 @@ from data.views import curves, terminal
 from test_rollout import prompts, small
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PLAIN = SimpleNamespace(device="cpu", dtype="float32", plan_format="text")     # what load_agents looks at
+PLAIN = SimpleNamespace(device="cpu", dtype="float32", plan_format="text", graphs=False)     # what load_agents looks at
 
 
 def settings(**changes):
@@ -1279,7 +1279,7 @@ def test_shared_weights_are_warm_started_once_with_everything(tmp_path, monkeypa
     (tmp_path / "sft.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     args = train.parse(["--sft", str(tmp_path / "sft.jsonl"), "--share", "--questions", "1"])
     agents, rates = train.load_learners(args, rema.PROCESSES["rema"]), []
-    monkeypatch.setattr(agents[0].optimizer, "step", rates.append)
+    monkeypatch.setattr(agents[0].optimizer, "step", lambda: rates.append(agents[0].optimizer.lr))
     train.warm_start(args, agents)
     assert rates == [1e-5, 1e-5]                             # --sft-lr, for each of two conversations
 
