@@ -840,7 +840,9 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
 
 def print_diagnosis(args: Namespace, agents: list[Agent], held_rows: list[dict]) -> None:
     if len(agents) == 2 and args.turns == 1:
-        outcomes = evaluation.diagnose(agents, held_rows, max_new_tokens=args.max_new_tokens, batch=args.batch)
+        few = held_rows[:500]                        # enough for a small error, and a reader is waiting
+        print(f"  what the plan is worth, on {len(few)} problems:")
+        outcomes = evaluation.diagnose(agents, few, max_new_tokens=args.max_new_tokens, batch=args.batch)
         print(evaluation.describe_diagnosis(outcomes))
 
 
