@@ -6,17 +6,16 @@
 
 Prints a table; writes a JSON-lines file with every response and verdict, and config.json beside it.
 """
+from data.views import greeting  # noqa: F401  first of all, since torch takes seconds
 import math
 from argparse import Namespace
 from pathlib import Path
-
-from tqdm import tqdm
 
 import rema
 from data.formats.files import write_json
 from data.formats.runs import claim_evaluation, refuse_used
 from data.problems.choosing import choose_held_out, number_copies
-from data.views import statistics, terminal
+from data.views import bars, statistics, terminal
 from data.views.program import Parser, count, run_program
 from rema import Episode
 from rollout import Agent, add_speaking_flags, choose_roles, complete_speaking, load_agents, sample_episodes
@@ -75,22 +74,19 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float | None]]:
     return table
 
 
-def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace) -> dict[str, float]:
-    """Held-out accuracy in percent with its standard error, greedy and at temperature 1, for the log of a run.
+def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace, step: int) -> tuple[dict, list[Episode]]:
+    """Held-out accuracy in percent with its standard error, at temperature 1 and greedy, for the log of a run.
 
     One episode a row, with the same draws every time; a row that is too long for the context counts as wrong.
-    Before training and every --eval-every steps, see Run in train.py.
+    Before training (step 0) and every --eval-every steps, see Run in train.py. -> figures, and the greedy episodes.
     """
     result = {}
-    for name, temperature in (("greedy", 0.0), ("t1", 1.0)):
-        episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,
-                            turns=args.turns, batch=args.batch)
-        accuracy, error = summarise(episodes)["accuracy"]
-        result[f"heldout_{name}"] = accuracy
-        result[f"heldout_{name}_se"] = error
-        for figure, value in statistics.describe_held_out(episodes).items():
-            result[f"heldout_{name}_{figure}"] = value
-    return result
+    with terminal.show_measuring(agents, rows, args.turns, step) as bar:
+        for name, temperature in (("t1", 1.0), ("greedy", 0.0)):
+            episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,
+                                turns=args.turns, batch=args.batch, bar=bar)
+            result.update(statistics.describe_held_out(name, episodes))
+    return result, episodes
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -109,7 +105,7 @@ def program(argv: list[str] | None) -> None:
     if args.plans * args.answers > 1:                # extension
         samples = choose_numbers_of_samples(args, len(agents))
     out = claim_evaluation(args)
-    with tqdm(desc="evaluate", unit="turn", total=len(rows) * statistics.count_turns(samples, args.turns)) as bar:
+    with bars.open_bar("evaluate", len(rows) * statistics.count_turns(samples, args.turns)) as bar:
         episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
                             samples=samples, key=(args.seed, "eval"), top_p=args.top_p, batch=args.batch,
                             turns=args.turns, bar=bar)
@@ -270,7 +266,8 @@ def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key:
     """
     high, low = agents
     rows = drop_copies(rows)
-    common = dict(max_new_tokens=max_new_tokens, batch=batch)
+    bar = bars.open_bar(f"diagnosis: other plans for {len(rows):,} problems", 4 * len(rows))
+    common = dict(max_new_tokens=max_new_tokens, batch=batch, bar=bar)
     kept = evaluate(agents, rows, key=key, **common)
     plans = [episode.turns[0].text for episode in kept]
     changed = {"swapped": plans[1:] + plans[:1], "emptied": [""] * len(plans)}
@@ -285,6 +282,7 @@ def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key:
         for row, [turn] in zip(rows, groups):
             answer = Episode(row, (0, 0), [turn])
             outcomes[name].append(rewards.is_correct(answer.response, row["answer"]))
+    bar.close()
     return outcomes
 
 

@@ -9,6 +9,7 @@ train.py trains on. Text is only for rewards, logs and people.
 
 Shapes: B rows, P prompts, T tokens, V vocabulary, D width.
 """
+from data.views import greeting  # noqa: F401  first of all, since torch takes seconds
 import hashlib
 from argparse import Namespace
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from data import UserError
 from data.formats.files import read_json
 from data.formats.runs import complete_from_run, find_agents
 from data.formats.tokenizer import Tokenizer
+from data.views.bars import wait_for
 from data.views.program import Parser, add_machine_flags, amount, count, pick_machine, rate
 from model import Buffers, Cache, Transformer, compute_logprobs, load
 from rema import Episode, Role, Turn
@@ -341,7 +343,8 @@ def load_agents(name: str, roles: list[Role], args: Namespace, share: bool = Tru
     loaded, bases, agents = {}, {}, []
     for role, source in zip(roles, find_agents(name, [role.name for role in roles])):
         if source not in loaded or not share:
-            loaded[source] = load(source, args.device, getattr(torch, args.dtype), bases)
+            with wait_for(f"loading {source}"):
+                loaded[source] = load(source, args.device, getattr(torch, args.dtype), bases)
         agents.append(Agent(role, *loaded[source]))
     if args.plan_format == "json" or args.graphs:    # extension
         equip(agents, args)

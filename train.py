@@ -17,6 +17,7 @@ Deviations from the paper, on purpose:
 - --updates are passes over the whole batch, also in the presets, where the paper cuts it into mini-batches;
 - the held-out accuracy of conversations asks for a right last answer only, the reward for [FINISH] as well.
 """
+from data.views import greeting  # noqa: F401  first of all, since torch takes seconds
 import math
 import time
 from argparse import Namespace
@@ -25,19 +26,18 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 import eval as evaluation
 import rema
 from data import UserError
-from data.formats.files import append_json, forget_after
+from data.formats.files import forget_after
 from data.formats.runs import claim_run, continue_run, load_state, refuse_used_run, save_state
 from data.problems.choosing import choose_questions, leave_out_long, split_data
-from data.views import curves, terminal
+from data.views import bars, curves, report, terminal
 from data.views.program import (Parser, add_machine_flags, amount, check_agents, count, count_or_none, interruptible,
                                 pick_machine, rate, run_program)
-from data.views.statistics import count_tokens, describe_step, group_by_question, record
-from data.views.terminal import say
+from data.views.statistics import count_tokens, describe_step, group_by_question, log_held_out, log_step
+from data.views.bars import say
 from model import Transformer, save
 from rema import Role, Turn
 from rollout import Agent, choose_roles, load_agents, make_generator, sample_episodes
@@ -285,7 +285,7 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
     first = names.index(args.first)                  # check_agents filled it in
     done = run.restore()
     stopped = False
-    for step in tqdm(range(done + 1, args.steps + 1), desc="train", total=args.steps, initial=done, unit="step"):
+    for step in bars.count_steps(done, args.steps):
         started = time.perf_counter()
         learning = rema.choose_learners(step - 1, len(agents), args.switch_every, first)
         if args.dtype == "bfloat16":                 # extension: the others' moments leave the card
@@ -349,13 +349,18 @@ class Run:
                 move_optimizers(self.agents, [], "cpu")
             note = load_state(state, self.agents)
             self.best, self.failures = note["best"], note["failures"]
-        for name in ("metrics.jsonl", "episodes.jsonl"):
-            forget_after(self.out / name, note["step"])
+        forget_after(self.out, note["step"])
         if note["step"] < 0:
-            metrics = evaluation.measure_held_out(self.agents, self.held_rows, self.args)
-            append_json(self.out / "metrics.jsonl", [{"step": 0, **metrics}])
+            metrics = self.measure(0)
+            log_step(self.out, 0, metrics, [])
             terminal.show_start(metrics, len(self.held_rows))
         return max(0, note["step"])
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Held-out accuracy. What was said about the first five problems is kept for report.html."""
+        metrics, episodes = evaluation.measure_held_out(self.agents, self.held_rows, self.args, step)
+        log_held_out(self.out, step, episodes)
+        return metrics
 
     def finish_step(self, step: int, metrics: dict, episodes: list, stop: bool) -> bool:
         """Log, evaluate, save -> whether to stop here."""
@@ -369,9 +374,8 @@ class Run:
             stop = agree(stop, args.device)
         last = stop or step == args.steps
         if last or step % args.eval_every == 0:
-            metrics.update(evaluation.measure_held_out(self.agents, self.held_rows, args))
-        append_json(self.out / "metrics.jsonl", [{"step": step, **metrics}])
-        append_json(self.out / "episodes.jsonl", [{"step": step, **record(episode)} for episode in episodes])
+            metrics.update(self.measure(step))
+        log_step(self.out, step, metrics, episodes)
         terminal.show_step(step, metrics, episodes, args.show_every)
         if metrics.get("heldout_greedy", -1) > self.best:
             self.best = metrics["heldout_greedy"]
@@ -389,7 +393,7 @@ class Run:
     def close(self) -> None:
         """Save the agents, draw the curves. UserError if the run had to be given up."""
         self.save_agents(self.out)
-        curves.draw_run(self.out, self.args)
+        report.write_report(self.args)
         if self.failures >= 3:
             raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {self.out}")
 
@@ -446,6 +450,7 @@ from dataclasses import replace  # noqa: E402
 
 from data.extensions import memory, processes  # noqa: E402
 from data.views.program import pick_device  # noqa: E402
+from data.views.statistics import count_turns  # noqa: E402
 from data.formats.hub import NAMES  # noqa: E402
 from data.formats.runs import find_agents, holds_adapters  # noqa: E402
 from data.formats.files import atomic_write, read_json  # noqa: E402
@@ -682,7 +687,8 @@ def load_sharing_learners(args: Namespace, roles: list[Role]) -> list[Agent]:
             agents.append(replace(agents[0], role=role))
             continue
         if source not in bases:
-            bases[source] = load(source, args.device, getattr(torch, args.dtype))
+            with bars.wait_for(f"loading {source}"):
+                bases[source] = load(source, args.device, getattr(torch, args.dtype))
         base, tokenizer = bases[source]
         agent = Agent(role, base, tokenizer)
         if args.lora:
@@ -747,8 +753,9 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
     tried = [rows[i] for i in order[:args.filter]]
     samples, temperatures = [1] * len(agents), [0.0] * len(agents)
     samples[learner], temperatures[learner] = 10, 1.0
-    episodes = sample_episodes(agents, tried, samples, temperatures=temperatures, key=(args.seed, "filter", start),
-                    max_new_tokens=args.max_new_tokens, batch=args.batch)
+    with bars.open_bar(f"filter: trying {len(tried):,} problems", len(tried) * count_turns(samples, args.turns)) as bar:
+        episodes = sample_episodes(agents, tried, samples, temperatures=temperatures, key=(args.seed, "filter", start),
+                                   max_new_tokens=args.max_new_tokens, batch=args.batch, bar=bar)
     rema.score(episodes, [agent.role for agent in agents])
     kept, others = [], []
     for row, tries in zip(tried, group_by_question(episodes)):
@@ -815,8 +822,8 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
         order = torch.randperm(len(mine), generator=make_generator(args.seed, "sft")).tolist()
         optimizer = agent.optimizer
         optimizer.lr = args.sft_lr
-        bar = tqdm(range(0, len(mine), args.questions), desc="warm start", unit="step")
-        for start in bar:
+        bar = bars.open_bar(f"warm start of {agent.name}", len(mine), "conversation")
+        for start in range(0, len(mine), args.questions):
             turns = [mine[i] for i in order[start:start + args.questions]]
             count = sum(turn.count_learned() for turn in turns)
             loss = 0.0
@@ -829,7 +836,9 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
                 part.backward()
                 loss += part.item()
             optimizer.step()
-            bar.set_postfix_str(f"loss {loss:.3f}")
+            bar.describe(f"loss {loss:.3f}")
+            bar.update(len(turns))
+        bar.close()
         optimizer.adamw.state.clear()
         optimizer.updates = 0
         optimizer.lr = args.lr

@@ -1,19 +1,24 @@
 """data/views: curves of every kind of run, what a terminal shows, a page that hostile text cannot take over."""
 import html.parser
+import io
 import math
 import os
 import pathlib
 import re
+import subprocess
+import sys
+import time
 
 import pytest
 
 import rema
 from data import UserError
-from data.views import curves, page, program, statistics, terminal
+from data.views import bars, curves, page, program, statistics, terminal
 from data.formats import runs
 from data.formats.hub import TINY
 from data.formats.tokenizer import Tokenizer
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOSTILE = '</pre><script>alert(1)</script><img src=x onerror="alert(1)">&lt;\u202e\x00'
 
 
@@ -187,15 +192,118 @@ def test_the_log_of_a_step_counts_each_turn_once():
 
 
 def test_a_log_line_has_all_fields_also_when_nothing_was_learned():
-    for updates in ([], [dict(entropy=0.4, kl=0.02, grad_norm=2.0, clip_share=0.1, sampling_logp_difference=1e-6,
-                              trained_tokens=8)]):
+    learned = dict(entropy=0.4, kl=0.02, grad_norm=2.0, clip_share=0.1, sampling_logp_difference=1e-6, trained_tokens=8)
+    for updates, values in (([], ["-", "-", "-", "-", "-"]), ([learned], ["0.40", "2.00", "0.0200", "0.100", "1e-06"])):
         found = statistics.describe_step(make_step(), ["high", "low"], [1], updates)
-        line = terminal.log_line(3, {**found, "time_sample": 2.0, "time_train": 4.0})
-        assert line.startswith("step    3 low ") and "high +0.25 low +0.25" in line and "same 0.50" in line
-        assert ("grad 2.00" in line and "kl 0.0200" in line) if updates else "grad -" in line
-        assert "tok/s 4 " in line and line.count("\n") == 1 and "warning: turns are empty" in line
-        measured_too = {**found, "time_sample": 2.0, "time_train": 4.0, **measured(3)}
-        assert "held-out 40.0 % greedy, 20.0 % at temperature 1" in terminal.log_line(3, measured_too)
+        line, warning = terminal.log_line(3, found).split("\n")
+        shown = line.split()
+        assert shown == ["step", "3", "low", "+0.25", "+0.25", "0.50", "1", "0.00", "0.50", *values]
+        heads = terminal.head_line(found).split()
+        assert heads == ["step", "learns", "high", "low", "acc", "len", "cut", "same", "ent", "grad", "kl", "clip", "dlogp"]
+        assert "warning: turns are empty" in warning
+        assert "held-out 40.0 % greedy, 20.0 % at temperature 1" in terminal.log_line(3, {**found, **measured(3)})
+
+
+def test_a_log_line_never_exceeds_the_terminal():
+    found = statistics.describe_step(make_step(), ["high", "low"], [1], [])
+    for name in ("planner", "critic", "debater_one", "debater_two"):
+        found[f"reward_{name}"] = -0.5
+        found["learner"] += f"+{name}"
+        head, line = terminal.head_line(found), terminal.log_line(3, found).split("\n")[0]
+        assert len(head) == len(line.rstrip()) <= 100 and " several " in line and name in head
+    assert max(len(line) for line in terminal.LEGEND.splitlines()) <= 100
+    assert all(f"  {head} " in terminal.LEGEND for head, *_ in terminal.COLUMNS)
+
+
+def test_the_legend_comes_once_and_the_head_where_it_is_needed(capsys):
+    terminal.DUE.update(legend=True, head=True)
+    found = {**statistics.describe_step(make_step(), ["high", "low"], [1], []), "time_sample": 1.0, "time_train": 1.0}
+    for step in range(1, 6):
+        terminal.show_step(step, found, make_step(), 2)
+    said = capsys.readouterr().err
+    assert said.count("watch the reward") == 1 and said.count("step       learns") == 3    # at first, after episodes
+    assert said.count("  problem    1+1") == 4
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Signs of life
+
+def make_screen(monkeypatch):
+    """A terminal of 100 columns in the place of stderr; bars tick every 20 ms. What is written there is kept."""
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+    found = Screen()
+    monkeypatch.setattr(sys, "stderr", found)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("PAUSE", "FIRST", "SILENCE"):
+        monkeypatch.setattr(bars, name, 0.02)
+    return found
+
+
+def wait_until(found):
+    """Until something holds, at most ten seconds."""
+    for _ in range(1000):
+        if found():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_bar_ticks_while_the_work_says_nothing(monkeypatch):
+    screen = make_screen(monkeypatch)
+    with bars.open_bar("measuring", 1000) as bar:
+        assert wait_until(lambda: screen.getvalue().count("measuring") >= 3)
+        bar.update(400)
+        assert wait_until(lambda: "400/1000" in screen.getvalue())
+    shown = screen.getvalue()
+    assert max(len(part) for part in re.split("[\r\n]", shown)) <= 99
+    assert shown.rsplit("\r", 1)[1].strip() == ""            # nothing is left there
+    with bars.wait_for("loading tiny"):
+        assert wait_until(lambda: "loading tiny ... 00:0" in screen.getvalue())
+
+
+def test_no_bar_where_none_can_be_drawn(monkeypatch):
+    """On a dumb terminal, and in a file: plain lines, one after the other."""
+    make_screen(monkeypatch)
+    for make_dumb in (lambda: monkeypatch.setenv("TERM", "dumb"),
+                      lambda: monkeypatch.setattr(sys, "stderr", io.StringIO())):
+        make_dumb()
+        with bars.open_bar("measuring", 1000) as bar:
+            bar.update(400)
+            assert wait_until(lambda: "measuring: 400 of 1,000 turns\n" in sys.stderr.getvalue())
+        assert list(bars.count_steps(3, 5)) == [4, 5]
+        assert not re.search("[\r\x1b]", sys.stderr.getvalue()) and "train" not in sys.stderr.getvalue()
+
+
+def test_the_bar_of_steps_counts_those_that_are_finished(monkeypatch):
+    screen = make_screen(monkeypatch)
+    steps = []
+    for step in bars.count_steps(2, 4):
+        steps.append(step)
+        assert wait_until(lambda: f" {step - 1}/4 " in screen.getvalue())
+        if step == 4:
+            break
+    assert steps == [3, 4] and " 4/4 " not in screen.getvalue()
+
+
+def test_the_first_line_comes_before_torch(tmp_path):
+    """In a terminal alone: a program in a pipe says nothing but its errors."""
+    pty = pytest.importorskip("pty")
+    for name in ("train.py", "eval.py", "rollout.py"):
+        first = (ROOT / name).read_text(encoding="utf-8").split('"""\n', 1)[1]
+        assert first.startswith("from data.views import greeting ")
+    program = ("import runpy, sys, time\nimport torch\n" if False else "")
+    script = tmp_path / "mine.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom data.views import greeting\n"
+                      f"greeting.HOUSE = greeting.pathlib.Path({str(tmp_path)!r}).resolve()\n"
+                      "greeting.greet()\nassert 'torch' not in sys.modules\n")
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, str(script)], stderr=theirs, check=True)
+    assert os.read(ours, 1000) == b"mine.py: loading torch, which takes a few seconds\r\n"    # not from elsewhere: once
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, check=True)
+    assert done.stderr == done.stdout == b""
 
 
 def test_gains_are_those_of_the_phases_between_two_measurements():

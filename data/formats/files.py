@@ -117,18 +117,23 @@ def json_object(text, hook=dict) -> dict:
     return found
 
 
-def forget_after(path: pathlib.Path, step: int):
-    """Drop the lines of a log that were written after the checkpoint of `step`: those steps will run again.
+LOGS = ("metrics.jsonl", "episodes.jsonl", "heldout.jsonl")
+
+
+def forget_after(run: pathlib.Path, step: int):
+    """Drop the lines of a run's logs that were written after the checkpoint of `step`: those steps will run again.
 
     So does what stands behind the last line end, the half of a line at which a run was stopped.
     """
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_bytes().split(b"\n")[:-1]:     # bytes: sampled text may hold other line ends
-        if json.loads(line)["step"] <= step:
-            kept.append(line + b"\n")
-    atomic_write(path, b"".join(kept))
+    for name in LOGS:
+        path = run / name
+        if not path.exists():
+            continue
+        kept = []
+        for line in path.read_bytes().split(b"\n")[:-1]:    # bytes: sampled text may hold other line ends
+            if json.loads(line)["step"] <= step:
+                kept.append(line + b"\n")
+        atomic_write(path, b"".join(kept))
 
 
 def write_json(path, records: list[dict]) -> None:

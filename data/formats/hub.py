@@ -16,11 +16,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from tqdm import tqdm
-
 from data import UserError
 from data.formats.files import atomic_write, locked, naming
 from data.formats.safetensors import INDEX, SINGLE, read_index
+from data.views.bars import open_bar
 
 LIMIT = 100_000_000     # bytes of the hub's list of files
 TINY = pathlib.Path(__file__).parent.parent / "tiny"
@@ -157,8 +156,7 @@ def download(url: str, path: pathlib.Path, size: int, digest: str, page: str, to
     # Errors of the disk are named here; open_url and read_some deal with the network's.
     with naming(path, "written", malformed=()):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "a+b") as file, tqdm(total=size, initial=file.tell(), unit="B", unit_scale=True,
-                                             desc=path.name, disable=size < 2 ** 20) as bar:
+        with open(part, "a+b") as file, open_bar(path.name, size, "B", file.tell(), scale=True) as bar:
             while (start := file.tell()) < size:
                 with open_url(url, page, token, start) as reply:
                     receive(reply, file, size, bar)
@@ -184,7 +182,7 @@ def receive(reply, file, size, bar):
     if file.tell() and reply.status != 206:         # this server cannot resume
         file.seek(0)
         file.truncate()
-        bar.reset()
+        bar.restart()
     while block := read_some(reply, min(2 ** 20, size - file.tell())):
         bar.update(file.write(block))
 

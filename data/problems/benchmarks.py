@@ -25,13 +25,13 @@ import re
 import sys
 
 import regex                # comes with tiktoken
-from tqdm import tqdm
 
 from data import UserError
 from data.formats.files import atomic_write, read_json
 from data.formats.hub import NAMES, open_url, read_some
 from data.problems.generate import KINDS
 from data.problems.reading import JUDGE, number_text, read_jsonl
+from data.views.bars import open_bar
 
 HERE = pathlib.Path(__file__).parent
 TABLES = read_json(HERE / "benchmarks.json")
@@ -121,9 +121,11 @@ def fetch(name):
     for address in BENCHMARKS[name]["addresses"]:
         url = address.format(**HOSTS)
         try:
-            for row in tqdm(download_rows(url), desc=name, unit=" rows"):
-                rows += convert(name, number, row)
-                number += 1
+            with open_bar(f"fetching {name}", None, "row") as bar:
+                for row in download_rows(url):
+                    rows += convert(name, number, row)
+                    number += 1
+                    bar.update()
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(f"{url}: damaged or in a new format (row {number}: {error!r}); try again, or put "
                             f"a {name}.jsonl into --data-dir") from None

@@ -3,11 +3,13 @@
 Episodes and turns are those of rema.py; nothing of it is needed here.
 """
 import math
+import pathlib
 
 from data import UserError
 from data.answers.comparing import unparsed
 from data.answers.leaking import leaks
 from data.extensions.guide import describe_actions
+from data.formats.files import append_json
 from data.problems.reading import problem_text
 
 VERIFYING = ("let me check", "let's check", "let us check", "check again", "double-check", "double check",
@@ -226,17 +228,22 @@ def refuse_if_nothing_fits(episodes: list, context: int) -> None:
         raise UserError(f"no problem fits the model's context of {context} tokens")
 
 
-def describe_held_out(episodes: list) -> dict[str, float]:
-    """What a held-out evaluation logs beside the accuracy, in percent (shares of actions: as they are)."""
+def describe_held_out(name: str, episodes: list) -> dict[str, float]:
+    """What a held-out evaluation, "greedy" or "t1", logs: {"heldout_NAME": accuracy, "heldout_NAME_se": its error ...}.
+
+    In percent (shares of actions: as they are).
+    """
     figures = measure_problems(group_by_problem(episodes))
-    named = {"boxed": "answered", "among_boxed": "accuracy among answered",
-             "verifying": "answers with a verifying phrase", "leaks": "plans with the gold answer"}
-    result = {}
-    for short, name in named.items():
-        if name in figures:
-            result[short] = mean(figures[name]) or 0.0
-    result.update(describe_actions(episodes))
-    return result
+    accuracy, error = estimate("accuracy", figures["accuracy"])
+    found = {"": accuracy, "_se": error}
+    named = {"_boxed": "answered", "_among_boxed": "accuracy among answered",
+             "_verifying": "answers with a verifying phrase", "_leaks": "plans with the gold answer"}
+    for short, figure in named.items():
+        if figure in figures:
+            found[short] = mean(figures[figure]) or 0.0
+    for action, value in describe_actions(episodes).items():
+        found[f"_{action}"] = value
+    return {f"heldout_{name}{short}": value for short, value in found.items()}
 
 
 def list_rewards(episode) -> dict[str, float]:
@@ -256,3 +263,21 @@ def record(episode) -> dict:
     row = episode.row
     return {"id": row["id"], "problem": row["problem"], "answer": row["answer"], "place": episode.place,
             "turns": turns, "extracted": episode.answer, "correct": episode.correct, "rewards": list_rewards(episode)}
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What a run writes down while it goes on
+
+FOLLOWED = 5            # held-out problems whose answers are kept at every evaluation
+
+
+def log_step(run: pathlib.Path, step: int, metrics: dict, episodes: list) -> None:
+    """A line of metrics.jsonl, and one of episodes.jsonl for each episode."""
+    append_json(run / "metrics.jsonl", [{"step": step, **metrics}])
+    append_json(run / "episodes.jsonl", [{"step": step, **record(episode)} for episode in episodes])
+
+
+def log_held_out(run: pathlib.Path, step: int, episodes: list) -> None:
+    """Lines of heldout.jsonl: what was said about the first five held-out problems, which are always the same."""
+    followed = [group[0] for group in group_by_problem(episodes)[:FOLLOWED]]
+    append_json(run / "heldout.jsonl", [{"step": step, **record(episode)} for episode in followed])

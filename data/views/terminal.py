@@ -1,21 +1,10 @@
 """What a run says: a line a step, episodes, warnings, the closing table."""
 import math
-import os
 import re
-import sys
-
-from tqdm import tqdm
 
 from data.problems.choosing import drop_copies
-from data.views.statistics import list_rewards, show_error
-
-
-def say(text: str) -> None:
-    """To the terminal, above the progress bar; to stderr when stdout is a file, which gets only results."""
-    stream = sys.stderr
-    if sys.stdout.isatty() or getattr(sys.stdout, "name", "") == os.devnull:   # another process than the first
-        stream = sys.stdout
-    tqdm.write(text, file=stream)
+from data.views.bars import WIDTH, Progress, open_bar, say
+from data.views.statistics import count_turns, list_rewards, show_error
 
 
 def make_harmless(text: str) -> str:
@@ -30,23 +19,75 @@ def format_number(metrics: dict, name: str, form: str) -> str:
     return format(metrics[name], form)
 
 
-def log_line(step: int, metrics: dict) -> str:
-    """One step's metrics, fields always in the same order."""
-    earned = []
+# What a step's line shows besides rewards: head, field of metrics.jsonl, width, form.
+COLUMNS = (("acc", "accuracy", 6, ".2f"), ("len", "length", 5, ".0f"), ("cut", "truncated", 6, ".2f"),
+           ("same", "frac_reward_zero_std", 6, ".2f"), ("ent", "entropy", 6, ".2f"), ("grad", "grad_norm", 6, ".2f"),
+           ("kl", "kl", 7, ".4f"), ("clip", "clip_share", 6, ".3f"), ("dlogp", "sampling_logp_difference", 6, ".0e"))
+LEGEND = """\
+a line a step (metrics.jsonl has more): who learns, the mean reward of each agent, and
+  acc   share of right answers              len    tokens of a learner's turn    cut  share cut off
+  same  share of groups of equal rewards, which teach nothing
+  ent   entropy; near 0 nothing is tried    kl     distance from the first weights (with --kl)
+  grad  length of the gradient              clip   share of tokens that were clipped
+                                            dlogp  what sampler and trainer differ by, in log-probs
+watch the reward, not the loss: with one update a batch the loss is near 0 by construction
+"""
+DUE = {"legend": True, "head": True}         # whether the next line of a step needs them above it
+
+
+def list_rewards_of(metrics: dict) -> dict[str, float]:
+    """{agent: its mean reward in a step}."""
+    found = {}
     for name, value in metrics.items():
         if name.startswith("reward_"):
-            earned.append(f"{name.removeprefix('reward_')} {value:+.2f}")
-    fields = [f"step {step:4d} {metrics['learner']:8} reward {' '.join(earned)} ",
-              f"acc {metrics['accuracy']:.2f} ", f"len {metrics['length']:.0f} ",
-              f"cut {metrics['truncated']:.2f} ",
-              f"same {format_number(metrics, 'frac_reward_zero_std', '.2f')} ",
-              f"ent {format_number(metrics, 'entropy', '.2f')} ", f"kl {format_number(metrics, 'kl', '.4f')} ",
-              f"grad {format_number(metrics, 'grad_norm', '.2f')} ",
-              f"clip {format_number(metrics, 'clip_share', '.3f')} ",
-              f"dlogp {format_number(metrics, 'sampling_logp_difference', '.0e')} ",
-              f"tok/s {metrics['sampled_tokens'] / metrics['time_sample']:.0f}",
-              f"{metrics['trained_tokens'] / metrics['time_train']:.0f}"]
-    line = " ".join(fields) + held_out_line(metrics)
+            found[name.removeprefix("reward_")] = value
+    return found
+
+
+def choose_width(name: str) -> int:
+    """Of the column of an agent's rewards."""
+    return max(7, len(name) + 2)
+
+
+def choose_columns(metrics: dict) -> list[tuple]:
+    """Those of COLUMNS that fit into 100 columns beside the rewards. The others stand in metrics.jsonl."""
+    width = len(name_learner(1, metrics))
+    for name in list_rewards_of(metrics):
+        width += choose_width(name)
+    chosen = []
+    for column in COLUMNS:
+        width += column[2]
+        if width <= WIDTH:
+            chosen.append(column)
+    return chosen
+
+
+def name_learner(step: int, metrics: dict) -> str:
+    """How a step's line begins."""
+    learner = metrics["learner"]
+    if len(learner) > 8 and "+" in learner:
+        learner = "several"
+    return f"step {step:4d}  {learner[:8]:8}"
+
+
+def head_line(metrics: dict) -> str:
+    """What stands above the lines of steps."""
+    line = "step       learns  "
+    for name in list_rewards_of(metrics):
+        line += f"{name:>{choose_width(name)}}"
+    for head, _, width, _ in choose_columns(metrics):
+        line += f"{head:>{width}}"
+    return line
+
+
+def log_line(step: int, metrics: dict) -> str:
+    """One step's metrics, fields always in the same order."""
+    line = name_learner(step, metrics)
+    for name, value in list_rewards_of(metrics).items():
+        line += f"{value:>+{choose_width(name)}.2f}"
+    for _, field, width, form in choose_columns(metrics):
+        line += f"{format_number(metrics, field, form):>{width}}"
+    line += held_out_line(metrics)
     for warning in find_warnings(metrics):
         line += f"\n  warning: {warning}"
     return line
@@ -106,17 +147,32 @@ def describe_turn(turn, tokenizer, logprobs: str | None = None) -> str:
     return head
 
 
+def show_measuring(agents: list, rows: list[dict], turns: int, step: int) -> Progress:
+    """The bar of a held-out evaluation, at temperature 1 and greedy."""
+    when = f"after step {step}"
+    if step == 0:
+        when = "before training"
+    total = 2 * len(rows) * count_turns([1] * len(agents), turns)
+    return open_bar(f"measuring {len(rows):,} problems {when}", total)
+
+
 def show_start(metrics: dict, problems: int) -> None:
     """What the agents can do before training."""
-    say(f"before training, {problems} problems:{held_out_line(metrics)}\n"
-        "watch the reward, not the loss: with one update a batch the loss is near 0 by construction")
+    DUE["head"] = True
+    say(f"before training, {problems:,} problems:{held_out_line(metrics)}")
 
 
 def show_step(step: int, metrics: dict, episodes: list, show_every: int) -> None:
     """A line for the step; now and then its first and its last episode."""
+    if DUE["legend"]:
+        say(LEGEND)
+    if DUE["head"]:
+        say(head_line(metrics))
+    DUE.update(legend=False, head=False)
     say(log_line(step, metrics))
     if step % show_every == 0:
         say(describe_episode(episodes[0]) + describe_episode(episodes[-1]))
+        DUE["head"] = True
 
 
 # ------------------------------------------------------------------------------------------------------------
