@@ -202,17 +202,18 @@ class Transformer(nn.Module):
 # into the next one. A row's position is the number of its real slots so far.
 
 class Cache:
-    """Keys and values of B rows that a call of the model made, for the next call to go on from, with gradients.
+    """Keys and values of B rows that one call of the model made, for the next call to go on from, with gradients.
 
-    Cache() is empty: a call fills it. select() makes one for a further call, such as that of samples which go on
-    from their prompts in training; repeat() makes the buffers that are decoded into.
+    A Cache is for one call: Cache() starts out empty, and the call fills it. Then it has one of two uses:
+
+        sampling    the prompts' call -> repeat() -> Buffers -> decoding, a token a call
+        training    the prompts' call -> select() -> another Cache -> one call with all tokens of the samples
     """
 
     def __init__(self, real: Tensor | None = None, past: dict | None = None):
         self.real = real                 # (B, S) bool: in which slots a row has a token; None: no call was made
         self.past = past or {}           # layer -> keys and values (2, B, K, S, C) that the call goes on from
-        self.new = {}                    # layer -> those that the call makes. `past` stays as it is, since
-        #                                  recomputing a block (checkpointing) makes `new` again
+        self.new = {}                    # layer -> those that the call makes, and with checkpointing makes again
 
     def begin(self, tokens: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Before the first layer -> positions (B, T) of the call's tokens, what each sees (B, 1, T, S)."""
@@ -227,6 +228,7 @@ class Cache:
         return self.join(layer)
 
     def join(self, layer: int) -> Tensor:
+        """What is there of a layer after the call."""
         if layer in self.past:
             return torch.cat((self.past[layer], self.new[layer]), 3)
         return self.new[layer]

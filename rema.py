@@ -4,7 +4,7 @@
 Everything here is mathematics and text: it can be read, tested and taught without a transformer.
 
 Agents stand in a list, in speaking order. A high-level agent that plans and a low-level agent that solves are
-the default; one agent is the control (VRP, MRP); three are your next idea. Whatever follows from a place in
+the default; one agent is the control (VRP, MRP); three are your next idea. Whatever follows from a position in
 that list is written for a list of any length.
 
 Shapes: N tokens (of all turns in a batch, one after the other).
@@ -165,7 +165,7 @@ LOW = Role("low", f"Follow the plan and show every step. {BOX}", "Problem:\n{que
 
 # Who speaks, in order, in the three processes of the paper (its equations 3 to 5). A third agent is a third Role in
 # such a list, given to train.main: what it is shown (`user`), what it earns, when it learns, how many turns it draws
-# and where it is saved and loaded follow from its place in the list and its name. Who was last before needs another
+# and where it is saved and loaded follow from its position in the list and its name. Who was last before needs another
 # reward then (README, "Your own data, reward, role"; there also how to evaluate it).
 PROCESSES = {"vrp": [VRP], "mrp": [MRP], "rema": [HIGH, LOW]}
 
@@ -310,8 +310,8 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
     """Positions of the agents that learn at a step (from 0), Algorithm 1: one after the other, from `first` on.
 
     While the others are frozen the learner faces a world that stands still: block coordinate ascent.
-    switch_every 0: all of them learn at every step. (Phases are of one length: filter_problems in train.py counts on
-    that.)
+    switch_every 0: all of them learn at every step. (Phases are of one length: filter_problems in train.py and the
+    default of --eval-every count on that.)
 
     >>> [choose_learners(step, agents=2, switch_every=10) for step in (0, 9, 10, 20)]
     [[0], [0], [1], [0]]
@@ -332,6 +332,8 @@ def choose_samples(learning: list[int], agents: int, sizes: list[int], followers
 
     >>> choose_samples([0], 2, [8]), choose_samples([1], 2, [8])
     ([8, 1], [1, 8])
+    >>> choose_samples([1], 3, [8], followers=2)
+    [1, 8, 2]
     """
     samples = []
     for position in range(agents):

@@ -203,6 +203,10 @@ def decode(model: Transformer, cache: Buffers, logits: Tensor, room: list[int], 
     look_every = 1
     if device.type == "cuda":
         look_every = 16                              # asking a card whether rows are done makes it wait
+    # Three rows with room for 3, 2 and 3 tokens; the first one draws its end token at once:
+    #     t = 0    live 0 1 2    length 1 2 3        row 0 has ended, and leaves
+    #     t = 1    live 1 2      length 1 2 3        row 1 has no room left, and leaves
+    #     t = 2    live 2        length 1 2 3        the last step
     for t in range(most):
         token, logprob = draw(logits, uniform[live, t], temperature, top_p)
         tokens[live, t] = token
@@ -252,7 +256,9 @@ def run_turns(model: Transformer, turns: list[Turn]) -> tuple[Tensor, Tensor]:
     tokens = torch.tensor(tokens, device=device)                               # (B, T)
     places = torch.tensor(learned).flatten().nonzero()[:, 0].to(device)        # (N,); found here: a card would wait
 
-    # The hidden state at a token predicts the next one, so there is one for each but the last.
+    # What predicts a token is the hidden state one before it. A prompt of 3 ids, and a turn of the tokens a, b, c:
+    #     run            . . prompt's last    a    b        c predicts nothing that is learned
+    #     predicted             a             b    c
     hidden = last[owner][:, None]                                              # (B, 1, D)
     if longest > 1:
         rest = model.hidden(tokens[:, :-1], cache.select(owner))

@@ -53,12 +53,12 @@ REAL = dict(data="words", lr=1e-6, max_new_tokens=512, questions=16, steps=100, 
             micro_tokens=16384)
 
 # Where extensions step in. They append, at the end of this file, functions that add flags, fill in defaults (before
-# ours, which depend on them), check what was asked for, and look at the agents after training. VARIANTS: what their
-# flags are when nobody asks for them. Lines of the core that call an extension are marked so.
+# ours, which depend on them), check what was asked for, and look at the agents after training. EXTENSION_DEFAULTS: what
+# their flags are when nobody asks for them. Lines of the core that call an extension are marked so.
 FLAGS, DEFAULTS, CHECKS, AFTER = [], [], [], []
-VARIANTS = dict(turns=1, plan_format="text", example=False, sft=None, preset=None, lora=0, share=False, fit=False,
-                filter=0, reward="base", normalise="batch", ratio="token", dual_clip=0.0, checkpointing=False,
-                graphs=False)
+EXTENSION_DEFAULTS = dict(turns=1, plan_format="text", example=False, sft=None, preset=None, lora=0, share=False,
+                          fit=False, filter=0, reward="base", normalise="batch", ratio="token", dual_clip=0.0,
+                          checkpointing=False, graphs=False)
 
 
 def add_flags(parser: Parser) -> None:
@@ -104,7 +104,7 @@ def add_flags(parser: Parser) -> None:
 def parse(argv: list[str] | None) -> Namespace:
     """The settings, defaults filled in. UserError for what can't work, in one line."""
     parser = Parser(__doc__)
-    parser.set_defaults(**VARIANTS)
+    parser.set_defaults(**EXTENSION_DEFAULTS)
     for add in [add_flags, *FLAGS]:
         add(parser)
     args = parser.parse_args(argv)
@@ -847,7 +847,7 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
 # ------------------------------------------------------------------------------------------------------------
 # After training: does the plan matter?
 
-def print_diagnosis(args: Namespace, agents: list[Agent], held_rows: list[dict]) -> None:
+def print_worth_of_plans(args: Namespace, agents: list[Agent], held_rows: list[dict]) -> None:
     if len(agents) == 2 and args.turns == 1:
         few = held_rows[:500]                        # enough for a small error, and a reader is waiting
         print(f"  what the plan is worth, on {len(few)} problems:")
@@ -895,7 +895,7 @@ def agree(stop: bool, device: str) -> bool:
 FLAGS += [add_variant_flags, add_preset_flag, add_training_flags, add_sharing_flags, add_filter_flag, add_sft_flags]
 DEFAULTS += [fill_in_training_defaults, fill_in_sharing_defaults]
 CHECKS += [check_training, check_sharing, check_filter, check_sft, join_processes]
-AFTER += [print_diagnosis]
+AFTER += [print_worth_of_plans]
 
 
 if __name__ == "__main__":
