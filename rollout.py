@@ -187,9 +187,9 @@ def decode(model: Transformer, cache: Buffers, logits: Tensor, room: list[int], 
            temperature: float, top_p: float, stop_ids, drop_done: bool = True) -> list[Turn]:
     """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
 
-    cache: what the rows hold; what they draw is added, but for the last step's tokens. room: how many tokens each row may
-    draw, by max_new_tokens and by what is left of the context; uniform (B, the most of them). drop_done: rows that are
-    done leave the batch and, by cache.keep, the cache.
+    cache: what the rows hold; what they draw is added, but for the last step's tokens. room: how many tokens each row
+    may draw, by max_new_tokens and by what is left of the context; uniform (B, the most of them). drop_done: rows that
+    are done leave the batch and, by cache.keep, the cache.
     """
     if not logits.isfinite().all():
         raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")

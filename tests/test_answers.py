@@ -199,7 +199,7 @@ def test_few_points_prove_nothing():
 
 def test_nesting_is_bounded():
     """By a number of ours, not by how deep Python's stack is when the grader is called."""
-    assert rewards.unparsed("(" * 40 + "4" + ")" * 40) and not rewards.unparsed("(" * 20 + "4" + ")" * 20)
+    assert comparing.unparsed("(" * 40 + "4" + ")" * 40) and not comparing.unparsed("(" * 20 + "4" + ")" * 20)
 
 
 def test_halves_are_independent():

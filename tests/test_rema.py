@@ -13,6 +13,7 @@ import rewards
 import rollout
 import train
 from data import UserError
+from data.answers.leaking import leaks
 from data.formats.files import read_json
 from data.formats.tokenizer import Tokenizer
 from data.views.statistics import is_leaking, is_verifying, record, share_dead_groups
@@ -513,7 +514,7 @@ def test_a_worked_example_stands_before_the_question():
         answer = rewards.extract(working)
         assert plan in low.examples[2 * i]["content"] and question in high.examples[2 * i]["content"]
         assert high.examples[2 * i + 1]["content"] == plan and low.examples[2 * i + 1]["content"] == working
-        assert not rewards.leaks(plan, answer) and rewards.is_correct(working, answer)
+        assert not leaks(plan, answer) and rewards.is_correct(working, answer)
 
 
 def test_worked_examples_of_a_conversation_finish_in_both_lists():
