@@ -1,4 +1,4 @@
-"""What the examples share: habits to learn from, a start that has heard their prompts, and how a program is run.
+"""What the examples share: habits to learn from, a start that has heard their prompts, and how a program runs.
 
 The embedded model knows the prompts that it was warm-started with and no other. So each example writes conversations
 in the prompts of ALL its arms, and the model hears them once (train.py --sft) before any arm begins: all arms begin
@@ -11,16 +11,21 @@ import os
 import pathlib
 import random
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import train
 from data import UserError
 from data.formats.files import atomic_write, read_json
 from data.problems.arithmetic import EMPTY, right_plan, values, working, wrong_plan
+from data.problems.choosing import split_data
 from data.problems.generate import generate
 from data.views.program import Parser, count
+from data.views.statistics import show_error
+from eval import evaluate, summarise
 from rema import Role
+from rollout import load_agents
 
 ROOT = pathlib.Path("out/examples")
 LESSONS = 7000                           # conversations that a start has heard
@@ -32,24 +37,15 @@ FLAGS = ("--data arithmetic --lr 3e-4 --max-new-tokens 64 --questions 32 --eval-
 # ------------------------------------------------------------------------------------------------------------
 # A role that does not hear everything: the control of a conversation
 
-@dataclass(frozen=True)
-class Deaf(Role):
-    """A role that is shown nothing of what some others said. They speak all the same, so it costs as much."""
-    unheard: tuple[str, ...] = ()
-
-    def prompt(self, row: dict, said: dict[str, str]) -> list[dict]:
-        heard = dict(said)
-        for name in self.unheard:
-            heard[name] = NOTHING
-        return super().prompt(row, heard)
-
-
 NOTHING = "-"                            # what stands in a prompt for words that are not shown
 
 
 def deafen(role: Role, *unheard: str) -> Role:
-    """The same role, but it does not hear the agents of these names."""
-    return Deaf(role.name, role.system, role.user, role.reward, role.examples, unheard)
+    """The same role, but it is not shown what the agents of these names said, who speak all the same."""
+    user = role.user
+    for name in unheard:
+        user = user.replace(f"{{{name}}}", NOTHING)
+    return replace(role, user=user)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -126,8 +122,11 @@ def run(name: str, description: str, arms: dict[str, tuple[list[Role], str]], wr
     flag = parser.add_argument
     flag("--arm", choices=arms, default=list(arms)[0], help=f"who speaks ({list(arms)[0]}); other flags go to train.py")
     flag("--lessons", type=count, default=LESSONS, help=f"conversations of the warm start ({LESSONS})")
-    flag("--resume", help="go on with a run and its arm")
+    flag("--resume", metavar="RUN", help="go on with a run and its arm")
+    flag("--measure", metavar="RUN", help="only measure a run of this example, as eval.py does")
     args, typed = parser.parse_known_args(argv)
+    if args.measure:
+        return measure(args.measure, arms[find_arm(args.measure, arms)][0])
     if args.resume:
         typed += ["--resume", args.resume]
         args.arm = find_arm(args.resume, arms)
@@ -151,3 +150,18 @@ def find_arm(run: str, arms: dict) -> str:
     if arm not in arms:
         raise UserError(f"{run} is no run of this example")
     return arm
+
+
+def measure(run: str, roles: list[Role]) -> None:
+    """Print the table of a run on its held-out problems, greedy and at temperature 1.
+
+    eval.py does it for roles whose prompts are texts with names to fill in. This does it for all.
+    """
+    settings = Namespace(**read_json(pathlib.Path(run) / "config.json"))
+    _, rows = split_data(settings.data, settings.eval_data, settings.eval_questions, settings.data_dir)
+    agents = load_agents(run, roles, settings)
+    for temperature in (0.0, 1.0):
+        episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=settings.max_new_tokens)
+        print(f"{run}, {len(rows)} problems, temperature {temperature:g}")
+        for figure, (mean, error) in summarise(episodes).items():
+            print(f"  {figure:44} {mean:6.1f} +- {show_error(error)}")
