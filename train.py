@@ -249,8 +249,8 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
             if args.ratio == "turn":                 # extension
                 turn_numbers = number_batch(batch, device)
             new, entropy = agent.compute_logprobs(batch, args.temperature)
-            loss, found = rema.policy_loss(new, old, advantages, weights, args.clip, args.kl, reference, turn_numbers,
-                                           args.dual_clip)
+            loss, found = rema.policy_loss(new, old, advantages, weights, clip=args.clip, kl=args.kl, ref=reference,
+                                           turn_numbers=turn_numbers, dual_clip=args.dual_clip)
             loss.backward()
             found["entropy"] = entropy.mean()
             if i == 0:                               # of fresh samples: sampler and trainer should agree
