@@ -393,7 +393,7 @@ class Run:
     def close(self) -> None:
         """Save the agents, draw the curves. UserError if the run had to be given up."""
         self.save_agents(self.out)
-        report.write_report(self.args)
+        report.leave_report(self.args)
         if self.failures >= 3:
             raise UserError(f"stopped: three gradients in a row were not finite; the run is kept in {self.out}")
 
@@ -845,6 +845,23 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
+# For report.html: which settings are other than usual?
+
+def note_usual_settings(args: Namespace) -> None:
+    """What the settings would be if --model and --process alone had been said."""
+    parser = Parser("")
+    parser.set_defaults(**EXTENSION_DEFAULTS)
+    for add in [add_flags, *FLAGS]:
+        add(parser)
+    usual = parser.parse_args(["--model", args.model, "--process", args.process])
+    for fill_in in [*DEFAULTS, fill_in_defaults]:
+        fill_in(usual)
+    usual.first = rema.PROCESSES[args.process][0].name
+    report.USUAL.clear()
+    report.USUAL.update(vars(usual))
+
+
+# ------------------------------------------------------------------------------------------------------------
 # After training: does the plan matter?
 
 def print_worth_of_plans(args: Namespace, agents: list[Agent], held_rows: list[dict]) -> None:
@@ -852,7 +869,9 @@ def print_worth_of_plans(args: Namespace, agents: list[Agent], held_rows: list[d
         few = held_rows[:500]                        # enough for a small error, and a reader is waiting
         print(f"  what the plan is worth, on {len(few)} problems:")
         outcomes = evaluation.diagnose(agents, few, max_new_tokens=args.max_new_tokens, batch=args.batch)
-        print(evaluation.describe_diagnosis(outcomes))
+        diagnosis = evaluation.describe_diagnosis(outcomes)
+        print(diagnosis)
+        report.write_report(args, diagnosis)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -894,7 +913,7 @@ def agree(stop: bool, device: str) -> bool:
 
 FLAGS += [add_variant_flags, add_preset_flag, add_training_flags, add_sharing_flags, add_filter_flag, add_sft_flags]
 DEFAULTS += [fill_in_training_defaults, fill_in_sharing_defaults]
-CHECKS += [check_training, check_sharing, check_filter, check_sft, join_processes]
+CHECKS += [check_training, check_sharing, check_filter, check_sft, join_processes, note_usual_settings]
 AFTER += [print_worth_of_plans]
 
 

@@ -12,7 +12,7 @@ from data.formats.files import atomic_write
 LABELS = {"high": "high-level agent: plan", "low": "low-level agent: answer", "solo": "agent"}
 HEAD = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <style>
 body {{ font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }}
 pre, code {{ font: 14px monospace; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate }}

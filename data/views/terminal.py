@@ -245,4 +245,5 @@ def print_closing(args, held_rows: list[dict], lines: list[dict]) -> None:
 def print_files(out: str, agents: list) -> None:
     """What a run leaves."""
     names = ", ".join(agent.name for agent in agents)
-    print(f"{out}: curves.png, metrics.jsonl, episodes.jsonl, best, {names}")
+    print(f"to read, in a browser: {out}/report.html\n"
+          f"beside it: curves.png, metrics.jsonl, episodes.jsonl, heldout.jsonl, best, {names}")
