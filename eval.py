@@ -132,7 +132,7 @@ from data.problems import benchmarks  # noqa: E402
 from data.problems.choosing import drop_copies  # noqa: E402
 from data.views import page  # noqa: E402
 from data.views.statistics import compute_mean, compute_rate, show_error  # noqa: E402
-from rollout import add_variant_flags, make_generator, sample_turns  # noqa: E402
+from rollout import add_variant_flags, make_generator, sample_turns, unknown_reward  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -254,6 +254,8 @@ def add_diagnose_flag(parser: Parser) -> None:
 def check_diagnose(args: Namespace) -> None:
     if args.diagnose and (args.process != "rema" or args.turns > 1):
         raise UserError("--diagnose is about plans: --process rema in one turn")
+    if args.diagnose and args.roles and len(args.roles) != 2:
+        raise UserError(f"--diagnose is about the plan of two agents, and {args.model} has {len(args.roles)}")
     if args.diagnose and args.limit == 1:
         raise UserError("--diagnose swaps the plans of two problems: --limit 1 is too few")
 
@@ -338,6 +340,13 @@ def print_paper(args: Namespace, agents: list[Agent], rows: list[dict], episodes
         print(f"  the paper's {name:32} {value:7.2f} %")
 
 
+def name_unknown_rewards(args: Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
+                         out: Path) -> None:
+    for agent in agents:
+        if agent.role.reward is unknown_reward:
+            print(f"only the program that trained {agent.name} has its reward: episodes.jsonl says 0, accuracy is apart")
+
+
 def write_page(args: Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
                out: Path) -> None:
     tokenizer = None
@@ -350,7 +359,7 @@ def write_page(args: Namespace, agents: list[Agent], rows: list[dict], episodes:
 
 FLAGS += [add_variant_flags, add_samples_flags, add_diagnose_flag, add_page_flags]
 CHECKS += [check_samples, check_diagnose]
-AFTER += [print_diagnosis, print_actions, print_paper, write_page]
+AFTER += [print_diagnosis, print_actions, print_paper, name_unknown_rewards, write_page]
 
 
 if __name__ == "__main__":

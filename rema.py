@@ -364,7 +364,11 @@ def add_examples(roles: list[Role], worked: list[dict]) -> list[Role]:
         messages = []
         for example in worked:
             plan = write_example_plan(role, roles, example["plan"])
-            user = role.user.format(question=example["question"], high=plan)
+            try:
+                user = role.user.format(question=example["question"], high=plan)
+            except KeyError as error:
+                raise UserError(f"--example shows problems and plans, but {role.name} is shown what {error} said: give "
+                                "such a role `examples` of its own") from None
             messages.append({"role": "user", "content": user})
             messages.append({"role": "assistant", "content": write_example(role, plan, example["working"])})
         shown.append(replace(role, examples=tuple(messages)))

@@ -409,7 +409,38 @@ def vary_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Rol
     return roles
 
 
-VARIATIONS.append(vary_roles)
+def recall_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Role]:
+    """The roles of the run that --model or --resume names, if it says which: its prompts may be other ones by now.
+
+    The house's for judge tasks stay as they are where the run had none, and the other way round.
+    """
+    saved = getattr(args, "roles", None)
+    if not saved:
+        return roles
+    made_for_judges = saved[0]["system"].startswith(rema.COMPARE)
+    if not args.own_roles and made_for_judges != bool(rows[0].get("judge")):
+        return roles
+    return [recall_role(entry) for entry in saved]
+
+
+def recall_role(entry: dict) -> Role:
+    """A role from config.json. UserError: what it is shown is more than a text with names to fill in."""
+    if "prompt" in entry:
+        raise UserError(f"what {entry['name']} is shown is made by {entry['prompt']}: only the program that made this "
+                        "run can let it speak")
+    module, name = entry["reward"].split(".", 1)
+    reward = unknown_reward
+    if module == "rema":
+        reward = getattr(rema, name, unknown_reward)
+    return Role(entry["name"], entry["system"], entry["user"], reward, tuple(entry["examples"]))
+
+
+def unknown_reward(turn: Turn, episodes: list[Episode]) -> float:
+    """In place of a reward that only the program of a run has: nothing that is learned, and accuracy needs none."""
+    return 0.0
+
+
+VARIATIONS += [vary_roles, recall_roles]
 
 
 def equip(agents: list[Agent], args: Namespace) -> None:

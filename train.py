@@ -30,13 +30,15 @@ from torch import Tensor
 import eval as evaluation
 import rema
 from data import UserError
-from data.formats.files import forget_after
-from data.formats.runs import claim_run, continue_run, load_state, refuse_used_run, save_state
+from data.formats.roles import advise, note_program
+from data.formats.runs import (claim_run, complete_line, continue_run, go_back, load_state, refuse_used_run,
+                               save_state)
 from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import bars, curves, report, terminal
 from data.views.program import (Parser, add_machine_flags, amount, check_agents, count, count_or_none, interruptible,
-                                pick_machine, rate, run_program)
-from data.views.statistics import count_tokens, describe_step, group_by_question, log_held_out, log_step
+                                pick_machine, rate, run_program, skippable)
+from data.views.statistics import (count_failures, count_tokens, describe_step, group_by_question, log_held_out,
+                                   log_step)
 from data.views.bars import say
 from model import Transformer, save
 from rema import Role, Turn
@@ -324,7 +326,7 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
         if stopped:
             break
     run.close()
-    return stopped and step < args.steps
+    return stopped
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -336,53 +338,53 @@ class Run:
     def __init__(self, args: Namespace, agents: list[Agent], held_rows: list[dict]):
         self.args, self.agents, self.held_rows = args, agents, held_rows
         self.out = Path(args.out)
-        self.best = -1.0                             # held-out accuracy of the best evaluation after the start
-        self.failures = 0                            # gradients in a row that were not finite
 
     def restore(self) -> int:
-        """Go back to the last step that was saved -> its number; or measure the agents as they are -> 0."""
+        """Go back to the last step that was saved -> its number, 0 if there is none. Measure it, if it was not."""
         # The state: weights and moments of all agents, and the note. Random draws follow from the step alone.
-        state = Path(self.args.resume or self.out) / "state.safetensors"
-        note = {"step": -1}                          # nothing is done yet, not even the first measurement
-        if state.exists():
-            if self.args.dtype == "bfloat16":        # extension: a card has no room for the moments of all
-                move_optimizers(self.agents, [], "cpu")
-            note = load_state(state, self.agents)
-            self.best, self.failures = note["best"], note["failures"]
-        forget_after(self.out, note["step"])
-        if note["step"] < 0:
-            metrics = self.measure(0)
-            log_step(self.out, 0, metrics, [])
-            terminal.show_start(metrics, len(self.held_rows))
-        return max(0, note["step"])
+        if self.args.dtype == "bfloat16":            # extension: a card has no room for the moments of all
+            move_optimizers(self.agents, [], "cpu")
+        note = load_state(Path(self.args.resume or self.out), self.agents)
+        self.failures = note["failures"]             # gradients in a row that were not finite
+        # Held-out accuracy of the best evaluation after the start; the metrics of the step that was saved.
+        self.best, self.before = go_back(self.args, note["step"])
+        if note["unmeasured"]:
+            if self.measure(note["step"], self.before):
+                raise KeyboardInterrupt
+            complete_line(self.out, self.before)
+        terminal.show_start(self.before, len(self.held_rows))
+        return note["step"]
 
-    def measure(self, step: int) -> dict[str, float]:
-        """Held-out accuracy. What was said about the first five problems is kept for report.html."""
-        metrics, episodes = evaluation.measure_held_out(self.agents, self.held_rows, self.args, step)
-        log_held_out(self.out, step, episodes)
-        return metrics
+    def measure(self, step: int, metrics: dict) -> bool:
+        """Add held-out accuracy to a step's metrics, keep the best agents -> whether Ctrl-C was pressed instead.
+
+        What was said about the first five problems is kept for report.html.
+        """
+        with skippable():
+            figures, said = evaluation.measure_held_out(self.agents, self.held_rows, self.args, step)
+            metrics.update(figures)
+            log_held_out(self.out, step, said)
+        if step and metrics.get("heldout_greedy", -1) > self.best:
+            self.best = metrics["heldout_greedy"]
+            self.save_agents(self.out / "best")
+        return "heldout_greedy" not in metrics
 
     def finish_step(self, step: int, metrics: dict, episodes: list, stop: bool) -> bool:
-        """Log, evaluate, save -> whether to stop here."""
-        args, norm = self.args, metrics["grad_norm"]
-        if norm is not None:                         # None: all groups were dead
-            self.failures += 1
-            if math.isfinite(norm):
-                self.failures = 0
+        """Evaluate, log, save -> whether to stop here: then at once, and it is measured when it goes on."""
+        args = self.args
+        self.failures = count_failures(self.failures, metrics["grad_norm"])
         stop = stop or self.failures >= 3
         if dist.is_initialized():                    # extension
             stop = agree(stop, args.device)
-        last = stop or step == args.steps
-        if last or step % args.eval_every == 0:
-            metrics.update(self.measure(step))
+        due = step % args.eval_every == 0 or step == args.steps
+        if due and not stop:
+            stop = self.measure(step, metrics)
         log_step(self.out, step, metrics, episodes)
-        terminal.show_step(step, metrics, episodes, args.show_every)
-        if metrics.get("heldout_greedy", -1) > self.best:
-            self.best = metrics["heldout_greedy"]
-            self.save_agents(self.out / "best")
-        if is_first_process() and (last or step % args.save_every == 0):
-            note = {"step": step, "best": self.best, "failures": self.failures}
-            save_state(self.out / "state.safetensors", self.agents, note)
+        terminal.show_step(step, metrics, self.before, episodes, args.show_every)
+        self.before = metrics
+        if is_first_process() and (stop or step == args.steps or step % args.save_every == 0):
+            note = {"step": step, "failures": self.failures, "unmeasured": due and stop}
+            save_state(self.out, self.agents, note)
         return stop
 
     def save_agents(self, directory: Path) -> None:
@@ -412,16 +414,18 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
         return print_fit(args)
     refuse_used_run(args)
     rows, held_rows = split_data(args.data, args.eval_data, args.eval_questions, args.data_dir)
-    agents = load_learners(args, roles or choose_roles(args, rows))
-    check_agents(args, [agent.name for agent in agents])
+    chosen = roles or choose_roles(args, rows)
+    note_program(args, argv, chosen, roles is not None, assign_advantages)
+    agents = load_learners(args, chosen)
+    check_agents(args, agents)
     rows = leave_out_long(rows, held_rows, agents, args)
     if args.sft:                                     # extension
         warm_start(args, agents)
     claim_run(args)
-    with interruptible(say) as interrupted:
+    with interruptible(say, args) as interrupted:
         left_undone = train(args, agents, rows, held_rows, assign_advantages, interrupted)
     if left_undone:
-        return say(f"interrupted; to go on: python train.py --resume {args.out}")
+        return say(f"interrupted; to go on: {advise(args)}")
     terminal.print_closing(args, held_rows, curves.read_metrics(args.out))
     for look in AFTER:
         look(args, agents, held_rows)

@@ -334,10 +334,10 @@ def test_state_restores_weights_and_moments_bit_for_bit(tmp_path):
         learner = make_learner(small(dtype=torch.float32), args)
         for i in range(4):
             if interrupted and i == 2:
-                note = {"step": 7, "best": 0.5, "failures": 2}
-                runs.save_state(tmp_path / "state.safetensors", [learner], note)
+                note = {"step": 7, "failures": 2, "unmeasured": True}
+                runs.save_state(tmp_path, [learner], note)
                 learner = make_learner(small(dtype=torch.float32, seed=9), args)
-                found = runs.load_state(tmp_path / "state.safetensors", [learner])
+                found = runs.load_state(tmp_path, [learner])
                 assert found == {**note, "updates": {"solo": 2}, "moments": ["exp_avg", "exp_avg_sq", "step"]}
             train.update(learner, turns, args)
         ends.append([weight.clone() for weight in learner.optimizer.weights])
@@ -359,8 +359,8 @@ def test_state_restores_masters_and_the_weights_of_several_agents(tmp_path):
     agents, others = make_agents(0), make_agents(5)
     for agent in (agents[0], agents[0], agents[1]):
         learn(agent)
-    runs.save_state(tmp_path / "state.safetensors", agents, {"step": 3})
-    runs.load_state(tmp_path / "state.safetensors", others)
+    runs.save_state(tmp_path, agents, {"step": 3})
+    runs.load_state(tmp_path, others)
     for agent, other in zip(agents, others):
         assert other.optimizer.updates == agent.optimizer.updates
         learn(agent)
@@ -796,24 +796,63 @@ def test_ctrl_c_where_nothing_waits_for_it_is_one_line(capsys, monkeypatch):
     assert stop.value.code == 130 and capsys.readouterr().err == "train.py: interrupted\n"
 
 
-def test_ctrl_c_saves_and_a_second_one_does_no_harm(tmp_path, monkeypatch, capsys):
-    """Pressed in the last step it changes nothing: the run is complete, and closes as one."""
-    plain, fatal = train.sample_episodes, [1, 3]
+def press_ctrl_c(monkeypatch, name, times):
+    """train's function `name` is interrupted when it is called, as often as times says: {number of the call: presses}."""
+    owner = evaluation if name == "measure_held_out" else train
+    plain, calls = getattr(owner, name), []
 
-    def pressed(*given, key, **how):
-        if key[1] in fatal:
+    def pressed(*given, **how):
+        calls.append(True)
+        for _ in range(times.get(len(calls), 0)):
             os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-        return plain(*given, key=key, **how)
-    monkeypatch.setattr(train, "sample_episodes", pressed)
-    train.main([*SMALL_RUN, "--steps", "9", "--out", str(tmp_path / "run")])
-    assert len(metrics(tmp_path / "run")) == 3 and (tmp_path / "run" / "high" / "config.json").exists()
+        return plain(*given, **how)
+    monkeypatch.setattr(owner, name, pressed)
+
+
+@pytest.mark.parametrize("name, call, steps", [
+    ("sample_episodes", 2, 2),           # a step after which the agents are measured, every second one
+    ("sample_episodes", 3, 3), ("sample_episodes", 5, 5),                      # one without, and the last one
+    ("measure_held_out", 2, 2), ("measure_held_out", 4, 5)])                   # while they are measured
+def test_ctrl_c_saves_and_measures_later(name, call, steps, tmp_path, monkeypatch, capsys):
+    """The step ends and is saved; no evaluation is begun, or ended. What goes on is what was never interrupted."""
+    flags = [*SMALL_RUN, "--steps", "5", "--eval-questions", "3", "--save-every", "4"]
+    train.main([*flags, "--out", str(tmp_path / "whole")])
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, name, {call: 1})
+        train.main([*flags, "--out", str(tmp_path / "run")])
+    lines = metrics(tmp_path / "run")
+    assert len(lines) == steps + 1 and (tmp_path / "run" / "high" / "config.json").exists()
+    assert "heldout_greedy" not in lines[-1]
     told = capsys.readouterr()
     assert f"to go on: python train.py --resume {tmp_path / 'run'}" in told.err and "gained" not in told.out
-    train.main(["--resume", str(tmp_path / "run"), "--steps", "4"])
+    train.main(["--resume", str(tmp_path / "run")])
     told = capsys.readouterr()
     assert "to go on" not in told.err and "gained" in told.out
-    assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1, 2, 3, 4]
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    for agent in ("high", "best/low"):
+        a, b = (read_tensors(tmp_path / run / agent / "model.safetensors") for run in ("whole", "run"))
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("name, times", [
+    ("sample_episodes", {4: 2}), ("sample_episodes", {4: 1}), ("measure_held_out", {3: 1}), ("measure_held_out", {1: 1})])
+def test_a_second_ctrl_c_leaves_at_once(name, times, tmp_path, monkeypatch, capsys):
+    """So does a first one before the first step, when there is nothing to save. What was saved is there."""
+    whole = [*SMALL_RUN, "--steps", "5", "--eval-questions", "3"]
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, name, times)
+        if times in ({4: 1}, {3: 1}):    # and again while the run is saved
+            press_ctrl_c(patch, "save_state", {2: 1})
+        with pytest.raises(SystemExit) as stop:
+            train.main([*whole, "--out", str(tmp_path / "run")])
+    told = capsys.readouterr()
+    assert stop.value.code == 130 and "gained" not in told.out
+    assert f"to go on: python train.py --resume {tmp_path / 'run'}" in told.err
+    assert (tmp_path / "run/state.safetensors").exists() == (name == "sample_episodes" or 3 in times)
+    train.main(["--resume", str(tmp_path / "run")])
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1, 2, 3, 4, 5]
+    assert "heldout_greedy" in metrics(tmp_path / "run")[0] and "gained" in capsys.readouterr().out
 
 
 def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """data/views: curves of every kind of run, what a terminal shows, a page that hostile text cannot take over."""
 import html.parser
 import io
+import json
 import math
 import os
 import pathlib
@@ -151,15 +152,34 @@ def test_tokens_are_shaded_by_their_log_probs(tmp_path):
 # What a terminal shows, and the figures behind it
 
 def test_collapse_is_named():
-    healthy = dict(entropy=0.5, grad_norm=1.0, truncated=0.0, repeated=0.1, length=20)
-    assert terminal.find_warnings(healthy) == []
+    healthy = dict(accuracy=0.3, entropy=0.5, grad_norm=1.0, truncated=0.0, repeated=0.1, length=20)
+    assert terminal.find_warnings(healthy, {}) == []
     for change, word in (({"entropy": 1e-4}, "entropy"), ({"truncated": 0.9}, "cut off"),
                          ({"repeated": 0.9}, "repeat"), ({"length": 1}, "empty"), ({"grad_norm": math.nan}, "finite")):
-        assert word in terminal.find_warnings({**healthy, **change})[0]
-    nothing_learned = {**healthy, "entropy": None, "grad_norm": None}          # all groups were dead
-    assert terminal.find_warnings(nothing_learned) == []
+        assert word in terminal.find_warnings({**healthy, **change}, {})[0]
+    assert terminal.find_warnings({**healthy, "entropy": 1e-4, "accuracy": 0.9}, {}) == []     # it is sure, and right
     assert statistics.share_repeated([1, 2, 3, 4] * 10) > 0.8 and statistics.share_repeated(list(range(40))) == 0
     assert statistics.share_repeated([1, 2]) == 0
+
+
+@pytest.mark.parametrize("accuracy, before, problems", [
+    (0.0, {"grad_norm": 1.0}, "easier"), (0.6, {}, "harder"), (1.0, {"grad_norm": None}, "harder"),
+    (0.9, {"grad_norm": 1.0}, None), (0.9, {}, None)])
+def test_a_step_that_teaches_nothing_says_what_helps(accuracy, before, problems):
+    """Now and then all groups of what is nearly learned are dead: two such steps in a row are one too many."""
+    dead = dict(accuracy=accuracy, entropy=None, grad_norm=None, truncated=0.0, repeated=0.1, length=20)
+    found = terminal.find_warnings(dead, before)
+    if problems is None:
+        assert found == []
+    else:
+        assert len(found) == 1 and "--group" in found[0] and "--temperature" in found[0] and problems in found[0]
+
+
+def test_the_published_runs_do_not_warn():
+    for log in sorted(ROOT.glob("data/results/tiny-*/metrics.jsonl")):
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        for before, line in zip(lines, lines[1:]):
+            assert terminal.find_warnings({"repeated": 0.0, **line}, before) == [], log
 
 
 def make_step():
@@ -195,13 +215,13 @@ def test_a_log_line_has_all_fields_also_when_nothing_was_learned():
     learned = dict(entropy=0.4, kl=0.02, grad_norm=2.0, clip_share=0.1, sampling_logp_difference=1e-6, trained_tokens=8)
     for updates, values in (([], ["-", "-", "-", "-", "-"]), ([learned], ["0.40", "2.00", "0.0200", "0.100", "1e-06"])):
         found = statistics.describe_step(make_step(), ["high", "low"], [1], updates)
-        line, warning = terminal.log_line(3, found).split("\n")
+        line, *warnings = terminal.log_line(3, found, {}).split("\n")
         shown = line.split()
         assert shown == ["step", "3", "low", "+0.25", "+0.25", "0.50", "1", "0.00", "0.50", *values]
         heads = terminal.head_line(found).split()
         assert heads == ["step", "learns", "high", "low", "acc", "len", "cut", "same", "ent", "grad", "kl", "clip", "dlogp"]
-        assert "warning: turns are empty" in warning
-        assert "held-out 40.0 % greedy, 20.0 % at temperature 1" in terminal.log_line(3, {**found, **measured(3)})
+        assert "warning: turns are empty" in warnings[-1] and len(warnings) == (1 if updates else 2)
+        assert "held-out 40.0 % greedy, 20.0 % at temperature 1" in terminal.log_line(3, {**found, **measured(3)}, {})
 
 
 def test_a_log_line_never_exceeds_the_terminal():
@@ -209,7 +229,7 @@ def test_a_log_line_never_exceeds_the_terminal():
     for name in ("planner", "critic", "debater_one", "debater_two"):
         found[f"reward_{name}"] = -0.5
         found["learner"] += f"+{name}"
-        head, line = terminal.head_line(found), terminal.log_line(3, found).split("\n")[0]
+        head, line = terminal.head_line(found), terminal.log_line(3, found, {}).split("\n")[0]
         assert len(head) == len(line.rstrip()) <= 100 and " several " in line and name in head
     assert max(len(line) for line in terminal.LEGEND.splitlines()) <= 100
     assert all(f"  {head} " in terminal.LEGEND for head, *_ in terminal.COLUMNS)
@@ -219,7 +239,7 @@ def test_the_legend_comes_once_and_the_head_where_it_is_needed(capsys):
     terminal.DUE.update(legend=True, head=True)
     found = {**statistics.describe_step(make_step(), ["high", "low"], [1], []), "time_sample": 1.0, "time_train": 1.0}
     for step in range(1, 6):
-        terminal.show_step(step, found, make_step(), 2)
+        terminal.show_step(step, found, {}, make_step(), 2)
     said = capsys.readouterr().err
     assert said.count("watch the reward") == 1 and said.count("step       learns") == 3    # at first, after episodes
     assert said.count("  problem    1+1") == 4

@@ -89,6 +89,19 @@ def locked(path, taken: str | None = None):
         yield                           # closing the file ends the lock
 
 
+# The locks that a program holds until it ends.
+HELD = contextlib.ExitStack()
+
+
+def hold_lock(path, taken: str) -> None:
+    """As locked, until release_locks is called. UserError `taken` where another process holds it."""
+    HELD.enter_context(locked(path, taken))
+
+
+def release_locks() -> None:
+    HELD.close()
+
+
 def try_lock(file) -> bool:
     """Lock an open file, unless another process has; whether it is ours."""
     try:
@@ -109,9 +122,12 @@ def read_json(path) -> dict:
         return json_object(pathlib.Path(path).read_text(encoding="utf-8"))
 
 
-def json_object(text, hook=dict) -> dict:
-    """The JSON object in `text`; ValueError if there is none. hook makes a dict of its (key, value) pairs."""
-    found = json.loads(text, object_pairs_hook=hook)
+def json_object(text, hook=dict, constant=float) -> dict:
+    """The JSON object in `text`; ValueError if there is none.
+
+    hook makes a dict of its (key, value) pairs; constant a value of NaN, Infinity and -Infinity, which are no JSON.
+    """
+    found = json.loads(text, object_pairs_hook=hook, parse_constant=constant)
     if not isinstance(found, dict):
         raise ValueError(f"a JSON {type(found).__name__}, not an object")
     return found
@@ -120,19 +136,20 @@ def json_object(text, hook=dict) -> dict:
 LOGS = ("metrics.jsonl", "episodes.jsonl", "heldout.jsonl")
 
 
-def forget_after(run: pathlib.Path, step: int):
+def forget_after(run: pathlib.Path, step: int, logs: tuple[str, ...] = LOGS) -> None:
     """Drop the lines of a run's logs that were written after the checkpoint of `step`: those steps will run again.
 
     So does what stands behind the last line end, the half of a line at which a run was stopped.
     """
-    for name in LOGS:
+    for name in logs:
         path = run / name
         if not path.exists():
             continue
         kept = []
-        for line in path.read_bytes().split(b"\n")[:-1]:    # bytes: sampled text may hold other line ends
-            if json.loads(line)["step"] <= step:
-                kept.append(line + b"\n")
+        with naming(path, malformed=(ValueError, LookupError, TypeError)):
+            for line in path.read_bytes().split(b"\n")[:-1]:        # bytes: sampled text may hold other line ends
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + b"\n")
         atomic_write(path, b"".join(kept))
 
 

@@ -5,15 +5,19 @@ import itertools
 import json
 import os
 import pathlib
+import sys
 
 import torch
 
 from data import UserError
-from data.formats.files import read_json, atomic_write
+from data.formats.files import append_json, atomic_write, forget_after, hold_lock, naming, read_json
 from data.formats.safetensors import read_tensors, write_tensors
 
+STATE = "state.safetensors"
+LOCK = ".lock"              # in the directory of a run, held by the process that writes there
 
-def save_state(path: pathlib.Path, agents: list, note: dict) -> None:
+
+def save_state(directory: pathlib.Path, agents: list, note: dict) -> None:
     """All that --resume needs, bit for bit: draws follow from (seed, step, question), so generators have no state.
 
     agents: each with a name and a train.Optimizer. note: what else is to be kept, as JSON.
@@ -30,12 +34,14 @@ def save_state(path: pathlib.Path, agents: list, note: dict) -> None:
                 kept.add(name)
     text = json.dumps({**note, "updates": updates, "moments": sorted(kept)}).encode()
     tensors["note"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-    write_tensors(tensors, path)
+    write_tensors(tensors, directory / STATE)
 
 
-def load_state(path: pathlib.Path, agents: list) -> dict:
-    """Put weights and moments back into the agents -> the note."""
-    tensors = read_tensors(path)
+def load_state(directory: pathlib.Path, agents: list) -> dict:
+    """Put weights and moments back into the agents -> the note; of a run without a state that of its beginning."""
+    if not (directory / STATE).exists():
+        return {"step": 0, "failures": 0, "unmeasured": True}
+    tensors = read_tensors(directory / STATE)
     note = json.loads(bytes(tensors["note"].tolist()))
     for agent in agents:
         optimizer, name = agent.optimizer, agent.name
@@ -50,7 +56,7 @@ def load_state(path: pathlib.Path, agents: list) -> dict:
             for i, (weight, master) in enumerate(zip(optimizer.weights, optimizer.masters)):
                 master.copy_(tensors[f"{name}.weight.{i}"])
                 weight.copy_(master)
-    return note
+    return {"unmeasured": False, **note}             # runs of older versions do not say
 
 
 def find_settings(model: str) -> dict:
@@ -87,13 +93,21 @@ def holds_adapters(model: str) -> bool:
 def complete_from_run(args: argparse.Namespace, usual: dict) -> dict:
     """Fill in what no flag said, from the run that --model names if it is one -> that run's settings, or {}.
 
-    usual: what the settings are without a flag and without a run.
+    usual: what the settings are without a flag and without a run. Roles are those of the run unless a flag asks for
+    others. UserError: the run's are its program's own, which no flag can change.
     """
     trained = find_settings(args.model)
     args.base = trained.get("model", args.model)             # what the run started from
+    args.roles, args.own_roles = trained.get("roles"), trained.get("own_roles", False)
     for name, value in usual.items():
         if getattr(args, name) in (None, value):
             setattr(args, name, trained.get(name, value))
+        elif args.roles and name != "max_new_tokens" and getattr(args, name) != trained.get(name):
+            if args.own_roles:
+                names = ", ".join(role["name"] for role in args.roles)
+                raise UserError(f"--{name.replace('_', '-')}: {args.model} was trained with roles of its own ({names}), "
+                                "which this flag does not change")
+            args.roles = None
     if args.max_new_tokens is None:
         args.max_new_tokens = 512
         if args.base == "tiny":
@@ -107,23 +121,62 @@ def continue_run(args: argparse.Namespace, default) -> argparse.Namespace:
     default(name): what a setting is without its flag. UserError: the run can't go on.
     """
     run = pathlib.Path(args.resume)
+    saved = read_json(run / "config.json")
     for name, value in vars(args).items():
-        if name not in ("resume", "steps") and value != default(name):
+        if name not in ("resume", "steps") and value not in (default(name), saved.get(name)):
             flag = name.replace("_", "-")
             raise UserError(f"--resume takes its settings from the run: beside it only --steps, not --{flag}")
-    saved = read_json(run / "config.json")
     if not {"steps", "switch_every", "seed"} <= saved.keys():
         raise UserError(f"{run} holds no run of train.py: its config.json has other entries")
     if not vars(args).keys() <= saved.keys():
         raise UserError(f"{run} was made by another version of train.py, which alone can go on with it "
                         "(eval.py --model reads it)")
     done = count_steps(run / "metrics.jsonl")
-    if not (run / "state.safetensors").exists() and done >= min(saved["save_every"], saved["steps"]):
+    has_state = (run / STATE).exists()
+    if (run / "curves.png").exists() and not has_state:      # drawn after the last step, when the state is there
         raise UserError(f"{run} has no state.safetensors, as published runs: it can't go on")
     steps = args.steps or saved["steps"]
-    if steps < done:
+    if steps < done and has_state:
         raise UserError(f"--steps {steps}: this run has done {done} already")
+    hold_run(args.resume)
+    if done and not has_state:
+        print(f"{run} has no state.safetensors: none of its {done} steps was saved, so it starts over", file=sys.stderr)
     return argparse.Namespace(**{**saved, "resume": args.resume, "out": args.resume, "steps": steps})
+
+
+def hold_run(directory: str) -> None:
+    """Keep other processes out of a run until this one ends. Of torchrun's the first does it for all."""
+    if os.environ.get("RANK", "0") == "0":
+        hold_lock(pathlib.Path(directory) / LOCK, f"{directory}: another process is at work on this run; wait until it "
+                                                  "ends, or end it")
+
+
+def go_back(args: argparse.Namespace, step: int) -> tuple[float, dict]:
+    """Drop what the logs say of the steps after this one, which will run again.
+
+    -> the held-out accuracy of the best evaluation after the start, -1 before there is one; the metrics of `step`,
+    {"step": 0} at the start.
+    """
+    best, last = -1.0, {"step": 0}
+    log = pathlib.Path(args.resume or args.out) / "metrics.jsonl"    # args.out of torchrun's others is empty
+    if step > 0:
+        with naming(log, malformed=(ValueError, LookupError, TypeError)):
+            for text in log.read_bytes().split(b"\n")[:-1]:          # the last may be half a line
+                line = json.loads(text)
+                if line["step"] <= step:
+                    last = line
+                if 0 < line["step"] <= step:
+                    best = max(best, line.get("heldout_greedy", -1.0))
+        if last["step"] != step:
+            raise UserError(f"{log}: step {step} is missing, which was saved: the log was damaged")
+    forget_after(pathlib.Path(args.out), step)
+    return best, last
+
+
+def complete_line(directory: pathlib.Path, metrics: dict) -> None:
+    """Put a step's line at the end of metrics.jsonl, in place of the line that it has there."""
+    forget_after(directory, metrics["step"] - 1, ("metrics.jsonl",))
+    append_json(directory / "metrics.jsonl", [metrics])
 
 
 def count_steps(log: pathlib.Path) -> int:
@@ -164,6 +217,8 @@ def claim_run(args: argparse.Namespace) -> None:
     """The directory of a run, with its settings in it."""
     if args.out is None:
         args.out = claim_directory(f"out/{pathlib.Path(args.model).name}-{args.process}-s{args.seed}")
+    if not args.resume:                              # else it is held already
+        hold_run(args.out)
     atomic_write(pathlib.Path(args.out) / "config.json", json.dumps(vars(args), indent=1))
 
 
@@ -172,7 +227,7 @@ def refuse_used(out: str | None, why: str) -> None:
     if not out:
         return
     path = pathlib.Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or set(os.listdir(path)) - {LOCK}):
         raise UserError(f"{out} {why}")
 
 

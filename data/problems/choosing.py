@@ -3,9 +3,10 @@ import random
 import sys
 
 from data import UserError
-from data.problems.benchmarks import load
+from data.answers.comparing import unparsed
+from data.problems.benchmarks import BENCHMARKS, load
 from data.problems.generate import KINDS, generate
-from data.problems.reading import problem_text
+from data.problems.reading import mend_gold, problem_text
 
 
 def load_data(name: str, split: str, count: int | None, data_dir: str | None = None) -> list[dict]:
@@ -15,13 +16,33 @@ def load_data(name: str, split: str, count: int | None, data_dir: str | None = N
     generated ones 1,000). UserError for a name that is not known and for a malformed file.
     """
     if name not in KINDS:
-        return load(name, data_dir)[:count]
+        rows = load(name, data_dir)
+        if name not in BENCHMARKS:
+            warn_of_golds(name, rows)
+        return rows[:count]
     if count is None:
         count = 1000
     try:
         return generate(count, seed=0, split=split, kind=name)
     except ValueError as error:
         raise UserError(f"--data {name}: {error}") from None
+
+
+def warn_of_golds(name: str, rows: list[dict]) -> None:
+    """Say how many gold answers of a file can't be read as answers, which one is the first, and how it is mended."""
+    unread = [row for row in rows if not row.get("judge") and unparsed(row["answer"])]
+    if not unread:
+        return
+    first = unread[0]
+    text = first["answer"]
+    if len(text) > 60:
+        text = f"...{text[-60:]}"
+    advice = "write the number, expression or word alone"
+    mended = mend_gold(first["answer"])
+    if mended:
+        advice = f"did you mean {mended!r}? Write that alone"
+    print(f"{name}: {len(unread)} of {len(rows)} gold answers can't be read as an answer, so only the very same text "
+          f"will be right; the first, of {first['id']}, is {text!r}: {advice}", file=sys.stderr)
 
 
 def split_data(data: str, eval_data: str | None, eval_questions: int | None, data_dir: str | None) -> tuple:

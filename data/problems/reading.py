@@ -8,7 +8,9 @@ A judge task (which of two responses is better?) becomes a row like any other: `
 both responses, `answer` is "A" or "B", `judge` is True.
 """
 import json
+import math
 import pathlib
+import re
 
 from data import UserError
 from data.formats.files import json_object, naming
@@ -29,7 +31,7 @@ def read_jsonl(path, required=("problem", "answer")) -> list[dict]:
         if not line.strip():
             continue
         try:
-            row = json_object(line.decode("utf-8-sig"))
+            row = json_object(line.decode("utf-8-sig"), constant=refuse_constant)
             rows.append(check(row, required, f"{path.stem}-{number}"))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: malformed JSON ({error})") from None
@@ -53,6 +55,8 @@ def check(row, required, default_id):
         if field not in row:
             raise ValueError(f"no {field!r} (only {list(row)})")
     if type(row.get("answer")) in (int, float):          # a bool is no number here
+        if not math.isfinite(row["answer"]):
+            raise ValueError(f"'answer' is {row['answer']}, no finite number")
         row["answer"] = number_text(row["answer"])
     for field in ("problem", "answer"):
         if field in row and not (isinstance(row[field], str) and row[field].strip()):
@@ -60,6 +64,19 @@ def check(row, required, default_id):
     if row.get("id") is None:
         row["id"] = default_id
     return {**row, "id": str(row["id"])}
+
+
+def refuse_constant(name: str):
+    raise ValueError(f"{name} is no JSON and no answer")
+
+
+def mend_gold(answer: str) -> str | None:
+    r"""What was perhaps meant by a gold answer: what stands behind ####, in its last \boxed{}, or its last number."""
+    for pattern in (r"####\s*(.*\S)", r"\\boxed\s*\{([^{}]*)\}", r"(-?\d[\d,]*(?:\.\d+)?)"):
+        found = re.findall(pattern, answer)
+        if found:
+            return found[-1]
+    return None
 
 
 def problem_text(row: dict) -> str:

@@ -7,8 +7,11 @@ import sys
 import traceback
 
 import torch
+import torch.distributed as dist
 
 from data import UserError
+from data.formats.files import release_locks
+from data.formats.roles import advise
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,6 +50,8 @@ def run_program(program, argv: list[str] | None, name: str, **how) -> None:
         if not ON_FAILURE:
             raise
         fail("".join(traceback.format_exception(error)).rstrip(), 1, error)
+    finally:
+        release_locks()
 
 
 def fail(text: str, status: int, error: Exception | None = None) -> None:
@@ -57,23 +62,57 @@ def fail(text: str, status: int, error: Exception | None = None) -> None:
     sys.exit(status)
 
 
+PRESSED = []                # a True for each Ctrl-C since a run has begun
+SKIPPABLE = []              # not empty: what is being done now may be left undone
+
+
 @contextlib.contextmanager
-def interruptible(tell):
-    """-> a list that Ctrl-C makes non-empty, instead of an exception. tell: called with what happens then."""
-    pressed = []
+def interruptible(tell, args: argparse.Namespace):
+    """-> a list that Ctrl-C makes non-empty: the step ends and is saved. A second one leaves at once.
+
+    tell: called with what happens then. args: of the run.
+    """
+    PRESSED.clear()
 
     def press(*_):
-        pressed.append(True)
-        tell("interrupted: this step ends, then the run is saved")
+        PRESSED.append(True)
+        if len(PRESSED) > 1:
+            raise KeyboardInterrupt
+        if SKIPPABLE:
+            tell("interrupted: the evaluation is left, the run is saved (again: leave at once)")
+            raise KeyboardInterrupt
+        tell("interrupted: this step ends, then the run is saved (again: leave at once, with what was saved before)")
 
     before = None
     with contextlib.suppress(ValueError):    # not the main thread: then whoever started it deals with Ctrl-C
         before = signal.signal(signal.SIGINT, press)
     try:
-        yield pressed
+        yield PRESSED
+    except KeyboardInterrupt:
+        tell(f"left with what was saved before; to go on: {advise(args)}")
+        raise
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def skippable():
+    """Inside, the first Ctrl-C leaves what is being done, and what comes after goes on.
+
+    Not of several processes, which would wait for each other: there it ends first.
+    """
+    if dist.is_initialized():
+        yield
+        return
+    SKIPPABLE.append(True)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if len(PRESSED) != 1:
+            raise
+    finally:
+        SKIPPABLE.clear()
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -129,8 +168,9 @@ def pick_machine(args: argparse.Namespace, model: str) -> None:
         args.dtype = str(pick_dtype(args.device)).removeprefix("torch.")
 
 
-def check_agents(args: argparse.Namespace, names: list[str]) -> None:
+def check_agents(args: argparse.Namespace, agents: list) -> None:
     """Fill in who learns first: who speaks first. UserError: nobody has that name; a number of groups that fits none."""
+    names = [agent.name for agent in agents]
     if args.first is None or len(names) == 1:
         args.first = names[0]
     if args.first not in names:

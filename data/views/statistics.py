@@ -9,7 +9,7 @@ from data import UserError
 from data.answers.comparing import unparsed
 from data.answers.leaking import leaks
 from data.extensions.guide import describe_actions
-from data.formats.files import append_json
+from data.formats.files import append_json, forget_after
 from data.problems.reading import problem_text
 
 VERIFYING = ("let me check", "let's check", "let us check", "check again", "double-check", "double check",
@@ -153,6 +153,15 @@ def describe_step(episodes: list, names: list[str], learning: list[int], updates
     return metrics
 
 
+def count_failures(before: int, norm: float | None) -> int:
+    """Gradients in a row that were not finite, with that of a step, by its norm: None if there was none."""
+    if norm is None:
+        return before
+    if math.isfinite(norm):
+        return 0
+    return before + 1
+
+
 def percent(values: list) -> float:
     """Of shares, or of True and False."""
     return 100 * sum(values) / len(values)
@@ -278,6 +287,10 @@ def log_step(run: pathlib.Path, step: int, metrics: dict, episodes: list) -> Non
 
 
 def log_held_out(run: pathlib.Path, step: int, episodes: list) -> None:
-    """Lines of heldout.jsonl: what was said about the first five held-out problems, which are always the same."""
+    """Lines of heldout.jsonl: what was said about the first five held-out problems, which are always the same.
+
+    They take the place of those that a measurement has left that did not come to its end.
+    """
+    forget_after(run, step - 1, ("heldout.jsonl",))
     followed = [group[0] for group in group_by_problem(episodes)[:FOLLOWED]]
     append_json(run / "heldout.jsonl", [{"step": step, **record(episode)} for episode in followed])

@@ -80,15 +80,15 @@ def head_line(metrics: dict) -> str:
     return line
 
 
-def log_line(step: int, metrics: dict) -> str:
-    """One step's metrics, fields always in the same order."""
+def log_line(step: int, metrics: dict, before: dict) -> str:
+    """One step's metrics, fields always in the same order, and warnings. before: the metrics of the step before."""
     line = name_learner(step, metrics)
     for name, value in list_rewards_of(metrics).items():
         line += f"{value:>+{choose_width(name)}.2f}"
     for _, field, width, form in choose_columns(metrics):
         line += f"{format_number(metrics, field, form):>{width}}"
     line += held_out_line(metrics)
-    for warning in find_warnings(metrics):
+    for warning in find_warnings(metrics, before):
         line += f"\n  warning: {warning}"
     return line
 
@@ -101,11 +101,21 @@ def held_out_line(metrics: dict) -> str:
     return f"\n  held-out {greedy:.1f} % greedy, {sampled:.1f} % at temperature 1"
 
 
-def find_warnings(metrics: dict) -> list[str]:
-    """Names of a collapse that the metrics show (empty: none)."""
+SOLVED = 0.8                # accuracy from which on equal samples are no failure: most problems are solved
+
+
+def find_warnings(metrics: dict, before: dict) -> list[str]:
+    """What is wrong, by the metrics of a step and of the step before it (empty: nothing)."""
     found = []
-    if metrics["entropy"] is not None and metrics["entropy"] < 0.01:
-        found.append("entropy is near zero: every sample is the same")
+    if metrics["grad_norm"] is None:         # all groups were dead; of what is nearly learned that happens now and then
+        problems = "easier"
+        if metrics["accuracy"] >= 0.5:
+            problems = "harder"
+        if metrics["accuracy"] < SOLVED or before.get("grad_norm", 0.0) is None:
+            found.append("nothing was learned: in each group all samples earned the same; a larger --group, a higher "
+                         f"--temperature or {problems} problems help")
+    elif metrics["entropy"] < 0.01 and metrics["accuracy"] < SOLVED / 2:
+        found.append("entropy is near zero: every sample is the same; a higher --temperature or a lower --lr helps")
     if metrics["truncated"] > 0.5:
         found.append("most turns are cut off")
     if metrics["repeated"] > 0.5:
@@ -157,19 +167,20 @@ def show_measuring(agents: list, rows: list[dict], turns: int, step: int) -> Pro
 
 
 def show_start(metrics: dict, problems: int) -> None:
-    """What the agents can do before training."""
+    """What the agents can do before training; nothing of a run that goes on."""
     DUE["head"] = True
-    say(f"before training, {problems:,} problems:{held_out_line(metrics)}")
+    if metrics["step"] == 0:
+        say(f"before training, {problems:,} problems:{held_out_line(metrics)}")
 
 
-def show_step(step: int, metrics: dict, episodes: list, show_every: int) -> None:
-    """A line for the step; now and then its first and its last episode."""
+def show_step(step: int, metrics: dict, before: dict, episodes: list, show_every: int) -> None:
+    """A line for the step; now and then its first and its last episode. before: the metrics of the step before."""
     if DUE["legend"]:
         say(LEGEND)
     if DUE["head"]:
         say(head_line(metrics))
     DUE.update(legend=False, head=False)
-    say(log_line(step, metrics))
+    say(log_line(step, metrics, before))
     if step % show_every == 0:
         say(describe_episode(episodes[0]) + describe_episode(episodes[-1]))
         DUE["head"] = True
@@ -218,13 +229,20 @@ def before_and_after(lines: list[dict]) -> str:
     return "\n".join(rows)
 
 
+def name_process(args) -> str:
+    """Who speaks: rema, vrp, mrp, or roles that a program has brought."""
+    if not args.own_roles:
+        return args.process
+    return ", ".join(role["name"] for role in args.roles)
+
+
 def print_table(args, rows: list[dict], table: dict[str, tuple[float, float | None]]) -> None:
     """What eval.py has measured: figures with their standard errors, in percent, lengths in tokens."""
     problems = len(drop_copies(rows))
     copies = ""
     if problems < len(rows):
         copies = f" in {len(rows)} rows (copies count as samples)"
-    print(f"{args.model}, {args.process}, {args.data}, {problems} problems{copies}, "
+    print(f"{args.model}, {name_process(args)}, {args.data}, {problems} problems{copies}, "
           f"temperature {args.temperature:g}, {args.plans * args.answers} samples each")
     for figure, (mean, error) in table.items():
         unit = "%"
@@ -238,7 +256,7 @@ def print_table(args, rows: list[dict], table: dict[str, tuple[float, float | No
 
 def print_closing(args, held_rows: list[dict], lines: list[dict]) -> None:
     """What a run has changed, for stdout."""
-    print(f"\n{args.model}, {args.process}, {len(held_rows)} held-out problems of {args.eval_data or args.data}, "
+    print(f"\n{args.model}, {name_process(args)}, {len(held_rows)} held-out problems of {args.eval_data or args.data}, "
           f"percent\n{before_and_after(lines)}")
 
 
