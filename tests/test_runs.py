@@ -265,7 +265,7 @@ def test_a_disk_that_was_full_at_the_first_save_is_no_dead_end(full_at, tmp_path
             raise UserError(f"{path}: the disk is full")
         return plain(path, *given)
     module, name = {"state.safetensors": (runs, "write_tensors"), "config.json": (runs, "atomic_write"),
-                    "metrics.jsonl": (train, "append_json")}[full_at]
+                    "metrics.jsonl": (runs, "append_json")}[full_at]
     plain = getattr(module, name)
     with monkeypatch.context() as patch:
         if full_at == "state.safetensors":

@@ -173,6 +173,7 @@ def test_a_step_that_teaches_nothing_says_what_helps(accuracy, before, problems)
         assert found == []
     else:
         assert len(found) == 1 and "--group" in found[0] and "--temperature" in found[0] and problems in found[0]
+        assert len(found[0]) <= 100 - len("  warning: ")
 
 
 def test_the_published_runs_do_not_warn():

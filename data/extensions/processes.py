@@ -14,6 +14,7 @@ import time
 
 import torch.distributed as dist
 
+from data.formats.roles import advise
 from data.views import program
 
 PATIENCE = 20               # seconds without a sign of life; a regular expression may keep a process busy for some
@@ -96,7 +97,7 @@ class Watch:
         """End at once, whatever the main thread is waiting for."""
         kept = ""
         if self.rank == 0 and self.args.out:
-            kept = f"; the run is kept, to go on: --resume {self.args.out}"
+            kept = f"; the run is kept, to go on: {advise(self.args)}"
         print(f"\ntrain.py: ends, since {why}{kept}", file=sys.stderr, flush=True)
         os._exit(1)
 

@@ -112,10 +112,9 @@ def find_warnings(metrics: dict, before: dict) -> list[str]:
         if metrics["accuracy"] >= 0.5:
             problems = "harder"
         if metrics["accuracy"] < SOLVED or before.get("grad_norm", 0.0) is None:
-            found.append("nothing was learned: in each group all samples earned the same; a larger --group, a higher "
-                         f"--temperature or {problems} problems help")
+            found.append(f"nothing was learned; a larger --group, a higher --temperature or {problems} problems help")
     elif metrics["entropy"] < 0.01 and metrics["accuracy"] < SOLVED / 2:
-        found.append("entropy is near zero: every sample is the same; a higher --temperature or a lower --lr helps")
+        found.append("entropy is near 0, all samples alike: a higher --temperature or a lower --lr helps")
     if metrics["truncated"] > 0.5:
         found.append("most turns are cut off")
     if metrics["repeated"] > 0.5:
