@@ -1260,6 +1260,9 @@ def test_when_one_process_fails_all_end_and_say_why(rank, what, sleep, status, s
         assert said in told[failing] and ("rank 1: " in told[failing]) == (rank == "1")
     assert "train: " not in told[both[1]] and "step/s" not in told[both[1]]          # no bar
     assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1]
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["advantages"] = "rema.assign_advantages"          # its own ones: only failing.py would go on
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
     train.main(["--resume", str(tmp_path / "run")])
     assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1, 2, 3]
 
