@@ -274,13 +274,16 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
                 turn_numbers: Tensor | None = None, dual_clip: float = 0.0) -> tuple[Tensor, dict]:
     """The clipped objective with its sign turned, eq. 2 -> (loss, statistics). All tensors (N,), an entry a token.
 
-        r = exp(new - old)                                                  the ratio, 1 on fresh samples
+        r = exp(min(new - old, 3))                                          the ratio, 1 on fresh samples
         gain = min(r A, clip(r, 1 - clip, 1 + clip) A)
         k3 = exp(d) - d - 1 with d = min(ref - new, 20)                     KL(new || ref), never negative
         loss = sum of weight * (-gain + kl * k3)
 
     new, old, ref: log-probs under the weights that learn, when sampled, and under the first weights.
-    turn_numbers, dual_clip: see average_over_turns and bound_loss, among the extensions.
+    turn_numbers: average_over_turns makes one log-ratio a turn of new - old, before the 3 bounds it.
+    dual_clip: bound_loss bounds the gain; 0 leaves it as it is. (Both are among the extensions.)
+    statistics: clip_share, the share of tokens whose clipped product is less than the other (of the N, not by weight,
+    and before bound_loss); where kl is not 0, the mean of k3 as "kl". Neither has a gradient.
     """
     log_ratio = new - old
     if turn_numbers is not None:                     # extension
@@ -560,7 +563,9 @@ def assign_other_weights(rows: list[Turn], normalise: str, max_new_tokens: int) 
 
 
 def average_over_turns(log_ratio: Tensor, turns: Tensor) -> Tensor:
-    """One log-ratio for all tokens of a turn, their mean (eq. 13). turns (N,): the turn of each token, from 0.
+    """One log-ratio for all tokens of a turn, their mean (eq. 13) -> (N,), with gradients.
+
+    turns (N,): the number of each token's turn, from 0; tokens of a turn need not stand side by side.
 
     The ratio is then the geometric mean of the tokens' ratios: the paper writes the arithmetic mean, its code
     and GSPO take this one.
@@ -572,7 +577,10 @@ def average_over_turns(log_ratio: Tensor, turns: Tensor) -> Tensor:
 
 
 def bound_loss(gain: Tensor, advantages: Tensor, dual_clip: float) -> Tensor:
-    """Where A < 0 the loss of a token is at most dual_clip |A|, however far its ratio has gone."""
+    """Where A < 0 the gain of a token is at least dual_clip A, its loss at most dual_clip |A| -> the gains (N,).
+
+    However far a token's ratio has gone: beyond the bound there is no gradient. Where A >= 0 nothing changes.
+    """
     bounded = torch.maximum(gain, dual_clip * advantages)
     return torch.where(advantages < 0, bounded, gain)
 

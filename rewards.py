@@ -15,7 +15,16 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)     # a box opens
 
 
 def find_boxes(text: str) -> list[tuple[int, str]]:
-    r"""Where each closed \boxed{...} stands and what it holds, in the order in which they close."""
+    r"""Where each closed \boxed{...} stands and what it holds, in the order in which they close: [(start, content)].
+
+    start: of the backslash in the text. The content goes to the brace that closes it, without whitespace around it.
+    \fbox is a box, too, and whitespace may stand before the brace. One box may lie in another, or in other braces.
+    A backslash belongs to the sign behind it: \{ and \} are no braces, and \\boxed{5} is a line break and a word.
+    What never closes is no box, and a } that closes nothing is passed over.
+
+    >>> find_boxes(r"\boxed{\frac{1}{2}} or \boxed{ 3 }")
+    [(0, '\\frac{1}{2}'), (23, '3')]
+    """
     boxes = []
     opened = []
     for token in BOX.finditer(text):
@@ -30,7 +39,10 @@ def find_boxes(text: str) -> list[tuple[int, str]]:
 
 
 def extract(response: str, lenient: bool = False) -> str | None:
-    """What the last closed box holds; None without a box. lenient: or what follows "the answer is"."""
+    """What the last closed box holds, of find_boxes in the last MAX_RESPONSE characters; None without a box.
+
+    lenient: without a box, what find_stated_answer finds in the same characters (it follows "the answer is").
+    """
     text = response[-MAX_RESPONSE:]
     boxes = find_boxes(text)
     if boxes:
@@ -53,7 +65,10 @@ def is_correct(response: str, answer: str, lenient: bool = False) -> bool:
 
 
 def compute_reward(response: str, answer: str) -> float:
-    """+1.0 for a correct answer, -0.5 for a wrong one in a box, -1.0 without a box (C.2, low-level agent)."""
+    """+1.0 for a correct answer, -0.5 for a wrong one in a box, -1.0 without a box (C.2, low-level agent).
+
+    is_correct says what is correct, extract what is in a closed box. An empty box is a wrong answer.
+    """
     if is_correct(response, answer):
         return 1.0
     if extract(response) is None:
@@ -67,7 +82,10 @@ def has_box(plan: str) -> bool:
 
 
 def plan_reward(plan_text: str, correct: list[bool], leak: float = 1.0) -> float:
-    """Mean correctness of the answers under a plan, minus `leak` if it states one (C.2, high-level agent)."""
+    """Mean correctness of the answers under a plan, minus `leak` if it states one (C.2, high-level agent).
+
+    Without answers the mean is 0. has_box says whether a plan states an answer.
+    """
     reward = sum(correct) / max(len(correct), 1)
     if has_box(plan_text):
         reward -= leak
@@ -90,7 +108,11 @@ def is_spread_over_boxes(response: str, answer: str) -> bool:
 
 
 def consistency_reward(plan_text: str, responses: list[str], leak: float = 1.0) -> float:
-    """Share of the most frequent answer, whatever the truth; 0 if most give none; the same penalty (C.2)."""
+    """Share of the most frequent answer, whatever the truth; 0 if most give none; the same penalty (C.2).
+
+    The share is one of all responses. An answer is what extract finds, and equivalent answers are the same one.
+    Where half of the responses give an answer, that is enough. Without responses the share is 0.
+    """
     given = []
     for response in responses:
         answer = extract(response)
