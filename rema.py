@@ -312,9 +312,10 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
 def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -> list[int]:
     """Positions of the agents that learn at a step (from 0), Algorithm 1: one after the other, from `first` on.
 
-    While the others are frozen the learner faces a world that stands still: block coordinate ascent.
-    switch_every 0: all of them learn at every step. (Phases are of one length: filter_problems in train.py and the
-    default of --eval-every count on that.)
+    Each learns for switch_every steps, then the next in speaking order does; after the last one the agent at
+    position 0 does. While the others are frozen the learner faces a world that stands still: block coordinate ascent.
+    switch_every 0: all of them learn at every step, whatever `first` is. (Phases are of one length: filter_problems in
+    train.py and the default of --eval-every count on that.)
 
     >>> [choose_learners(step, agents=2, switch_every=10) for step in (0, 9, 10, 20)]
     [[0], [0], [1], [0]]
@@ -328,9 +329,10 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
 def choose_samples(learning: list[int], agents: int, sizes: list[int], followers: int = 1) -> list[int]:
     """How many turns each agent draws for each thing that it is shown -> one number an agent.
 
-    Who learns draws a group, of sizes[0], or sizes[i] where each agent has its own. Who spoke before it draws one,
-    so that a group shares everything that was said before; who speaks after it draws `followers`: more of them make
-    the learner's reward less noisy. While the high-level agent learns these are G plans and 1 answer to each
+    learning: the positions of those who learn. Each of them draws a group, of sizes[0], or the agent at position i of
+    sizes[i] where each has its own. Who spoke before it (if several learn: before the first of them) draws one, so that
+    a group shares everything that was said before; who speaks after it draws `followers`: more of them make the
+    learner's reward less noisy. While the high-level agent learns these are G plans and 1 answer to each
     (k1 = G, k2 = 1); while the low-level agent learns, 1 plan and G answers.
 
     >>> choose_samples([0], 2, [8]), choose_samples([1], 2, [8])
@@ -589,7 +591,11 @@ def bound_loss(gain: Tensor, advantages: Tensor, dual_clip: float) -> Tensor:
 # The difficulty filter (--filter) and supervised lessons (--sft)
 
 def is_worth_learning(successes: list[bool], low: float = 0.2, high: float = 0.8) -> bool:
-    """Appendix D.1: a question is kept if it is sometimes solved, and not nearly always."""
+    """Appendix D.1: a question is kept if it is sometimes solved, and not nearly always.
+
+    successes: of each try (at least one) whether it was right. The share that was has to lie between low and high,
+    both included.
+    """
     rate = sum(successes) / len(successes)
     return low <= rate <= high
 

@@ -742,12 +742,43 @@ def check_filter(args: Namespace) -> None:
                         f"--questions {args.questions}")
 
 
+def choose_tries(agents: int, learner: int) -> tuple[list[int], list[float]]:
+    """How problems are tried, by agents in speaking order: how many turns each draws for each thing that it is shown,
+    and at what temperature.
+
+    The agent at the position `learner` is about to be trained, so its chances are measured: 10 turns at temperature 1.
+    All others, before and after it, say once what is likeliest: 1 turn at temperature 0. That makes 10 tries a problem.
+
+    >>> choose_tries(2, 0)
+    ([10, 1], [1.0, 0.0])
+    """
+    samples, temperatures = [1] * agents, [0.0] * agents
+    samples[learner], temperatures[learner] = 10, 1.0
+    return samples, temperatures
+
+
+def choose_pool(rows: list[dict], outcomes: list[list[bool]], questions: int) -> tuple[list[dict], list[dict]]:
+    """The rows that are kept, and those that fill the batch where fewer than `questions` are kept.
+
+    outcomes[i]: whether each try at rows[i] was right; rema.is_worth_learning decides by them. Both lists are in the
+    order of the rows. The batch is filled with the first of the rows that were not kept, so many that there are
+    `questions` rows together, or with all of them where they are too few; with none if enough are kept.
+    """
+    kept, others = [], []
+    for row, tries in zip(rows, outcomes):
+        if rema.is_worth_learning(tries):
+            kept.append(row)
+        else:
+            others.append(row)
+    refill = others[:max(0, questions - len(kept))]
+    return kept, refill
+
+
 def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step: int,
                     learner: int) -> tuple[list[dict], dict]:
     """The rows to train on in the phase that a step belongs to, and metrics of the filter in its first step.
 
-    --filter problems are tried 10 times by the agent about to be trained, the others greedy. Too few are kept:
-    problems that were not fill the batch, and are counted.
+    --filter problems are tried (choose_tries), some of them kept (choose_pool), and those that fill the batch counted.
     """
     start = (step - 1) // args.switch_every * args.switch_every
     kept_in = Path(args.resume or args.out) / f"pool-{start}.json"
@@ -755,19 +786,15 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
         return read_json(kept_in)["rows"], {}
     order = torch.randperm(len(rows), generator=make_generator(args.seed, "filter", start)).tolist()
     tried = [rows[i] for i in order[:args.filter]]
-    samples, temperatures = [1] * len(agents), [0.0] * len(agents)
-    samples[learner], temperatures[learner] = 10, 1.0
+    samples, temperatures = choose_tries(len(agents), learner)
     with bars.open_bar(f"filter: trying {len(tried):,} problems", len(tried) * count_turns(samples, args.turns)) as bar:
         episodes = sample_episodes(agents, tried, samples, temperatures=temperatures, key=(args.seed, "filter", start),
                                    max_new_tokens=args.max_new_tokens, batch=args.batch, bar=bar)
     rema.score(episodes, [agent.role for agent in agents])
-    kept, others = [], []
-    for row, tries in zip(tried, group_by_question(episodes)):
-        if rema.is_worth_learning([episode.correct for episode in tries]):
-            kept.append(row)
-        else:
-            others.append(row)
-    refill = others[:max(0, args.questions - len(kept))]
+    outcomes = []
+    for tries in group_by_question(episodes):
+        outcomes.append([episode.correct for episode in tries])
+    kept, refill = choose_pool(tried, outcomes, args.questions)
     text = f"filter: {len(kept)} of {len(tried)} problems are neither too easy nor too hard for {agents[learner].name}"
     if refill:
         text += f"; {len(refill)} others fill the batch"
