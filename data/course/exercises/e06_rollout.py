@@ -115,7 +115,6 @@ def add_variants(given: dict) -> None:
 # Outputs
 
 def run(given: dict):
-
     if given["look"] == "draws":
         return compare_draws(given)
     calls = []
