@@ -9,29 +9,28 @@ from pathlib import Path
 from data import UserError
 from data.course import judging, making, reference, sources
 from data.course.state import NAME, complete
-from data.course.terminal import read_scripts
 from data.formats.files import atomic_write
 
+FILES = (NAME, *[f"{script}.py" for script in reference.SCRIPTS])
 LARGEST = 2_000_000         # bytes of a file in a submission
 
 
 def grade(submissions: list[Path], numbers: list[int], seeds: list[int], out: Path | None) -> None:
     """A line a submission, and a CSV file. numbers: which exercises; none: those that a copy was made with."""
-    rows = []
-    for path in submissions:
-        row = grade_submission(path, numbers, seeds)
-        rows.append(row)
-        print(f"{row['submission']}: {row['total']} of {row['of']} points. {row['notes']}")
-    if out is None:
-        return
-    columns = ["submission", "student", "total", "of"]
-    for row in rows:
-        columns += [name for name in row if name not in columns and name != "notes"]
+    columns = ["submission", "student", "total", "of", "notes"]
+    columns += [f"exercise {number}" for number in reference.load_exercises()]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns + ["notes"], restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write(out, text.getvalue())
+    table = csv.DictWriter(text, columns, restval="")
+    table.writeheader()
+    for path in submissions:
+        try:
+            row = grade_submission(path, numbers, seeds)
+        except (UserError, OSError, RuntimeError, zipfile.BadZipFile) as error:      # RuntimeError: one with a password
+            row = {"submission": make_plain(path.name), "total": 0, "of": 0, "notes": f"could not be graded: {error}"}
+        table.writerow(row)
+        print(f"{row['submission']}: {row['total']} of {row['of']} points. {row['notes']}")
+    if out is not None:
+        atomic_write(out, text.getvalue())
 
 
 def grade_submission(path: Path, numbers: list[int], seeds: list[int]) -> dict:
@@ -40,24 +39,22 @@ def grade_submission(path: Path, numbers: list[int], seeds: list[int]) -> dict:
     notes = []
     if state["version"] != making.get_version():
         notes.append(f"made with another reference ({state['version'] or 'none is named'})")
-    row = {"submission": path.name, "student": make_plain(str(state["student"])), "total": 0, "of": 0}
+    row = {"submission": make_plain(path.name), "student": make_plain(state["student"]), "total": 0, "of": 0}
     numbers = numbers or state["exercises"] or list(reference.load_exercises())
     for number, exercise in making.choose(numbers).items():
         verdict = judging.check(exercise, scripts, seeds)
         points = verdict.points
-        for part, message in verdict.messages.items():
-            notes.append(f"{number} {part}: {message.splitlines()[-1]}")
+        said = [f"{part}: {message.splitlines()[-1]}" for part, message in verdict.messages.items()] + verdict.notes
         if number in state["revealed"]:
             points = 0
-            notes.append(f"{number}: revealed")
+            said.append("revealed")
         elif is_ours(exercise, scripts):
-            notes.append(f"{number}: word for word the reference")
+            said.append("word for word the reference")
+        notes += [f"{number}: {note}" for note in said]
         row[f"exercise {number}"] = points
         row["total"] += points
         row["of"] += sum(exercise.PARTS.values())
-        notes += [f"{number}: {note}" for note in verdict.notes]
-    row["notes"] = make_plain("; ".join(notes))
-    return row
+    return {**row, "notes": make_plain("; ".join(notes))}
 
 
 def make_plain(text: str) -> str:
@@ -85,40 +82,36 @@ def is_ours(exercise, scripts: dict[str, str]) -> bool:
 def read_submission(path: Path) -> tuple[dict[str, str], dict]:
     """Its scripts and its state. UserError if there is nothing of the kind."""
     if path.is_dir():
-        scripts, state = read_scripts(path), {}
-        if (path / NAME).exists():
-            state = parse_state((path / NAME).read_bytes())
+        files = {file.name: file.read_bytes() for file in path.iterdir() if file.name in FILES}
     elif zipfile.is_zipfile(path):
-        scripts, state = read_zip(path)
+        files = read_zip(path)
     else:
         raise UserError(f"{path} is no directory and no zip file")
-    return scripts, state
+    scripts = {}
+    for script in reference.SCRIPTS:
+        scripts[script] = files.get(f"{script}.py", b"").decode(errors="replace")
+    return scripts, parse_state(files.get(NAME, b""))
 
 
-def read_zip(path: Path) -> tuple[dict[str, str], dict]:
+def read_zip(path: Path) -> dict[str, bytes]:
     """By the files' names: some programs pack a folder around them. Nothing is unpacked."""
-    scripts, state = {}, {}
+    files = {}
     with zipfile.ZipFile(path) as archive:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename.count("/")):
             name = Path(entry.filename).name
-            script = name.removesuffix(".py")
-            if entry.file_size > LARGEST:
-                continue
-            if name == NAME and not state:
-                state = parse_state(archive.read(entry))
-            elif script in reference.SCRIPTS and name.endswith(".py") and script not in scripts:
-                scripts[script] = archive.read(entry).decode(errors="replace")
-    return scripts, complete(state)
+            if name in FILES and name not in files and entry.file_size <= LARGEST:
+                files[name] = archive.read(entry)
+    return files
 
 
 def parse_state(content: bytes) -> dict:
     """What can be used of it: a student may have broken it."""
+    state = complete({})
     try:
-        state = json.loads(content)
+        found = json.loads(content)
     except ValueError:
-        return complete({})
-    kept = {}
-    for name, value in complete({}).items():
-        if isinstance(state, dict) and type(state.get(name)) is type(value):
-            kept[name] = state[name]
-    return complete(kept)
+        return state
+    for name, value in state.items():
+        if type(found) is dict and type(found.get(name)) is type(value):
+            state[name] = found[name]
+    return state

@@ -1,4 +1,5 @@
 """What is right, part by part, and what to say where it is not. All of it happens in the parent: a child only computes."""
+import ast
 import math
 from dataclasses import dataclass, field
 from random import Random
@@ -24,16 +25,28 @@ class Verdict:
 
 def check(exercise, scripts: dict[str, str], seeds=PUBLIC_SEEDS, limit: float = running.LIMIT) -> Verdict:
     """Points for a student's targets. scripts: the text of each of the student's scripts, by name."""
-    own = {}
-    for target in exercise.TARGETS:
-        script, _ = sources.split_target(target)
+    own, notes, written = {}, [], False
+    for script in sorted({sources.split_target(target)[0] for target in exercise.TARGETS}):
         own[script] = scripts.get(script, "")
-    notes = find_notes(exercise, own)
-    if is_untouched(exercise, own):
+        tree, problem = sources.parse(own[script])
+        if problem:
+            notes.append(f"{script}.py, {problem}: only what can be read without it counts")
+        functions = sources.find_targets(tree, script, exercise.TARGETS).values()
+        functions = [node for node in functions if not sources.is_unsolved(node)]
+        written = written or functions != []
+        for name in find_ignored(script, tree, functions):
+            notes.append(f"{script}.py: you have changed {name}, but the check takes the reference's")
+    if not written:
         return judge(exercise, [], [], notes)
     cases = make_cases(exercise, seeds)
-    answers = running.answer_apart(exercise, own, cases, limit)
-    return judge(exercise, cases, answers, notes)
+    return judge(exercise, cases, running.answer_apart(exercise, own, cases, limit), notes)
+
+
+def find_ignored(script: str, tree, functions: list) -> list[str]:
+    """What a student has changed and uses here, though it belongs to no exercise."""
+    targets = reference.list_targets()
+    ignored = sources.find_ignored(tree, ast.parse(reference.read_script(script)), functions)
+    return [name for name in ignored if f"{script}.{name}" not in targets]
 
 
 def make_cases(exercise, seeds) -> list[Case]:
@@ -42,39 +55,7 @@ def make_cases(exercise, seeds) -> list[Case]:
     for seed in seeds:
         cases += exercise.make_cases(Random(f"{exercise.__name__} {seed}"))
     order = list(exercise.PARTS)
-    cases.sort(key=lambda case: order.index(case.part))
-    return cases
-
-
-def is_untouched(exercise, own: dict[str, str]) -> bool:
-    for target in exercise.TARGETS:
-        script, path = sources.split_target(target)
-        tree, _ = sources.parse(own[script])
-        if not sources.is_unsolved(sources.find(tree, path)):
-            return False
-    return True
-
-
-def find_notes(exercise, own: dict[str, str]) -> list[str]:
-    """Scripts that can't be read as a whole; functions that don't count though a target uses them."""
-    notes, targets = [], []
-    for other in reference.load_exercises().values():
-        targets += other.TARGETS
-    for script, text in own.items():
-        tree, problem = sources.parse(text)
-        if problem:
-            notes.append(f"{script}.py, {problem}: only what can be read without it counts")
-        nodes = []
-        for target in exercise.TARGETS:
-            owner, path = sources.split_target(target)
-            node = sources.find(tree, path)
-            if owner == script and node is not None:
-                nodes.append(node)
-        ours, _ = sources.parse(reference.read_script(script))
-        for name in sources.find_ignored(tree, ours, nodes):
-            if f"{script}.{name}" not in targets:
-                notes.append(f"{script}.py: you have changed {name}, but the check takes the reference's")
-    return notes
+    return sorted(cases, key=lambda case: order.index(case.part))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -119,76 +100,55 @@ def find_fault(exercise, case: Case, answer: dict) -> str:
     return fault
 
 
-def find_difference(expected: list, found: list, name: str = "result") -> str:
+def find_difference(expected, found, name: str = "result") -> str:
     """Between two encoded outputs (child.encode), in words; "" if there is none."""
-    kind, content = found
-    due, right = expected
-    if due == "float" and kind in ("int", "float"):
-        return compare_numbers(right, content, name)
+    if type(expected) is float and type(found) in (float, int):
+        return compare_numbers(expected, found, name)
+    kind, due = get_kind(found), get_kind(expected)
     if kind != due:
         return f"{name} is of type {kind}, {due} is due"
-    if kind == "tensor":
-        return compare_tensors(right, content, name)
-    if kind in ("list", "tuple"):
-        if len(content) != len(right):
-            return f"{name} has {len(content)} elements, {len(right)} are due"
-        for i, (a, b) in enumerate(zip(right, content)):
-            difference = find_difference(a, b, f"{name}[{i}]")
+    if due == "dict":
+        return compare_dicts(dict(expected["dict"]), dict(found["dict"]), name)
+    if type(expected) is dict:                       # another kind: what it holds
+        return find_difference(expected[due], found[due], name)
+    if due == "list":
+        if len(found) != len(expected):
+            return f"{name} has {len(found)} elements, {len(expected)} are due"
+        for i, (right, given) in enumerate(zip(expected, found)):
+            difference = find_difference(right, given, f"{name}[{i}]")
             if difference:
                 return difference
-        return ""
-    if kind == "dict":
-        return compare_dicts(right, content, name)
-    if content != right:
-        return f"{name} is {content!r:.200}, due is {right!r:.200}"
+    elif found != expected:
+        return f"{name} is {found!r:.200}, due is {expected!r:.200}"
     return ""
 
 
-def compare_dicts(expected: list, found: list, name: str) -> str:
-    theirs = {str(key[1]): value for key, value in found}
-    for key, value in expected:
-        part = f"{name}[{key[1]!r}]"
+def get_kind(value) -> str:
+    if type(value) is dict:
+        return next(iter(value))
+    return type(value).__name__
+
+
+def compare_dicts(expected: dict, found: dict, name: str) -> str:
+    if set(expected) != set(found):
+        return f"{name} has the keys {sorted(found)}, due are {sorted(expected)}"
+    for key, value in expected.items():
+        part = f"{name}[{key!r}]"
         if name == "result":
-            part = str(key[1])                       # the names that `run` gives its outputs
-        if str(key[1]) not in theirs:
-            return f"{part} is missing"
-        difference = find_difference(value, theirs[str(key[1])], part)
-        if difference:
-            return difference
-    if len(found) > len(expected):
-        return f"{name} has {len(found)} entries, {len(expected)} are due"
-    return ""
-
-
-def compare_tensors(expected: list, found: list, name: str) -> str:
-    for what, right, given in (("dtype", expected[0], found[0]), ("shape", expected[1], found[1])):
-        if given != right:
-            return f"{name} has {what} {given}, {right} is due"
-    for i, (right, given) in enumerate(zip(expected[2], found[2])):
-        place = []
-        for size in reversed(expected[1]):
-            place.insert(0, i % size)
-            i = i // size
-        difference = compare_numbers(right, given, f"{name}{place or ''}", is_exact(expected[0]))
+            part = key                               # the names that `run` gives its outputs
+        difference = find_difference(value, found[key], part)
         if difference:
             return difference
     return ""
 
 
-def is_exact(dtype: str) -> bool:
-    """Whole numbers and bools."""
-    return "float" not in dtype
-
-
-def compare_numbers(expected: float, found: float, name: str, exact: bool = False) -> str:
-    if expected == found or (math.isnan(expected) and math.isnan(found)):
+def compare_numbers(expected: float, found: float, name: str) -> str:
+    if math.isclose(expected, found, rel_tol=DIGITS, abs_tol=1e-12) or math.isnan(expected) and math.isnan(found):
         return ""
-    if not exact and math.isclose(expected, found, rel_tol=DIGITS, abs_tol=1e-12):
-        return ""
-    shown = f"{name} is {found:.6g}, due is {expected:.6g}"
+    message = f"{name} is {found:.6g}, due is {expected:.6g}"
     if f"{found:.6g}" == f"{expected:.6g}":
-        shown += f" (off by {found - expected:.1e}, more than rounding in float64 explains)"
-    return shown
+        message += f" (off by {found - expected:.1e}, more than rounding in float64 explains)"
+    return message
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -154,20 +154,17 @@ def carry_over(script: str, old: str, tree: ast.Module, new: str, numbers: list[
             theirs = ast.get_docstring(node)
             ours = ast.get_docstring(sources.find(ast.parse(new), path))
             if theirs != ours:
-                messages.append(f"{target}: our docstring is not the one in your file: read it in README.md's sense:\n"
-                                f"{ours}")
+                messages.append(f"{target}: what it has to do reads otherwise than in your file:\n{ours}")
             nodes.append(node)
             new = sources.replace_function(new, path, sources.get_source(old, path))
             first = first or path.split(".")[0]
     known = set()
     for node in ast.parse(new).body:
-        known.update(sources.get_defined_names(node))
-    helpers = []
+        known |= sources.get_names(node)
+    helpers = ""
     for node in sources.find_helpers(tree, nodes, known):
-        lines = old.splitlines(keepends=True)[sources.get_first_line(node) - 1:node.end_lineno]
-        helpers.append("".join(lines) + "\n\n")
+        helpers += sources.get_lines(old, node) + "\n\n"
     if helpers:
-        place = sources.get_first_line(sources.find(ast.parse(new), first)) - 1
-        lines = new.splitlines(keepends=True)
-        new = "".join(lines[:place] + helpers + lines[place:])
+        line = sources.get_first_line(sources.find(ast.parse(new), first))
+        new = sources.replace_lines(new, line, line - 1, helpers)
     return new, messages

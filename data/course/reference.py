@@ -58,6 +58,14 @@ def load_exercises() -> dict[int, ModuleType]:
     return exercises
 
 
+def list_targets() -> list[str]:
+    """Of all exercises."""
+    targets = []
+    for exercise in load_exercises().values():
+        targets += exercise.TARGETS
+    return targets
+
+
 def get_number(name: str) -> int:
     """Of an exercise, by its module's name: data.course.exercises.e03_advantages is 3."""
     stem = name.split(".")[-1]

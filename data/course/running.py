@@ -1,21 +1,22 @@
 """Runs a student's functions in a process of its own, with a time limit, and reads what they computed.
 
-A part that crashes the process, ends it or never comes back is lost; the others are run in a new one.
+A part that crashes the process, ends it or never comes back is lost; the others are run in a new one. Outputs come
+through a pipe, which nobody can empty, in lines that begin with a word that only we know.
 """
 import json
 import os
+import queue
 import secrets
 import subprocess
 import sys
 import tempfile
-import time
-from pathlib import Path
+import threading
 
 from data.course.reference import ROOT
 
 LIMIT = 10.0                # seconds a part
 START = 120.0               # seconds until everything is imported, on a slow machine
-MOST_READ = 50_000_000      # bytes of results
+LONGEST = 20_000_000        # bytes of a line
 
 
 def answer_apart(exercise, scripts: dict[str, str], cases: list, limit: float = LIMIT) -> list[dict]:
@@ -23,77 +24,59 @@ def answer_apart(exercise, scripts: dict[str, str], cases: list, limit: float = 
     answers = [None] * len(cases)
     waiting = list(range(len(cases)))
     while waiting:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-            found, problem = run_child(exercise, scripts, [cases[i] for i in waiting], Path(directory), limit)
-        for place, answer in found.items():
-            answers[waiting[place]] = answer
-        lost = [i for i in waiting if answers[i] is None]
-        for i in lost:
-            if cases[i].part == cases[lost[0]].part:
+        found, problem = run_child(exercise, scripts, [cases[i] for i in waiting], limit)
+        for i, answer in zip(waiting, found):
+            answers[i] = answer
+        rest, waiting = waiting[len(found):], []
+        for i in rest:
+            if cases[i].part == cases[rest[0]].part:
                 answers[i] = {"error": problem}
-        waiting = [i for i in lost if answers[i] is None]
+            else:
+                waiting.append(i)
     return answers
 
 
-def run_child(exercise, scripts: dict[str, str], cases: list, directory: Path,
-              limit: float) -> tuple[dict[int, dict], str]:
-    """The answers that came, each by the place of its case, and why others did not."""
-    nonce = secrets.token_hex(16)                    # lines without it are somebody else's
-    results = directory / f"{nonce}.txt"
-    work = directory / "work"
-    work.mkdir()
-    job = {"exercise": exercise.__name__, "scripts": scripts, "cases": cases, "results": str(results), "nonce": nonce}
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+def run_child(exercise, scripts: dict[str, str], cases: list, limit: float) -> tuple[list[dict], str]:
+    """The answers that came, in the order of cases, and why there are no more."""
+    nonce = secrets.token_hex(16)
+    job = {"exercise": exercise.__name__, "scripts": scripts, "cases": cases, "nonce": nonce}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
-    process = subprocess.Popen([sys.executable, "-m", "data.course.child"], cwd=work, env=environment,
-                               stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.stdin.write(json.dumps(job).encode())
-        process.stdin.close()
-        problem = watch(process, results, nonce, limit)
-    except OSError:
-        problem = "the process ended before it began"
-    finally:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
+        process = subprocess.Popen([sys.executable, "-m", "data.course.child"], cwd=work, env=environment,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        records = queue.Queue()
+        threading.Thread(target=read_records, args=(process.stdout, nonce, records), daemon=True).start()
+        try:
+            process.stdin.write(json.dumps(job).encode())
+            process.stdin.close()
+        except OSError:                              # it has ended already: the queue will say so
+            pass
+        found = collect(records, len(cases), limit)
         process.kill()
         process.wait()
-    answers, _ = read_results(results, nonce)
-    return answers, problem
+    return found
 
 
-def watch(process, results: Path, nonce: str, limit: float) -> str:
-    """Wait until a child has ended, or a part has taken too long; what to say of a part without an answer."""
-    begun, size = 0, -1
-    deadline = time.monotonic() + START
-    while process.poll() is None:
-        time.sleep(0.02)
-        now = time.monotonic()
-        if results.exists() and results.stat().st_size != size:
-            size = results.stat().st_size
-            _, parts = read_results(results, nonce)
-            if parts > begun:
-                begun = parts
-                deadline = now + limit
-        if now > deadline:
-            return f"no result after {limit:g} seconds: does a loop never end?"
-    return f"the process ended (exit status {process.returncode}) before there was a result"
+def read_records(stream, nonce: str, records: queue.Queue) -> None:
+    """In a thread: what the child tells, then None. Other lines are noise of the student's."""
+    for line in iter(lambda: stream.readline(LONGEST), b""):
+        if line.startswith(nonce.encode()):
+            records.put(json.loads(line.removeprefix(nonce.encode())))
+    records.put(None)
 
 
-def read_results(path: Path, nonce: str) -> tuple[dict[int, dict], int]:
-    """Answers, and how many parts have begun."""
-    answers, begun = {}, 0
-    if not path.exists():
-        return answers, begun
-    with open(path, "rb") as file:
-        text = file.read(MOST_READ).decode(errors="replace")
-    for line in text.split("\n")[:-1]:
-        if not line.startswith(nonce):
-            continue
+def collect(records: queue.Queue, most: int, limit: float) -> tuple[list[dict], str]:
+    answers = []
+    wait = START                                     # until the child tells something; then a part has its limit
+    while len(answers) < most:
         try:
-            record = json.loads(line.removeprefix(nonce))
-        except ValueError:
-            continue
-        if "begins" in record:
-            begun += 1
-        else:
-            answers[record["case"]] = record
-    return answers, begun
+            record = records.get(timeout=wait)
+        except queue.Empty:
+            return answers, f"no result after {limit:g} seconds: does a loop never end?"
+        if record is None:
+            return answers, "the process ended before there was a result"
+        wait = limit
+        if record:                                   # {}: everything is imported
+            answers.append(record)
+    return answers, ""
