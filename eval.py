@@ -288,21 +288,57 @@ def diagnose(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, key:
     return outcomes
 
 
+def is_clear(mean: float, error: float | None) -> bool:
+    """Whether a figure is above 0 by more than two standard errors."""
+    return error is not None and mean > 2 * error
+
+
+def subtract(first: list[bool], second: list[bool]) -> list[int]:
+    """Problem by problem: 1 right in the first only, -1 in the second only."""
+    differences = []
+    for one, other in zip(first, second):
+        differences.append(one - other)
+    return differences
+
+
 def describe_diagnosis(outcomes: dict[str, list[bool]]) -> str:
-    """What swapped and emptied plans cost, paired problem by problem."""
+    """What swapped and emptied plans cost, paired problem by problem; what follows only if two errors say so."""
     kept = outcomes["kept"]
     mean, error = compute_percent(kept)
     lines = [f"  greedy, plan kept            {mean:6.1f} % +- {show_error(error)}"]
+    costs = {}
     for name in ("swapped", "emptied"):
         mean, error = compute_percent(outcomes[name])
-        lost = []
-        for before, after in zip(kept, outcomes[name]):
-            lost.append(before - after)
-        cost, cost_error = compute_gain(lost)
+        costs[name] = compute_gain(subtract(kept, outcomes[name]))
+        cost, cost_error = costs[name]
         lines.append(f"  greedy, plan {name:15} {mean:6.1f} % +- {show_error(error)}   "
                      f"costs {cost:.1f} points +- {show_error(cost_error)}")
-    lines.append("    Emptying costs what plans are worth; if swapping costs more, wrong plans are followed too.")
+    worth = "no cost of an empty plan beyond two standard errors: nothing here says that plans help"
+    if is_clear(*costs["emptied"]):
+        worth = "plans help: without one fewer answers are right"
+    lines.append(f"    {worth}")
+    if is_clear(*compute_gain(subtract(outcomes["emptied"], outcomes["swapped"]))):
+        lines.append("    wrong plans are followed: another problem's plan is worse than none")
     return "\n".join(lines)
+
+
+def describe_roles(table: dict[str, tuple[float, float | None]]) -> list[str]:
+    """Who does the work, and who pays: sentences about figures of summarise."""
+    costs, total = [], 0.0
+    for figure, (mean, _) in table.items():
+        if figure.startswith("tokens of "):
+            costs.append(f"{mean:.1f}")
+            total += mean
+    lines = [f"an episode costs {' + '.join(costs)} = {total:.1f} tokens: compare accuracies at equal costs"]
+    leaks = table["plans with the gold answer"]
+    checks = table["answers with a verifying phrase"]
+    if is_clear(*leaks):
+        lines.append(f"roles are reversed in {leaks[0]:.1f} % of the plans: they hold the answer, so the planner solved it")
+        if is_clear(*checks):
+            lines.append(f"and {checks[0]:.1f} % of the answers verify: perhaps they only check what the plan says")
+    else:
+        lines.append("no sign that roles are reversed: plans do not hold the answer, beyond two standard errors")
+    return lines
 
 
 def print_diagnosis(args: Namespace, agents: list[Agent], rows: list[dict], episodes: list[Episode],
@@ -311,9 +347,8 @@ def print_diagnosis(args: Namespace, agents: list[Agent], rows: list[dict], epis
         return
     outcomes = diagnose(agents, rows, max_new_tokens=args.max_new_tokens, key=(args.seed, "eval"), batch=args.batch)
     print(describe_diagnosis(outcomes))
-    print("    Tokens of all agents are the price of an episode: compare accuracies at equal sums.")
-    print("    Roles are reversed where plans hold the gold answer: the high-level agent solves the problem itself.")
-    print("    If training raises answers with a verifying phrase, these may only check what plans solve.")
+    for sentence in describe_roles(summarise(episodes)):
+        print(f"    {sentence}")
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -750,7 +750,7 @@ def add_flags(parser: Parser) -> None:
     flag = parser.add_argument
     flag("question", help="what is asked")
     flag("--answer", help="the gold answer: then a verdict is given")
-    flag("--logprobs", choices=("number", "shade"), help="of each token, behind or under it")
+    flag("--logprobs", choices=("number", "shade"), help="of each token: a number under it, or a shade behind it")
     add_speaking_flags(parser)
     add_variant_flags(parser)
 
@@ -777,7 +777,8 @@ def program(argv: list[str] | None) -> None:
     [episode] = sample_episodes(agents, [row], once, args.turns, temperatures=temperatures, top_p=args.top_p,
                      max_new_tokens=args.max_new_tokens, key=(args.seed,))
     if not episode.turns[0].tokens:
-        raise UserError("the question leaves no room for an answer in this model's context")
+        shown, context = len(episode.turns[0].prompt), agents[0].model.config.context
+        raise UserError(f"the prompt has {shown} tokens, which leaves no room in this model's context of {context}")
     for turn in episode.turns:
         print(terminal.describe_turn(turn, agents[0].tokenizer, args.logprobs))
     if args.answer:

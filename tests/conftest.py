@@ -13,6 +13,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("REMA_SHARED", ROOT.parent / "shared"))
 MODELS = pathlib.Path(os.environ.get("REMA_MODELS", ROOT.parent / "models"))
 
+for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):      # servers of the tests are on this machine
+    os.environ.pop(name, None)
 torch.set_flush_denormal(True)
 torch.set_num_threads(1)          # small tensors: a second thread mostly waits, above all on a busy machine
 

@@ -240,8 +240,7 @@ def test_the_program_writes_every_response(tmp_path, capsys):
     shown = capsys.readouterr().out
     share = 100 * sum(line["correct"] for line in lines) / 6
     assert f"{share:.1f} %" in shown
-    for meaning in ("Emptying costs what plans are worth", "compare accuracies at equal sums", "Roles are reversed where",
-                    "these may only check what plans solve"):
+    for meaning in ("no cost of an empty plan", "compare accuracies at equal costs", "no sign that roles are reversed"):
         assert meaning in shown
     assert re.search(r"tokens of low +\d+\.\d +\+- \d", shown)
     with pytest.raises(SystemExit) as stop:
@@ -341,9 +340,34 @@ def test_diagnose_pairs_problems_with_each_others_plans():
 def test_diagnosis_pairs_the_costs():
     """Kept against emptied: differences 1, 0, 0, 1, so 50 points with std .5774 / sqrt(4)."""
     shown = evaluation.describe_diagnosis({"kept": [1, 1, 0, 1], "swapped": [1, 1, 0, 1], "emptied": [0, 1, 0, 0]})
-    kept, swapped, emptied, meaning = shown.splitlines()
+    kept, swapped, emptied, worth = shown.splitlines()
     assert kept.endswith("plan kept              75.0 % +- 25.0") and "costs 0.0 points +- 0.0" in swapped
     assert "25.0 % +- 25.0   costs 50.0 points +- 28.9" in emptied
+    assert "nothing here says that plans help" in worth                        # 50 is less than two errors
+
+
+def test_diagnosis_says_what_its_numbers_say():
+    kept, few, none = [1] * 30 + [0] * 10, [1] * 12 + [0] * 28, [0] * 40
+    for outcomes, said in (({"kept": kept, "swapped": few, "emptied": few}, ["plans help"]),
+                           ({"kept": kept, "swapped": none, "emptied": few}, ["plans help", "wrong plans are followed"]),
+                           ({"kept": few, "swapped": few, "emptied": kept}, ["no cost of an empty plan", "wrong plans are followed"]),
+                           ({"kept": [1], "swapped": [0], "emptied": [0]}, ["no cost of an empty plan"])):
+        sentences = evaluation.describe_diagnosis(outcomes).splitlines()[3:]
+        assert len(sentences) == len(said), sentences
+        for sentence, beginning in zip(sentences, said):
+            assert sentence.strip().startswith(beginning)
+
+
+def test_roles_are_called_reversed_only_where_they_are():
+    figures = {"tokens of high": (10.0, 1.0), "tokens of low": (30.0, 1.0), "plans with the gold answer": (4.0, 3.0),
+               "answers with a verifying phrase": (9.0, 1.0)}
+    price, sign = evaluation.describe_roles(figures)
+    assert "10.0 + 30.0 = 40.0 tokens" in price and sign.startswith("no sign that roles are reversed")
+    figures["plans with the gold answer"] = (8.0, 3.0)
+    _, reversed_roles, checked = evaluation.describe_roles(figures)
+    assert "reversed in 8.0 % of the plans" in reversed_roles and "9.0 % of the answers verify" in checked
+    figures["answers with a verifying phrase"] = (1.0, 1.0)
+    assert len(evaluation.describe_roles(figures)) == 2
 
 
 @pytest.mark.parametrize("flags", [["--process", "vrp"], ["--turns", "2"]])

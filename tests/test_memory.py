@@ -140,7 +140,7 @@ def test_advice_names_no_flag_that_is_not_needed():
         return memory.advise(config, parse(words), size, card=True) == "fits"
     for size in (8 * memory.GB, 14 * memory.GB, 24 * memory.GB, 50 * memory.GB):
         said = memory.advise(config, args, size, card=True)
-        flags = ["--" + flag for flag in said.removeprefix("does not fit, with --").split(" --")]
+        flags = ["--" + flag for flag in said.removeprefix("does not fit as it is; fits with --").split(" --")]
         assert len(flags) < 6 and fits(flags, size), said
         for i in range(len(flags)):
             assert not fits(flags[:i] + flags[i + 1:], size), said
@@ -180,11 +180,11 @@ def test_the_table_of_an_8b_model():
     full = memory.table("llama-8b", parse(["--model", "llama-8b", "--lora", "0", "--no-checkpointing"])).splitlines()
     assert full[0].startswith("llama-8b: 8,030,261,248 weights")
     card = next(line for line in full if line.startswith(" 80 GB"))
-    assert card.startswith(" 80 GB: does not fit, with --lora 16")
+    assert card.startswith(" 80 GB: does not fit as it is; fits with --lora 16")
     flags = ["--model", "llama-8b", *card.partition(", with ")[2].split()]
     assert " 80 GB: fits" in memory.table("llama-8b", parse(flags))            # what it says is true
-    assert "24 GB: does not fit, with --" in memory.table("llama-8b", parse(flags))
-    assert "16 GB: does not fit, no flag helps" in memory.table("llama-8b", parse(flags))
+    assert "24 GB: does not fit as it is; fits with --" in memory.table("llama-8b", parse(flags))
+    assert "16 GB: does not fit, and no flag helps" in memory.table("llama-8b", parse(flags))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -203,8 +203,8 @@ def test_the_table_of_cards_is_that_of_fit():
         for size, cell in zip(sizes, cells):
             line = next(line for line in lines if line.startswith(f"{size:3} GB: "))
             advice = line.partition(": ")[2]
-            expected = {"fits": "fits", "no": "does not fit, no flag helps"}
-            assert advice == expected.get(cell, "does not fit, with " + cell.strip("`")), (name, size)
+            expected = {"fits": "fits", "no": "does not fit, and no flag helps"}
+            assert advice == expected.get(cell, "does not fit as it is; fits with " + cell.strip("`")), (name, size)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -129,6 +129,10 @@ def test_plans():
     assert not leaks("the sum is 142", "42") and not leaks("4.25 and 425", "42")
     assert leaks(r"it is \boxed{29}", "29") and leaks(r"\boxed5", "5")
     assert leaks("go east", r"\text{east}")
+    for plan, leaking in (("a=7-4; b=8*a; b+5", False), ("let x = 5", False), ("a=2+3=5; a", True), ("2 + 3 = 5.", True),
+                          (r"\boxed{5}", True), ("The answer is 5.", True), ("The answer is -5.", False)):
+        assert leaks(plan, "5", "8*(7-4)+5") == leaking, plan            # a number of the problem may be repeated
+        assert leaks(plan, "5", "8*(7-4)") == (plan != "The answer is -5.")
     assert leaks(r"which is \frac{1}{2}", r"\dfrac{1}{2}") and not leaks("add", "")
 
 

@@ -666,17 +666,30 @@ def test_greedy_conversations_are_alike():
 # ------------------------------------------------------------------------------------------------------------
 # The command line
 
-def test_one_question_turn_by_turn(capsys):
+def test_one_question_turn_by_turn(capsys, monkeypatch):
     rollout.main(["8*(7-4)+5", "--answer", "29"])
     told = capsys.readouterr().out
     assert re.findall("^--- (\\w+):", told, re.MULTILINE) == ["high", "low"]
     verdict, boxed = told.splitlines()[-1], re.search(r"boxed\{(\d+)\}", told)[1]
     assert verdict == f"{'right' if boxed == '29' else 'wrong'}: {boxed}, the answer is 29"
     rollout.main(["8*(7-4)+5", "--logprobs", "number", "--process", "vrp"])
-    numbers = [float(x) for x in re.findall(r"\((-\d+\.\d\d)\)", capsys.readouterr().out)]
-    assert len(numbers) > 10 and max(numbers) <= 0
+    lines = capsys.readouterr().out.splitlines()
+    texts, numbers = "", []
+    for upper, lower in zip(lines[1::2], lines[2::2]):       # a row of tokens, and under it one of numbers
+        assert len(upper) <= 100 and len(re.findall(r"-?\d+\.\d\d", lower)) == upper.count("|") - 1
+        texts += upper.replace("|", "").replace(" ", "")
+        numbers += [float(number) for number in lower.split()]
+    assert len(numbers) > 10 and max(numbers) <= 0 and texts.endswith("<end>") and "\\boxed{" in texts
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     rollout.main(["8*(7-4)+5", "--logprobs", "shade"])
     assert "\x1b[38;5;255;48;5;232m" in capsys.readouterr().out
+    for name, value in (("TERM", "dumb"), ("NO_COLOR", "1")):
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv(name, value)
+        rollout.main(["8*(7-4)+5", "--logprobs", "shade"])
+        shown = capsys.readouterr().out
+        assert "\x1b" not in shown and "|a" in shown
 
 
 def test_a_question_without_room_is_one_line(capsys):

@@ -264,13 +264,13 @@ def advise(config, args, size, card):
         if not fits(flags):
             flags[flag] = value
     if not fits(flags):
-        return "does not fit, no flag helps"
+        return "does not fit, and no flag helps"
     for flag in reversed(list(flags)):
         fewer = dict(flags)
         del fewer[flag]
         if fits(fewer):
             flags = fewer
-    text = "does not fit, with"
+    text = "does not fit as it is; fits with"
     for flag, value in flags.items():
         text += f" --{flag.replace('_', '-')}"
         if value is not True:

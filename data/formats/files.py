@@ -160,8 +160,9 @@ def write_json(path, records: list[dict]) -> None:
 
 def append_json(path, records: list[dict]) -> None:
     """Add JSON objects to a log, one a line: what was reported is on disk before the next step starts."""
-    with open(path, "a", encoding="utf-8", errors="replace") as file:
-        file.write(to_lines(records))
+    with naming(path, "written", malformed=()):
+        with open(path, "a", encoding="utf-8", errors="replace") as file:
+            file.write(to_lines(records))
 
 
 def to_lines(records: list[dict]) -> str:

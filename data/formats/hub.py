@@ -53,6 +53,8 @@ def resolve(name: str, download=True) -> pathlib.Path:
     cache = pathlib.Path(os.path.expanduser(read_variable("HF_HUB_CACHE", hf_home() / "hub")))
     folder = cache / ("models--" + hub_name.replace("/", "--"))
     snapshot = find_snapshot(folder)
+    if snapshot is None and download and is_offline():
+        raise UserError(f"{name} is not in the cache ({cache}), and HF_HUB_OFFLINE is set: unset it, or name a directory")
     if snapshot is None and download:
         with locked(folder / ".lock"):              # of several processes one downloads, the others then find it
             snapshot = find_snapshot(folder) or fetch_model(hub_name, folder)
@@ -64,6 +66,12 @@ def resolve(name: str, download=True) -> pathlib.Path:
 def read_variable(name, default):
     """A variable of the environment; one that is empty does not count."""
     return os.environ.get(name) or default
+
+
+def is_offline() -> bool:
+    """Whether the user has forbidden to ask the network, as huggingface_hub reads it."""
+    asked = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return asked.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def hf_home():
@@ -207,6 +215,8 @@ class Redirect(urllib.request.HTTPRedirectHandler):
 
 def open_url(url: str, page: str, token="", start=0):
     """The open answer to GET `url` from byte `start` on. UserError: names `page` and says what to do."""
+    if is_offline():
+        raise UserError(f"{page}: not fetched, since HF_HUB_OFFLINE is set: unset it, or give what is here already")
     headers = {"User-Agent": "rema"}
     if start:
         headers["Range"] = f"bytes={start}-"

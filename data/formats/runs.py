@@ -1,6 +1,5 @@
 """The directory of a run: its settings, its agents, and the state that --resume goes on from."""
 import argparse
-import contextlib
 import itertools
 import json
 import os
@@ -198,9 +197,13 @@ def claim_directory(path: str) -> str:
         candidate = path
         if i > 1:
             candidate = f"{path}-{i}"
-        with contextlib.suppress(FileExistsError):
+        try:
             os.makedirs(candidate)
-            return candidate
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{candidate}: cannot be made ({error.strerror}); name another place with --out") from None
+        return candidate
 
 
 def claim_evaluation(args: argparse.Namespace) -> pathlib.Path:
@@ -227,10 +230,16 @@ def refuse_used(out: str | None, why: str) -> None:
     if not out:
         return
     path = pathlib.Path(out)
+    if path.is_file():
+        raise UserError(f"{out} is a file, not a directory: name another --out")
     if path.exists() and (not path.is_dir() or set(os.listdir(path)) - {LOCK}):
         raise UserError(f"{out} {why}")
 
 
 def refuse_used_run(args: argparse.Namespace) -> None:
-    if not args.resume:
-        refuse_used(args.out, f"holds another run: name another --out, or continue it with --resume {args.out}")
+    if args.resume or not args.out:
+        return
+    why = "holds other files, but no run: name another --out"
+    if (pathlib.Path(args.out) / "config.json").exists():
+        why = f"holds another run: name another --out, or continue it with --resume {args.out}"
+    refuse_used(args.out, why)

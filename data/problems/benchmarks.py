@@ -73,13 +73,29 @@ def load(name, data_dir=None) -> list:
     return read_jsonl(path)
 
 
+OF_THE_HUB = {"openai/gsm8k": "gsm8k", "gsm8k-test": "gsm8k", "huggingfaceh4/math-500": "math500",
+              "hendrycks/competition_math": "math-train", "eleutherai/hendrycks_math": "math-train",
+              "allenai/reward-bench": "rewardbench970", "scalerlab/judgebench": "judgebench",
+              "huggingfaceh4/aime_2024": "aime24", "maxwell-jia/aime_2024": "aime24", "math-ai/amc23": "amc23",
+              "math-ai/minervamath": "minerva"}
+
+
 def load_file(name):
-    """A file of one's own; UserError with the nearest name if there is none: perhaps it is misspelt."""
+    """A file of one's own. UserError with the nearest name if there is none: perhaps it is misspelt."""
     if name.endswith(".jsonl") or os.path.exists(name):
         return read_jsonl(name)
     known = [*KINDS, *BENCHMARKS]
-    nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0)[0]
-    raise UserError(f"no data {name!r}; nearest is {nearest!r} (known: {', '.join(known)}, a .jsonl)")
+    if name.lower() in OF_THE_HUB:
+        nearest = OF_THE_HUB[name.lower()]
+    else:
+        nearest = difflib.get_close_matches(name.lower().split("/")[-1], known, 1, cutoff=0)[0]
+    advice = repr(nearest)
+    if nearest + "-train" in known:
+        advice += f", to train on '{nearest}-train'"
+    what = f"no data {name!r}"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        what = f"{name!r} is no file, and data sets of the hub are not read by their names there"
+    raise UserError(f"{what}; nearest is {advice} (known: {', '.join(known)}, a .jsonl)")
 
 
 def published(name, rows):

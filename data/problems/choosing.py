@@ -157,16 +157,30 @@ def leave_out_long(rows: list[dict], held_rows: list[dict], agents: list, args) 
     How many are left out is said, and how many held-out ones will be wrong. UserError: fewer than a step takes
     are left.
     """
+    if len(rows) < args.questions:
+        raise UserError(f"there are {len(rows)} problems to train on, fewer than --questions {args.questions}: take "
+                        f"--questions {len(rows)} or more data")
     context = agents[0].model.config.context
     room = context - len(agents) * args.max_new_tokens
     lengths = [measure_prompt(row, agents) for row in rows]
     fitting = [row for row, length in zip(rows, lengths) if length <= room]
+    if len(fitting) < args.questions:
+        raise UserError(describe_lack_of_room(len(fitting), lengths, context, len(agents), args))
     held_out = [row for row in held_rows if measure_prompt(row, agents) > room]
     if held_out or len(fitting) < len(rows):
         print(f"with --max-new-tokens {args.max_new_tokens}, {len(rows) - len(fitting)} of {len(rows)} training "
               f"problems do not fit the context of {context} and are left out; {len(held_out)} held-out ones do not "
               "fit and count as wrong", file=sys.stderr)
-    if len(fitting) < args.questions:
-        raise UserError(f"{len(fitting)} training problems fit the context of {context} (the longest prompt has "
-                        f"{max(lengths)} tokens), fewer than --questions {args.questions}")
     return fitting
+
+
+def describe_lack_of_room(fitting: int, lengths: list[int], context: int, agents: int, args) -> str:
+    """Why too few problems fit, and what would make room. lengths: of the prompts, in tokens."""
+    wanted = sorted(lengths)[args.questions - 1]             # if so much fits, enough problems do
+    most = (context - wanted) // agents
+    advice = "these prompts are too long for this model"
+    if most >= 1:
+        advice = f"--max-new-tokens {most} leaves room for --questions {args.questions} of them"
+    return (f"the context of this model is {context} tokens, of which {agents} x --max-new-tokens {args.max_new_tokens} "
+            f"are kept free: {fitting} of {len(lengths)} training problems fit, the longest prompt has {max(lengths)} "
+            f"tokens; {advice}")

@@ -25,7 +25,9 @@ def read_jsonl(path, required=("problem", "answer")) -> list[dict]:
     """
     path = pathlib.Path(path)
     with naming(path):
-        lines = path.read_bytes().splitlines()           # of bytes: those of a text also end at U+2028
+        content = path.read_bytes()
+    refuse_other_formats(path, content)
+    lines = content.splitlines()                         # of bytes: those of a text also end at U+2028
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -53,7 +55,7 @@ def check(row, required, default_id):
         row.update(problem=judge_text(row), judge=True)
     for field in required:
         if field not in row:
-            raise ValueError(f"no {field!r} (only {list(row)})")
+            raise ValueError(f"no {field!r} (only {list(row)}){advise_name(field, row)}")
     if type(row.get("answer")) in (int, float):          # a bool is no number here
         if not math.isfinite(row["answer"]):
             raise ValueError(f"'answer' is {row['answer']}, no finite number")
@@ -77,6 +79,40 @@ def mend_gold(answer: str) -> str | None:
         if found:
             return found[-1]
     return None
+
+
+# What others call a field.
+NAMES = {"problem": ("question", "prompt", "query", "input", "instruction", "problem_text"),
+         "answer": ("solution", "final_answer", "gold", "target", "label", "output", "ground_truth", "expected_answer"),
+         "messages": ("conversation", "conversations", "dialog", "chat")}
+PACKED = {b"\x1f\x8b": "gunzip", b"PK\x03\x04": "unzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+
+
+def advise_name(field: str, row: dict) -> str:
+    for name in NAMES.get(field, ()):
+        if name in row:
+            return f": rename {name!r} to {field!r}"
+    return ""
+
+
+def refuse_other_formats(path: pathlib.Path, content: bytes) -> None:
+    """UserError, with what to do, for what people have instead of JSON lines."""
+    for beginning, program in PACKED.items():
+        if content.startswith(beginning):
+            raise UserError(f"{path} is compressed: unpack it first ({program} {path})")
+    if content.startswith((b"PAR1", b"ARROW1")):
+        raise UserError(f"{path} is a Parquet or Arrow file: write it as JSON lines first, one object a line")
+    start = content.lstrip(b"\xef\xbb\xbf \t\r\n")
+    convert = "python -c \"import json, sys; {}\" " + f"{path} > {path.stem}.jsonl"
+    if start.startswith(b"["):
+        code = "[print(json.dumps(row)) for row in json.load(open(sys.argv[1]))]"
+        raise UserError(f"{path} is one JSON list; one object a line is needed. This makes it: {convert.format(code)}")
+    if path.suffix.lower() in (".csv", ".tsv") and not start.startswith(b"{"):
+        code = "import csv; [print(json.dumps(row)) for row in csv.DictReader(open(sys.argv[1]))]"
+        raise UserError(f"{path} is a table; JSON lines are needed, with the columns problem and answer as fields. "
+                        f"This makes them: {convert.format(code)}")
+    if start.startswith(b"{") and start.splitlines()[0].strip() == b"{":
+        raise UserError(f"{path} has JSON over several lines; one object a line is needed, without line ends in it")
 
 
 def problem_text(row: dict) -> str:

@@ -99,13 +99,13 @@ def is_verifying(text: str) -> bool:
 
 
 def is_leaking(episode) -> bool:
-    """Whether a plan holds the gold answer."""
+    """Whether a plan gives the gold answer away."""
     last = episode.turns[-1].agent
+    answer, problem = episode.row["answer"], episode.row["problem"]
+    if episode.row.get("judge"):             # whose answer is a letter: "A plan" does not give it away
+        answer, problem = f"[{answer}]", ""
     for turn in episode.turns:
-        answer = episode.row["answer"]
-        if episode.row.get("judge"):         # whose answer is a letter: "A plan" does not give it away
-            answer = f"[{answer}]"
-        if turn.agent != last and leaks(turn.text, answer):
+        if turn.agent != last and leaks(turn.text, answer, problem):
             return True
     return False
 
@@ -233,8 +233,10 @@ def count_turns(samples: list[int], turns: int) -> int:
 
 def refuse_if_nothing_fits(episodes: list, context: int) -> None:
     """UserError if no agent could say anything."""
-    if not any(episode.turns[0].tokens for episode in episodes):
-        raise UserError(f"no problem fits the model's context of {context} tokens")
+    first = [episode.turns[0] for episode in episodes]
+    if not any(turn.tokens for turn in first):
+        shortest = min(len(turn.prompt) for turn in first)
+        raise UserError(f"no problem fits the model's context of {context} tokens: the shortest prompt has {shortest}")
 
 
 def describe_held_out(name: str, episodes: list) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a run says: a line a step, episodes, warnings, the closing table."""
 import math
+import os
 import re
 
 from data.problems.choosing import drop_copies
@@ -137,7 +138,10 @@ def describe_episode(episode) -> str:
 
 
 def describe_turn(turn, tokenizer, logprobs: str | None = None) -> str:
-    """A turn for a terminal. logprobs "number": behind each token; "shade": under it, the brighter the less likely."""
+    """A turn for a terminal. logprobs "number": each under its token; "shade": behind it, the brighter the less likely.
+
+    Where a terminal has no colours (NO_COLOR, TERM=dumb) a shade becomes a number.
+    """
     mean = sum(turn.logprobs) / max(1, len(turn.logprobs))
     head = f"--- {turn.agent}: {len(turn.tokens)} tokens"
     if not turn.stopped:
@@ -145,15 +149,42 @@ def describe_turn(turn, tokenizer, logprobs: str | None = None) -> str:
     head += f", log-prob {mean:.2f} a token\n"
     if logprobs is None:
         return head + (make_harmless(turn.text.strip()) or "(nothing)")
-    for token, logprob in zip(turn.tokens, turn.logprobs):
+    texts = []
+    for token in turn.tokens:
         text = "<end>"
         if tokenizer.token_bytes(token):
             text = make_harmless(tokenizer.decode([token]))
-        if logprobs == "number":
-            head += f"{text}({logprob:.2f})"
-        else:
-            head += f"\x1b[38;5;255;48;5;{232 + min(12, round(-4 * logprob))}m{text}\x1b[0m"
+        texts.append(text)
+    if logprobs == "number" or not has_colours():
+        return head + number_tokens(texts, turn.logprobs)
+    for text, logprob in zip(texts, turn.logprobs):
+        head += f"\x1b[38;5;255;48;5;{232 + min(12, round(-4 * logprob))}m{text}\x1b[0m"
     return head
+
+
+def has_colours() -> bool:
+    """Whether colours may be shown, see no-color.org. (A pipe may lead to a pager that shows them.)"""
+    return os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+
+
+def number_tokens(texts: list[str], logprobs: list[float]) -> str:
+    """Tokens in columns, between | and |, and under each its log-prob. Line ends are shown as \\n.
+
+    >>> print(number_tokens(["a=", "8"], [-0.5, -12.25]))
+    |a=   |8     |
+     -0.50 -12.25
+    """
+    lines, upper, lower = [], "|", " "
+    for text, logprob in zip(texts, logprobs):
+        text = text.replace("\n", "\\n").replace("\t", "\\t")
+        number = f"{logprob:.2f}"
+        width = max(len(text), len(number))
+        if len(upper) + width + 1 > WIDTH:
+            lines += [upper, lower.rstrip()]
+            upper, lower = "|", " "
+        upper += f"{text:{width}}|"
+        lower += f"{number:{width}} "
+    return "\n".join([*lines, upper, lower.rstrip()])
 
 
 def show_measuring(agents: list, rows: list[dict], turns: int, step: int) -> Progress:
@@ -241,8 +272,11 @@ def print_table(args, rows: list[dict], table: dict[str, tuple[float, float | No
     copies = ""
     if problems < len(rows):
         copies = f" in {len(rows)} rows (copies count as samples)"
-    print(f"{args.model}, {name_process(args)}, {args.data}, {problems} problems{copies}, "
-          f"temperature {args.temperature:g}, {args.plans * args.answers} samples each")
+    samples = "1 sample each"
+    if args.plans * args.answers > 1:
+        samples = f"{args.plans * args.answers} samples each"
+    print(f"{args.model}, {name_process(args)}, {args.data}, {problems:,} problems{copies}, "
+          f"temperature {args.temperature:g}, {samples}")
     for figure, (mean, error) in table.items():
         unit = "%"
         if figure.startswith("tokens"):

@@ -1,0 +1,178 @@
+"""What a user is told: each message says what is wrong here, and what to do, in one line."""
+import gzip
+import json
+import os
+import pathlib
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import rollout
+import train
+from data import UserError
+from data.formats import files, hub, runs
+from data.problems import benchmarks, choosing, reading
+
+
+def refuse(function, *arguments):
+    """The one line of the UserError that a call ends with."""
+    with pytest.raises(UserError) as told:
+        function(*arguments)
+    text = str(told.value)
+    assert "\n" not in text
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Too few problems, or too little room
+
+class Words:
+    """A tokenizer of one id a word."""
+    def chat(self, messages):
+        return " ".join(message["content"] for message in messages).split()
+
+
+def make_agents(context, names=("high", "low")):
+    agents = []
+    for name in names:
+        role = SimpleNamespace(prompt=lambda row, said: [{"content": row["problem"]}])
+        model = SimpleNamespace(config=SimpleNamespace(context=context))
+        agents.append(SimpleNamespace(name=name, role=role, model=model, tokenizer=Words()))
+    return agents
+
+
+def test_too_few_problems_are_not_blamed_on_the_context():
+    rows = [{"problem": "a b c"}] * 3
+    args = SimpleNamespace(questions=4, max_new_tokens=10)
+    text = refuse(choosing.leave_out_long, rows, [], make_agents(1000), args)
+    assert text == "there are 3 problems to train on, fewer than --questions 4: take --questions 3 or more data"
+
+
+def test_a_short_context_is_named_with_what_would_fit():
+    rows = [{"problem": " ".join("a" * n)} for n in (5, 7, 9, 30)]
+    args = SimpleNamespace(questions=3, max_new_tokens=50)
+    text = refuse(choosing.leave_out_long, rows, [], make_agents(60), args)
+    for part in ("context of this model is 60 tokens", "2 x --max-new-tokens 50", "0 of 4 training problems fit",
+                 "the longest prompt has 30 tokens", "--max-new-tokens 25 leaves room for --questions 3"):
+        assert part in text, part
+    args.max_new_tokens = 25                                 # as it was told
+    assert len(choosing.leave_out_long(rows, [], make_agents(60), args)) == 3
+    args.max_new_tokens = 26
+    refuse(choosing.leave_out_long, rows, [], make_agents(60), args)
+    assert "too long for this model" in refuse(choosing.leave_out_long, rows, [], make_agents(8), args)
+
+
+def test_a_question_that_is_too_long_names_the_context(capsys):
+    with pytest.raises(SystemExit):
+        rollout.main(["1+" * 1000 + "1"])
+    assert re.search(r"prompt has \d{4} tokens, .* context of 512", capsys.readouterr().err)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Directories
+
+def test_what_is_in_the_way_is_called_by_its_name(tmp_path):
+    out = tmp_path / "out"
+    out.write_text("a file")
+    args = SimpleNamespace(resume=None, out=str(out))
+    assert refuse(runs.refuse_used_run, args) == f"{out} is a file, not a directory: name another --out"
+    out.unlink()
+    out.mkdir()
+    runs.refuse_used_run(args)
+    (out / "thesis.tex").write_text("")
+    assert "holds other files, but no run" in refuse(runs.refuse_used_run, args)
+    (out / "config.json").write_text("{}")
+    assert f"continue it with --resume {out}" in refuse(runs.refuse_used_run, args)
+    runs.refuse_used_run(SimpleNamespace(resume=str(out), out=str(out)))
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    def refuse_to_make(path, *more, **how):
+        raise PermissionError(13, "Permission denied", path)
+    monkeypatch.setattr(os, "makedirs", refuse_to_make)
+    text = refuse(runs.claim_directory, "out/tiny-rema-s0")
+    assert text == "out/tiny-rema-s0: cannot be made (Permission denied); name another place with --out"
+    monkeypatch.undo()
+    assert "cannot be written" in refuse(files.append_json, tmp_path / "nowhere" / "metrics.jsonl", [{}])
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Data of other formats and names
+
+def test_compressed_and_other_files_get_their_own_advice(tmp_path):
+    rows = [{"problem": "1+1", "answer": "2"}, {"problem": "2+2", "answer": "4"}]
+    lines = "".join([json.dumps(row) + "\n" for row in rows])
+    cases = [("a.jsonl.gz", gzip.compress(lines.encode()), "compressed: unpack it first \\(gunzip "),
+             ("b.parquet", b"PAR1....", "Parquet"), ("c.json", json.dumps(rows).encode(), "one JSON list"),
+             ("d.csv", b"problem,answer\n1+1,2\n2+2,4\n", "is a table"),
+             ("e.json", json.dumps(rows[0], indent=1).encode(), "over several lines")]
+    for name, content, said in cases:
+        (tmp_path / name).write_bytes(content)
+        text = refuse(benchmarks.load, tmp_path / name)
+        assert re.search(said, text), text
+        made = re.search(r'python -c "(.*)" (\S+) > (\S+)$', text)
+        if made:                                             # the command that was advised makes what is needed
+            monkey = pytest.MonkeyPatch()
+            with monkey.context() as patch, open(tmp_path / made[3], "w") as out:
+                patch.setattr(sys, "argv", ["-c", made[2]])
+                patch.setattr(sys, "stdout", out)
+                exec(made[1], {})
+            found = reading.read_jsonl(tmp_path / made[3])
+            assert [row["answer"] for row in found] == ["2", "4"]
+    (tmp_path / "f.csv").write_text(lines)                   # only its name is that of a table
+    assert len(benchmarks.load(tmp_path / "f.csv")) == 2
+
+
+@pytest.mark.parametrize("row, advice", [
+    ({"question": "1+1", "answer": "2"}, "rename 'question' to 'problem'"),
+    ({"problem": "1+1", "solution": "2"}, "rename 'solution' to 'answer'"), ({"text": "1+1"}, "(only ['text'])")])
+def test_fields_of_other_names_are_to_be_renamed(tmp_path, row, advice):
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    assert refuse(reading.read_jsonl, tmp_path / "mine.jsonl").endswith(advice)
+
+
+@pytest.mark.parametrize("name, nearest", [("openai/gsm8k", "'gsm8k', to train on 'gsm8k-train'"), ("math-ai/math500", "'math500'"),
+                                           ("HuggingFaceH4/MATH-500", "'math500'"), ("someone/arithmetics", "'arithmetic'")])
+def test_names_of_the_hub_lead_to_ours(name, nearest):
+    text = refuse(benchmarks.load, name)
+    assert f"'{name}' is no file, and data sets of the hub are not read" in text and f"nearest is {nearest} (" in text
+    assert set(benchmarks.OF_THE_HUB.values()) <= set(benchmarks.BENCHMARKS)
+
+
+def test_a_misspelt_name_is_no_name_of_the_hub():
+    assert refuse(benchmarks.load, "mathh500").startswith("no data 'mathh500'; nearest is 'math500' (")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Without a network
+
+@pytest.mark.parametrize("value", ["1", "true", "YES"])
+def test_offline_means_offline(value, tmp_path, monkeypatch):
+    def open_nothing(*_, **__):
+        raise AssertionError("the network was asked")
+    monkeypatch.setattr(hub.urllib.request, "build_opener", open_nothing)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("REMA_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    text = refuse(hub.resolve, "smollm2-135m")
+    assert str(tmp_path) in text and "HF_HUB_OFFLINE is set" in text and not list(tmp_path.iterdir())
+    assert "HF_HUB_OFFLINE is set" in refuse(benchmarks.load, "math500")
+    assert pathlib.Path(hub.resolve("tiny")).is_dir()
+
+
+def test_offline_may_be_said_to_be_off(monkeypatch):
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    for value in ("", "0", "no", "False"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", value)
+        assert not hub.is_offline()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Memory
+
+def test_what_does_not_fit_is_told_what_would(capsys):
+    train.main(["--model", "llama-8b", "--fit"])
+    told = capsys.readouterr().out
+    assert re.search(r" 24 GB: does not fit as it is; fits with --\w", told) and "does not fit, with" not in told
