@@ -105,7 +105,7 @@ def program(argv: list[str] | None) -> None:
     if args.plans * args.answers > 1:                # extension
         samples = choose_numbers_of_samples(args, len(agents))
     out = claim_evaluation(args)
-    with bars.open_bar("evaluate", len(rows) * statistics.count_turns(samples, args.turns)) as bar:
+    with bars.open_bar(f"measuring {len(rows):,} problems", len(rows) * statistics.count_turns(samples, args.turns)) as bar:
         episodes = evaluate(agents, rows, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
                             samples=samples, key=(args.seed, "eval"), top_p=args.top_p, batch=args.batch,
                             turns=args.turns, bar=bar)

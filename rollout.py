@@ -25,7 +25,7 @@ from data import UserError
 from data.formats.files import read_json
 from data.formats.runs import complete_from_run, find_agents
 from data.formats.tokenizer import Tokenizer
-from data.views.bars import wait_for
+from data.views.bars import NO_BAR, wait_for
 from data.views.program import Parser, add_machine_flags, amount, count, pick_machine, rate
 from model import Buffers, Cache, Transformer, compute_logprobs, load
 from rema import Episode, Role, Turn
@@ -140,7 +140,7 @@ def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, Tensor
 @torch.inference_mode()
 def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, max_new_tokens: int,
              temperature: float = 1.0, top_p: float = 1.0, stop_ids=(), generator=None, batch: int = 256,
-             bar=None) -> list[list[Turn]]:
+             bar=NO_BAR) -> list[list[Turn]]:
     """Sample completions: for each prompt a list of `samples` Turns.
 
     Each prompt is run once, whatever the number of its samples; each sample draws from the first token on. A row
@@ -173,23 +173,21 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
         room = [min(max_new_tokens, context - len(prompt)) for prompt in chosen_prompts for _ in range(samples)]
         uniform = torch.cat([uniforms[i] for i in chosen])                     # (B, max_new_tokens)
         drawn = decode(model, cache.repeat(samples, max_new_tokens), logits, room, uniform, temperature, top_p,
-                       stop_ids)                     # nothing holds the buffers any longer when the next are made
+                       stop_ids, bar=bar)            # nothing holds the buffers any longer when the next are made
         for j, i in enumerate(chosen):
             turns[i] = drawn[j * samples:(j + 1) * samples]
             for turn in turns[i]:
                 turn.prompt = prompts[i]
-        if bar is not None:
-            bar.update(len(chosen) * samples)
     return turns
 
 
 def decode(model: Transformer, cache: Buffers, logits: Tensor, room: list[int], uniform: Tensor,
-           temperature: float, top_p: float, stop_ids, drop_done: bool = True) -> list[Turn]:
+           temperature: float, top_p: float, stop_ids, drop_done: bool = True, bar=NO_BAR) -> list[Turn]:
     """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
 
     cache: what the rows hold; what they draw is added, but for the last step's tokens. room: how many tokens each row
     may draw, by max_new_tokens and by what is left of the context; uniform (B, the most of them). drop_done: rows that
-    are done leave the batch and, by cache.keep, the cache.
+    are done leave the batch and, by cache.keep, the cache. bar: advanced by each row that is done.
     """
     if not logits.isfinite().all():
         raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
@@ -221,9 +219,11 @@ def decode(model: Transformer, cache: Buffers, logits: Tensor, room: list[int], 
                 break
             if drop_done and len(going) <= 0.9 * len(live):  # leaving copies the cache: not below a tenth
                 cache.keep(going)
+                bar.update(len(live) - len(going))
                 live, token = live[going], token[going]
         logits = model.step(token, cache)                                      # (B, V)
 
+    bar.update(len(live))
     turns = []
     for row_tokens, row_logprobs, n in zip(tokens.tolist(), logprobs.tolist(), length.tolist()):
         stopped = row_tokens[n - 1] in stop_ids

@@ -34,7 +34,7 @@ from data.formats.roles import advise, note_program
 from data.formats.runs import (claim_run, complete_line, continue_run, go_back, load_state, refuse_used_run,
                                save_state)
 from data.problems.choosing import choose_questions, leave_out_long, split_data
-from data.views import bars, curves, report, terminal
+from data.views import bars, report, terminal
 from data.views.program import (Parser, add_machine_flags, amount, check_agents, count, count_or_none, interruptible,
                                 pick_machine, rate, run_program, skippable)
 from data.views.statistics import (count_failures, count_tokens, describe_step, group_by_question, log_held_out,
@@ -426,7 +426,7 @@ def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages)
         left_undone = train(args, agents, rows, held_rows, assign_advantages, interrupted)
     if left_undone:
         return say(f"interrupted; to go on: {advise(args)}")
-    terminal.print_closing(args, held_rows, curves.read_metrics(args.out))
+    terminal.print_closing(args, held_rows)
     for look in AFTER:
         look(args, agents, held_rows)
     terminal.print_files(args.out, agents)

@@ -74,7 +74,7 @@ def make_run(directory, names=("high", "low"), conversation=False, text="add the
         statistics.log_held_out(directory, step, episodes)
     (directory / "curves.png").write_bytes(PICTURE)
     settings = dict(model="tiny", process="rema", seed=0, data="arithmetic", out=str(directory), lr=3e-4, group=[8],
-                    steps=steps, command="python train.py --seed '1 2'", roles=["<b>"]) | settings
+                    steps=steps, command="python train.py --seed '1 2'", own_roles=False, roles=["<b>"]) | settings
     return SimpleNamespace(**settings)
 
 
@@ -162,6 +162,8 @@ def test_a_run_leaves_its_report(tmp_path):
     train.main([*short, "--steps", "1", "--out", str(parts)])
     with open(parts / "heldout.jsonl", "a") as log:
         log.write('{"step": 2, "id": "said before it was killed"}\n{"step": 2, "i')
+    statistics.log_held_out(parts, 3, [])
+    assert read_followed(parts)[-1]["id"] == "said before it was killed"       # half a line is no line
     train.main(["--resume", str(parts), "--steps", "2"])
     assert read_followed(parts) == found
     assert "Does the plan matter?" in (parts / "report.html").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ import rollout
 from data import UserError
 from data.formats.tokenizer import Tokenizer
 from data.problems.generate import generate as problems
-from data.views import terminal
+from data.views import bars, terminal
 
 FAMILIES = {
     "llama": dict(family="llama", qkv_bias=False, qk_norm=False, tied=False,
@@ -704,3 +704,15 @@ def test_what_a_model_says_cannot_steer_a_terminal():
     for how in (None, "number", "shade"):
         text = re.sub(r"\x1b\[(38;5;255;48;5;\d+|0)m", "", terminal.describe_turn(turn, tokenizer, how))
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+
+
+def test_a_bar_moves_while_rows_are_decoded():
+    """As rows are done, not only when all are; and it counts each row once, those cut off and those without room too."""
+    model, tokenizer = load("tiny")
+    said = []
+    bar = bars.NoBar()
+    bar.update = said.append
+    prompts = [tokenizer.encode(text) for text in ("1+1", "2*(3+4)-5", "(7-2)*(3-1)", "9")]
+    turns = rollout.generate(model, prompts, 4, max_new_tokens=24, stop_ids=tokenizer.stop_ids, batch=8, bar=bar)
+    assert sum(said) == 16 and len(said) > 2, said
+    assert sum(len(group) for group in turns) == 16

@@ -344,6 +344,13 @@ def test_a_terminal_is_not_steered_by_what_is_said():
     assert not re.search("[\x1b\r\x9b\ud800]", episode_text) and "rewards    high +0.00, low +0.00" in episode_text
 
 
+def test_long_texts_are_wrapped(capsys):
+    text = terminal.describe_episode(episode("first " * 60, "x" * 250 + "\n\nso 5", problem="1+1"))
+    lines = text.splitlines()
+    assert max(len(line) for line in lines) == 100 and "             so 5" in lines
+    assert "".join(line[13:] for line in lines if "x" in line) == "x" * 250
+
+
 # ------------------------------------------------------------------------------------------------------------
 # How a program errs
 

@@ -121,6 +121,16 @@ class PlainBar(Progress):
         self.done = 0
 
 
+class NoBar:
+    """Where nobody asked how far it is."""
+
+    def update(self, n: int = 1) -> None:
+        pass
+
+
+NO_BAR = NoBar()
+
+
 def open_bar(text: str, total: int | None, unit: str = "turn", done: int = 0, scale: bool = False) -> Progress:
     """The Progress of a piece of work that is called text. scale: 1,200,000 is shown as 1.20M."""
     if can_draw():

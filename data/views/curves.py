@@ -1,14 +1,19 @@
 """Learning curves of a run. Only this file imports matplotlib."""
 import itertools
+import logging
 import operator
 import pathlib
 
-import matplotlib
+# Said while it is imported: that a home cannot be written, and that fonts are counted.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
-from data.problems.reading import read_jsonl
+import matplotlib  # noqa: E402
+
+from data.problems.reading import read_jsonl  # noqa: E402
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.ticker  # noqa: E402
 
 COLOURS = {"high": "#c44e52", "low": "#4c72b0", "solo": "#55a868", "high+low": "#8172b3"}
 ACTIONS = {"DECOMPOSE": ("o-", "#222222"), "REWRITE": ("s--", "#d07000"), "EMPTY": ("^:", "#0090a0")}
@@ -60,6 +65,7 @@ def draw_curves(lines: list[dict], path: str | pathlib.Path, title: str = "") ->
         axis.set_ylim(bottom=0)
     for axis in axes[-2:]:
         axis.set_xlabel("step")
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     figure.suptitle(title + "   (shaded: who learns)")
     figure.tight_layout()
     figure.savefig(path, dpi=110)

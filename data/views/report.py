@@ -11,7 +11,7 @@ from data.problems.reading import read_jsonl
 from data.views import curves
 from data.views.page import HEAD, LABELS, escape
 from data.views.statistics import show_error
-from data.views.terminal import compute_gains, count_spent_tokens, make_harmless
+from data.views.terminal import compute_gains, count_spent_tokens, make_harmless, name_process
 
 # What the settings of a run are when no flag says otherwise: filled in by train.py.
 USUAL = {}
@@ -22,7 +22,7 @@ STYLE = """<style>
 body { max-width: 76em } table { border-collapse: collapse; margin: 0.5em 0 1em } img { max-width: 100% }
 td, th { text-align: left; vertical-align: top; padding: 0.2em 0.8em 0.2em 0; border-bottom: 1px solid #ddd }
 .said { width: 100%; table-layout: fixed } .said pre { margin: 0.2em 0; max-height: 20em; overflow: auto }
-.said pre.high, .said pre.low { margin: 0.2em 0 } .number { text-align: right } .same { color: #999 }
+.said pre.high, .said pre.low { margin: 0.2em 0 } .number { text-align: right } .same { color: #767676 }
 .step { width: 5em } .verdict { width: 11em }
 @media print { .said pre { max-height: none } h2 { break-after: avoid } tr { break-inside: avoid } }
 </style>
@@ -39,7 +39,7 @@ def write_report(args, diagnosis: str = "") -> None:
     """report.html of a run. diagnosis: what is known of the worth of plans, as text."""
     directory = pathlib.Path(args.out)
     lines = curves.read_metrics(directory)
-    title = f"{args.model}, {args.process}, seed {args.seed}"
+    title = f"{args.model}, {name_process(args)}, seed {args.seed}"
     parts = [HEAD.format(title=escape(title)), STYLE, write_summary(args, lines), write_table(lines)]
     if diagnosis:
         parts.append(f"<p>Does the plan matter? The same problems under other plans:</p>\n<pre>{escape(diagnosis)}</pre>\n")
@@ -113,7 +113,8 @@ def write_answers(directory: pathlib.Path) -> str:
         problems.setdefault(said["id"], []).append(said)
     parts = [f"<h2>How the answers to {len(problems)} held-out problems changed</h2>\n"
              "<p>The likeliest words at each evaluation (greedy). Grey: the same as the time before.</p>\n"]
-    for moments in problems.values():
+    for number, moments in enumerate(problems.values(), 1):
+        parts.append(f"<h3>Problem {number}, <code>{escape(moments[0]['id'])}</code></h3>\n")
         parts.append(write_problem(moments))
     return "".join(parts)
 
@@ -127,7 +128,7 @@ def write_problem(moments: list[dict]) -> str:
             names.append(turn["role"])
     names = list(dict.fromkeys(names))
     heads = "".join([f"<th>{escape(LABELS.get(name, name))}</th>" for name in names])
-    parts = [f"<h3>{escape(first['id'])}</h3>\n<pre>{escape(make_harmless(first['problem']))}</pre>\n"
+    parts = [f"<pre>{escape(make_harmless(first['problem']))}</pre>\n"
              f"<p>gold answer <code>{escape(first['answer'])}</code></p>\n"
              f'<table class="said"><tr><th class="step">step</th>{heads}<th class="verdict">verdict</th></tr>\n']
     before = None

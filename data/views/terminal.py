@@ -1,9 +1,12 @@
 """What a run says: a line a step, episodes, warnings, the closing table."""
 import math
 import os
+import pathlib
 import re
+import textwrap
 
 from data.problems.choosing import drop_copies
+from data.problems.reading import read_jsonl
 from data.views.bars import WIDTH, Progress, open_bar, say
 from data.views.statistics import count_turns, list_rewards, show_error
 
@@ -130,11 +133,19 @@ def find_warnings(metrics: dict, before: dict) -> list[str]:
 def describe_episode(episode) -> str:
     """An episode for people."""
     row = episode.row
-    lines = ["", f"  problem    {make_harmless(row['problem'])}   (answer {make_harmless(row['answer'])})"]
+    lines = ["", describe_part("problem", f"{row['problem']}   (answer {row['answer']})")]
     for turn in episode.turns:
-        lines.append(f"  {turn.agent:10} {make_harmless(turn.text.strip()) or '(nothing)'}")
+        lines.append(describe_part(turn.agent, turn.text.strip() or "(nothing)"))
     rewards = [f"{name} {reward:+.2f}" for name, reward in list_rewards(episode).items()]
     return "\n".join([*lines, f"  rewards    {', '.join(rewards)}", ""])
+
+
+def describe_part(name: str, text: str) -> str:
+    """A name, and behind it a text in lines of at most 100 columns."""
+    lines = []
+    for line in make_harmless(text).split("\n"):
+        lines += textwrap.wrap(line, WIDTH - 13, replace_whitespace=False, drop_whitespace=False) or [""]
+    return f"  {name:10} " + ("\n" + " " * 13).join(lines)
 
 
 def describe_turn(turn, tokenizer, logprobs: str | None = None) -> str:
@@ -287,8 +298,9 @@ def print_table(args, rows: list[dict], table: dict[str, tuple[float, float | No
               "(--temperature 1 draws different ones).")
 
 
-def print_closing(args, held_rows: list[dict], lines: list[dict]) -> None:
+def print_closing(args, held_rows: list[dict]) -> None:
     """What a run has changed, for stdout."""
+    lines = read_jsonl(pathlib.Path(args.out) / "metrics.jsonl", ("step",))
     print(f"\n{args.model}, {name_process(args)}, {len(held_rows)} held-out problems of {args.eval_data or args.data}, "
           f"percent\n{before_and_after(lines)}")
 
