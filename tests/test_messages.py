@@ -9,11 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
+import eval as evaluation
+import rema
 import rollout
 import train
 from data import UserError
 from data.formats import files, hub, runs
 from data.problems import benchmarks, choosing, reading
+from data.views import statistics, terminal
 
 
 def refuse(function, *arguments):
@@ -143,6 +146,30 @@ def test_names_of_the_hub_lead_to_ours(name, nearest):
 
 def test_a_misspelt_name_is_no_name_of_the_hub():
     assert refuse(benchmarks.load, "mathh500").startswith("no data 'mathh500'; nearest is 'math500' (")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Figures
+
+def make_episode(plan, problem, answer, correct=True, **row):
+    turns = [rema.Turn([], [1], [0.0], True, name, text) for name, text in (("high", plan), ("low", "\\boxed{1}"))]
+    return rema.Episode({"id": problem, "problem": problem, "answer": answer, **row}, (0, 0, 0), turns, correct)
+
+
+def test_a_plan_that_repeats_the_problem_gives_nothing_away():
+    assert not statistics.is_leaking(make_episode("a=7-4; b+5", "8*(7-4)+5", "5"))
+    assert statistics.is_leaking(make_episode("a=7-4; b+5", "8*(7-4)", "5"))
+    assert statistics.is_leaking(make_episode("It is [A].", "[A] or [B]?", "A", judge=True))
+
+
+def test_one_problem_has_no_error(capsys):
+    table = evaluation.summarise([make_episode("p", "1+1", "2")])
+    assert table["accuracy"] == (100.0, None)
+    args = SimpleNamespace(model="tiny", process="rema", own_roles=False, data="x", plans=1, answers=1, temperature=0.0)
+    terminal.print_table(args, [{"problem": "1+1"}], table)
+    told = capsys.readouterr().out
+    assert re.search(r"accuracy +100.0 % \+- -\n", told) and "+- 0.0" not in told
+    assert "1 sample each" in told
 
 
 # ------------------------------------------------------------------------------------------------------------
