@@ -774,8 +774,9 @@ def program(argv: list[str] | None) -> None:
     agents = load_agents(args.model, roles, args)
     once = [1] * len(agents)
     temperatures = [args.temperature] * len(agents)
-    [episode] = sample_episodes(agents, [row], once, args.turns, temperatures=temperatures, top_p=args.top_p,
-                     max_new_tokens=args.max_new_tokens, key=(args.seed,))
+    with wait_for("the agents speak"):
+        [episode] = sample_episodes(agents, [row], once, args.turns, temperatures=temperatures, top_p=args.top_p,
+                                    max_new_tokens=args.max_new_tokens, key=(args.seed,))
     if not episode.turns[0].tokens:
         shown, context = len(episode.turns[0].prompt), agents[0].model.config.context
         raise UserError(f"the prompt has {shown} tokens, which leaves no room in this model's context of {context}")

@@ -7,6 +7,7 @@ from data.answers.comparing import unparsed
 from data.problems.benchmarks import BENCHMARKS, load
 from data.problems.generate import KINDS, generate
 from data.problems.reading import mend_gold, problem_text
+from data.views.bars import wait_for
 
 
 def load_data(name: str, split: str, count: int | None, data_dir: str | None = None) -> list[dict]:
@@ -162,7 +163,8 @@ def leave_out_long(rows: list[dict], held_rows: list[dict], agents: list, args) 
                         f"--questions {len(rows)} or more data")
     context = agents[0].model.config.context
     room = context - len(agents) * args.max_new_tokens
-    lengths = [measure_prompt(row, agents) for row in rows]
+    with wait_for(f"counting the tokens of {len(rows):,} prompts"):
+        lengths = [measure_prompt(row, agents) for row in rows]
     fitting = [row for row, length in zip(rows, lengths) if length <= room]
     if len(fitting) < args.questions:
         raise UserError(describe_lack_of_room(len(fitting), lengths, context, len(agents), args))
