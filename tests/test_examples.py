@@ -31,7 +31,7 @@ def read_lines(path):
 def place(tmp_path, monkeypatch):
     """Everything goes to tmp_path, where each example finds the embedded model as its start; no curves are drawn."""
     monkeypatch.setattr(shared, "ROOT", tmp_path)
-    monkeypatch.setattr(shared.train.curves, "draw_run", lambda *_: None)
+    monkeypatch.setattr(shared.train.report.curves, "draw_run", lambda *_: None)
     for name in VOICES:
         (tmp_path / f"{name}-start").mkdir()
         (tmp_path / f"{name}-start" / "solo").symlink_to(TINY)

@@ -240,6 +240,7 @@ def refuse_used_run(args: argparse.Namespace) -> None:
     if args.resume or not args.out:
         return
     why = "holds other files, but no run: name another --out"
-    if (pathlib.Path(args.out) / "config.json").exists():
+    run = pathlib.Path(args.out)
+    if (run / "config.json").exists() or (run / "metrics.jsonl").exists():
         why = f"holds another run: name another --out, or continue it with --resume {args.out}"
     refuse_used(args.out, why)
