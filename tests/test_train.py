@@ -856,7 +856,7 @@ def test_a_second_ctrl_c_leaves_at_once(name, times, tmp_path, monkeypatch, caps
 
 
 def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(rema, "policy_loss", lambda new, *rest: (new.sum() * math.nan,
+    monkeypatch.setattr(rema, "policy_loss", lambda new, *rest, **named: (new.sum() * math.nan,
                                                                  {"clip_share": 0.0}))
     with pytest.raises(SystemExit) as stop:
         train.main([*SMALL_RUN, "--steps", "9", "--out", str(tmp_path / "run")])
