@@ -413,6 +413,34 @@ def test_three_agents_speak_in_order():
     assert [e.turns[0].tokens for e in fewer] == [episodes[0].turns[0].tokens, episodes[6].turns[0].tokens]
 
 
+def test_answers_to_different_plans_have_draws_of_their_own():
+    """Also where the plan is not shown, so that nothing but the draws can make them different."""
+    model, tokenizer = models.load("tiny")
+    roles = [rema.HIGH, dataclasses.replace(rema.LOW, user="{question}")]
+    agents = [rollout.Agent(role, model, tokenizer) for role in roles]
+    how = dict(temperatures=[1.0, 2.0], max_new_tokens=12)
+    episodes = rollout.rollout(agents, problems(1), [4, 3], **how)
+    answers = [tuple(episode.turns[1].tokens) for episode in episodes]
+    assert len({tuple(answers[i:i + 3]) for i in range(0, 12, 3)}) == 4         # one plan's answers are not another's
+    again = rollout.rollout(agents, problems(1), [2, 3], **how)                # the first two plans, and their answers
+    assert [tuple(episode.turns[1].tokens) for episode in again] == answers[:6]
+
+
+def test_samples_of_one_agent_are_numbered():
+    """A place for each, which is that of its turn: one for all would make one turn of them, with one reward."""
+    model, tokenizer = models.load("tiny")
+    rows = problems(2)
+    episodes = rollout.rollout([rollout.Agent(rema.VRP, model, tokenizer)], rows, [3], temperatures=[1.5],
+                               max_new_tokens=12)
+    assert [episode.place for episode in episodes] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert [turn.place for episode in episodes for turn in episode.turns] == [episode.place for episode in episodes]
+    rema.score(episodes, [dataclasses.replace(rema.VRP, reward=lambda turn, sharing: len(sharing))])
+    assert [episode.turns[0].reward for episode in episodes] == [1.0] * 6
+    assert len(rema.collect_turns(episodes, 0)) == 6
+    alone = rollout.rollout([rollout.Agent(rema.VRP, model, tokenizer)], rows, [1], temperatures=[1.5], max_new_tokens=12)
+    assert [episode.turns[0].tokens for episode in alone] == [episodes[0].turns[0].tokens, episodes[3].turns[0].tokens]
+
+
 def test_a_prompt_that_a_plan_has_made_too_long_is_not_answered():
     model, tokenizer = models.load("tiny", dtype=torch.float64)
     limited = copy.copy(model)
