@@ -7,7 +7,7 @@ TITLE = "frozen alternation"
 MINUTES = 30
 TARGETS = ["rema.choose_learners", "rema.choose_samples"]
 PARTS = {"two agents take turns": 2, "any number, any first": 2, "all at once": 1,
-         "a group for the learner": 2, "any number of agents": 2, "sizes and followers": 2}
+         "the learner's group": 2, "any number of agents": 2, "sizes and followers": 2}
 
 TEXT = """
 Two agents that learn at the same time chase each other: the planner adapts to a solver that has already moved on. In
@@ -71,7 +71,7 @@ def make_cases(random: Random) -> list[Case]:
     for agents in (1, 2, 3, 5):
         cases.append(ask_learners(part, [0, 1, random.randint(2, 99)], agents, 0, agents - 1))
 
-    part = "a group for the learner"
+    part = "the learner's group"
     for learner in (0, 1):
         cases.append(ask_samples(part, [learner], 2, [8]))
         cases.append(ask_samples(part, [learner], 2, [random.randint(2, 20)]))

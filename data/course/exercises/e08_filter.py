@@ -6,7 +6,7 @@ from data.course.exercises import Case, Mistake, Wrong
 TITLE = "the difficulty filter"
 MINUTES = 25
 TARGETS = ["rema.is_worth_learning", "train.choose_tries", "train.choose_pool"]
-PARTS = {"neither too easy nor too hard": 2, "on the border": 2, "who tries how": 2, "what is kept": 2,
+PARTS = {"too easy, too hard": 2, "on the border": 2, "who tries how": 2, "what is kept": 2,
          "what fills the batch": 2}
 
 TEXT = """
@@ -50,7 +50,7 @@ HINTS = [
 
 def make_cases(random: Random) -> list[Case]:
     cases = []
-    part = "neither too easy nor too hard"
+    part = "too easy, too hard"
     for right, tries in ((5, 10), (0, 10), (10, 10), (1, 10), (9, 10), (3, 10), (7, 10), (2, 7), (6, 7)):
         cases.append(ask_worth(part, random, right, tries))
     part = "on the border"
