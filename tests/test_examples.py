@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 VOICES = {"critic": critic, "debate": debate, "retrieval": retrieval}
 SMALL = ["--steps", "1", "--questions", "2", "--group", "2", "--eval-questions", "2",
          "--max-new-tokens", "8", "--save-every", "1"]
+FILLED = r"(?<=\n)(?!-$|-\n)[^\n:]+"         # a line of a prompt that is filled in, but for what is not shown
 QUESTION = {"id": "q", "problem": "8*(7-4)+5", "answer": "29", "level": 2}
 
 
@@ -101,11 +102,11 @@ def test_lessons_are_in_the_prompts_of_all_arms(name):
         assert not held_out(row["problem"])
         for messages in VOICES[name].write_lessons(rng, row):
             assert [message["role"] for message in messages] == ["system", "user", "assistant"]
-            taught.add((messages[0]["content"], re.sub(r"(?<=\n)[^\n:]+", "", "\n" + messages[1]["content"])))
+            taught.add((messages[0]["content"], re.sub(FILLED, "", "\n" + messages[1]["content"])))
     said = dict.fromkeys(("high", "critic", "a", "b", "a2", "b2"), "Solve it.")
     for roles, _ in VOICES[name].ARMS.values():
         for role in roles:
-            form = re.sub(r"(?<=\n)[^\n:]+", "", "\n" + heard(role, said, rows[0]))
+            form = re.sub(FILLED, "", "\n" + heard(role, said, rows[0]))
             assert (role.system, form) in taught, role
 
 
@@ -228,7 +229,7 @@ def test_tensorboard_gets_every_number(tmp_path, monkeypatch, capsys):
     (tmp_path / "metrics.jsonl").write_text(lines)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
     tensorboard.main([str(tmp_path)])
-    assert written == [str(tmp_path / "tensorboard"), ("heldout_t1", 25.5, 0)]
+    assert written == [f"out/tensorboard/{tmp_path.name}", ("heldout_t1", 25.5, 0)]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)          # as if it were not installed
     with pytest.raises(SystemExit) as stop:
         tensorboard.main([str(tmp_path)])

@@ -1,7 +1,7 @@
 """Runs in TensorBoard: reads metrics.jsonl, so it does for a run that has ended, that goes on, or that is published.
 
     python -m data.examples.tensorboard out/tiny-rema-s0 out/tiny-rema-s1
-    tensorboard --logdir out
+    tensorboard --logdir out/tensorboard
 """
 import pathlib
 import sys
@@ -20,12 +20,13 @@ def program(argv: list[str] | None) -> None:
         return print(__doc__)
     for run in argv:
         lines = read_metrics(run)
-        with SummaryWriter(str(pathlib.Path(run) / "tensorboard")) as writer:
+        out = f"out/tensorboard/{pathlib.Path(run).resolve().name}"
+        with SummaryWriter(out) as writer:
             for line in lines:
                 for name, value in line.items():
                     if name != "step" and isinstance(value, (int, float)):
                         writer.add_scalar(name, value, line["step"])
-        print(f"{run}/tensorboard: {len(lines)} steps")
+        print(f"{out}: {len(lines)} steps")
 
 
 def main(argv: list[str] | None = None) -> None:
