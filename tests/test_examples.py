@@ -11,7 +11,7 @@ import pytest
 import model as models
 import rema
 from data.examples import critic, debate, own_estimator, own_reward, retrieval, shared, table, tensorboard
-from data.formats.hub import TINY
+from data.examples.shared import make_start
 from data.problems.arithmetic import right_plan
 from data.problems.generate import generate, held_out
 from rema import Episode, Turn
@@ -29,14 +29,11 @@ def read_lines(path):
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    """Everything goes to tmp_path, where each example finds the embedded model as its start; no curves are drawn."""
+def keep_it_small(tmp_path, monkeypatch):
+    """Everything goes to tmp_path; each example starts from the embedded model as it is; no curves are drawn."""
     monkeypatch.setattr(shared, "ROOT", tmp_path)
+    monkeypatch.setattr(shared, "make_start", lambda *_: "tiny")
     monkeypatch.setattr(shared.train.report.curves, "draw_run", lambda *_: None)
-    for name in VOICES:
-        (tmp_path / f"{name}-start").mkdir()
-        (tmp_path / f"{name}-start" / "solo").symlink_to(TINY)
-    return tmp_path
 
 
 def heard(role, said, row=QUESTION):
@@ -62,9 +59,9 @@ def test_an_example_runs_and_goes_on(name, names, tmp_path, capsys):
         capsys.readouterr()
         VOICES[name].main(["--measure", str(tmp_path / "run")])
         assert len(re.findall(r"^  accuracy  .* \+- ", capsys.readouterr().out, re.MULTILINE)) == 2
-        return
-    VOICES[name].main(["--resume", str(tmp_path / "run"), "--steps", "2"])
-    assert read_lines(tmp_path / "run/metrics.jsonl")[2]["learner"] == names[1]
+    if name == "critic":
+        critic.main(["--resume", str(tmp_path / "run"), "--steps", "2"])
+        assert read_lines(tmp_path / "run/metrics.jsonl")[2]["learner"] == "critic"
 
 
 def test_an_arm_is_remembered(tmp_path, monkeypatch, capsys):
@@ -76,20 +73,27 @@ def test_an_arm_is_remembered(tmp_path, monkeypatch, capsys):
     critic.main(["--resume", run])
     assert asked == [(["--resume", run], critic.ARMS["two"][0])]
     with pytest.raises(SystemExit):
+        critic.main(["--stepz", "3"])                # before the start is made
+    assert "--stepz" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
         retrieval.main(["--resume", str(tmp_path)])
     assert len(capsys.readouterr().err.strip().splitlines()[-1]) < 200
 
 
-def test_the_start_is_made_once_and_has_learned():
-    """It differs from the embedded model; a second arm takes it as it is."""
-    place = pathlib.Path(shared.make_start("other", critic.write_lessons, 64))
+def test_the_start_is_made_once_and_has_learned(monkeypatch):
+    """It differs from the embedded model; a second arm takes it as it is; other lessons make another one."""
+    place = pathlib.Path(make_start("critic", critic.write_lessons, 64))
     embedded, _ = models.load("tiny")
     start, _ = models.load(str(place))
     moved = [not a.equal(b) for a, b in zip(embedded.parameters(), start.parameters())]
     assert any(moved)
     written = (place / "model.safetensors").stat().st_mtime_ns
-    assert shared.make_start("other", critic.write_lessons, 64) == str(place)
+    assert make_start("critic", critic.write_lessons, 64) == str(place)
     assert (place / "model.safetensors").stat().st_mtime_ns == written
+    asked = []
+    monkeypatch.setattr(shared.train, "main", asked.append)
+    make_start("critic", critic.write_lessons, 32)
+    assert len(asked) == 1 and not place.exists()
 
 
 @pytest.mark.parametrize("name", VOICES)

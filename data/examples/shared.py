@@ -21,7 +21,7 @@ from data.formats.files import atomic_write, read_json
 from data.problems.arithmetic import EMPTY, right_plan, values, working, wrong_plan
 from data.problems.choosing import split_data
 from data.problems.generate import generate
-from data.views.program import Parser, count
+from data.views.program import Parser
 from data.views.statistics import show_error
 from eval import evaluate, summarise
 from rema import Role
@@ -92,22 +92,23 @@ def make_start(name: str, write_lessons: Callable, most: int = LESSONS) -> str:
     """The directory of the embedded model after one pass over an example's conversations, made once.
 
     write_lessons(rng, row) -> the conversations about a problem. `most` of them, or a few more, teach a single agent,
-    from which all agents of all arms then begin.
+    from which all agents of all arms then begin. Where they are not those of last time, the start is made anew.
     """
-    place = ROOT / f"{name}-start"
-    if (place / "solo" / "model.safetensors").exists():
-        return str(place / "solo")
-    shutil.rmtree(place, ignore_errors=True)         # of one that was killed
     rng = random.Random(0)
     lines = []
     for row in generate(most, seed=name):
         for messages in write_lessons(rng, row):
-            lines.append(json.dumps({"messages": messages}))
+            lines.append(json.dumps({"messages": messages}) + "\n")
         if len(lines) >= most:
             break
-    lessons = ROOT / f"{name}.jsonl"
-    atomic_write(lessons, "\n".join(lines) + "\n")
-    print(f"{place}: the embedded model hears {len(lines)} conversations, once for all arms")
+    text = "".join(lines)
+    place, lessons = ROOT / f"{name}-start", ROOT / f"{name}.jsonl"
+    made = (place / "solo" / "model.safetensors").exists()
+    if made and lessons.exists() and lessons.read_text(encoding="utf-8") == text:
+        return str(place / "solo")
+    print(f"{place}: the embedded model hears {len(lines)} conversations, once for all arms", flush=True)
+    shutil.rmtree(place, ignore_errors=True)
+    atomic_write(lessons, text)
     # The warm start is a run of its own. Its only step is too short to say or to learn anything.
     flags = ["--sft", str(lessons), "--sft-lr", "5e-4", "--lr", "1e-12", "--process", "vrp", "--steps", "1"]
     with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
@@ -121,7 +122,6 @@ def run(name: str, description: str, arms: dict[str, tuple[list[Role], str]], wr
     parser = Parser(description)
     flag = parser.add_argument
     flag("--arm", choices=arms, default=list(arms)[0], help=f"who speaks ({list(arms)[0]}); other flags go to train.py")
-    flag("--lessons", type=count, default=LESSONS, help=f"conversations of the warm start ({LESSONS})")
     flag("--resume", metavar="RUN", help="go on with a run and its arm")
     flag("--measure", metavar="RUN", help="only measure a run of this example, as eval.py does")
     args, typed = parser.parse_known_args(argv)
@@ -131,8 +131,9 @@ def run(name: str, description: str, arms: dict[str, tuple[list[Role], str]], wr
         typed += ["--resume", args.resume]
         args.arm = find_arm(args.resume, arms)
     else:
-        start = make_start(name, write_lessons, args.lessons)
-        typed = ["--model", start, *FLAGS.split(), *arms[args.arm][1].split(), *typed]
+        typed = [*FLAGS.split(), *arms[args.arm][1].split(), *typed]
+        train.parse(typed)                           # says what is wrong with a flag before the start is made
+        typed = ["--model", make_start(name, write_lessons), *typed]
 
     def note_arm(parser: Parser) -> None:            # in config.json, from which --resume reads it
         parser.set_defaults(arm=args.arm)
