@@ -6,7 +6,8 @@
 
 Other flags go to train.py. All arms begin with the same weights, see shared.py; what came of them stands in
 README.md. In speaking order a debate is a, b (who sees the question only, as a does), a2 (a again, who has read b),
-b2 (b again, who has read a) and the judge. Each of the five has weights of its own, so that each can learn in turn.
+b2 (b again, who has read a) and the judge. One set of weights speaks for all of them and learns from all of them at
+every step (--share), in all arms alike: of five that learn in turn each would see a fifth of the steps.
 """
 from dataclasses import replace
 
@@ -32,9 +33,10 @@ JUDGE = Role("judge", "Put the right answer in \\boxed{}.", READ % ("{a2}", "{b2
 MUTED = [A, B, deafen(A2, "b"), B2, deafen(JUDGE, "b2")]
 
 # name -> who speaks, in order, and how long: all arms sample about as many tokens
-ARMS = {"debate": ([A, B, A2, B2, JUDGE], "--steps 30 --switch-every 3 --eval-every 6"),
-        "muted": (MUTED, "--steps 30 --switch-every 3 --eval-every 6"),
-        "two": ([HIGH, LOW], "--steps 36 --switch-every 3 --eval-every 6")}
+SHARED = "--share --eval-every 6"
+ARMS = {"debate": ([A, B, A2, B2, JUDGE], f"{SHARED} --group 2 --questions 16 --steps 30"),
+        "muted": (MUTED, f"{SHARED} --group 2 --questions 16 --steps 30"),
+        "two": ([HIGH, LOW], f"{SHARED} --group 4 2 --steps 36")}
 
 SECOND = {"keep": .35, "adopt": .3, "anew": .35}                 # what somebody does who has read another answer
 VERDICTS = {"first": .35, "second": .35, "right": .3}            # and what a judge does with two of them

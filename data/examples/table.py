@@ -85,25 +85,30 @@ def show(values: list[float], form: str = ".1f") -> str:
     return f"{mean:{form}} ± {show_error(error)}"
 
 
+def compare(arms: dict, arm: str, tokens: float, column: int) -> list[str]:
+    """Two cells: what an arm has at a number of tokens, and how much more that is than BASE, paired by seed."""
+    values, gains = [], []
+    for seed, curve in arms[arm].items():
+        values.append(read_at(curve, tokens, column))
+        gains.append(values[-1] - read_at(arms[BASE][seed], tokens, column))
+    if arm == BASE:
+        return [show(values), ""]
+    return [show(values), show(gains, "+.1f")]
+
+
 def make_table(example: str, arms: dict[str, dict[str, list]]) -> str:
     """Markdown: a line an arm. arms: {arm: {seed: its curve}}."""
     budget = min(curve[-1][0] for curves in arms.values() for curve in curves.values())
-    seeds = sorted(set.intersection(*[set(curves) for curves in arms.values()]))
-    head = ["", "greedy: before", "after", f"more than {BASE}", "temperature 1: before", "after", f"more than {BASE}"]
-    lines = [f"`python -m data.examples.table {example}`: {budget:,} sampled tokens, {len(seeds)} seeds, percent", "",
+    seeds = len(arms[BASE])
+    more = f"more than {BASE}"
+    head = ["", "greedy: before", "after", more, "temperature 1: before", "after a fifth", more, "after", more]
+    lines = [f"`python -m data.examples.table {example}`: {budget:,} sampled tokens, {seeds} seeds, percent", "",
              f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for arm, curves in arms.items():
-        cells = [arm]
-        for column in (1, 2):
-            before = [curves[seed][0][column] for seed in seeds]
-            after = [read_at(curves[seed], budget, column) for seed in seeds]
-            base = [read_at(arms[BASE][seed], budget, column) for seed in seeds]
-            gains = [value - other for value, other in zip(after, base)]
-            cells += [f"{compute_mean(before)[0]:.1f}", show(after)]
-            if arm == BASE:
-                cells.append("")
-            else:
-                cells.append(show(gains, "+.1f"))
+    for arm in arms:
+        greedy = compare(arms, arm, budget, 1)
+        early, late = compare(arms, arm, budget / 5, 2), compare(arms, arm, budget, 2)
+        _, greedy_before, before = list(arms[arm].values())[0][0]      # the same for all seeds
+        cells = [arm, f"{greedy_before:.1f}", *greedy, f"{before:.1f}", *early, *late]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
