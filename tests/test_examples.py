@@ -49,7 +49,10 @@ def heard(role, said, row=QUESTION):
 def test_an_example_runs_and_goes_on(name, names, tmp_path, capsys):
     VOICES[name].main([*SMALL, "--switch-every", "1", "--out", str(tmp_path / "run")])
     lines = read_lines(tmp_path / "run/metrics.jsonl")
-    assert [line["step"] for line in lines] == [0, 1] and lines[1]["learner"] == names[0]
+    learners = names[0]
+    if name == "debate":                             # all at once
+        learners = "+".join(names)
+    assert [line["step"] for line in lines] == [0, 1] and lines[1]["learner"] == learners
     assert all(f"reward_{agent}" in lines[1] for agent in names)
     assert all((tmp_path / "run" / agent / "model.safetensors").exists() for agent in names)
     turns = read_lines(tmp_path / "run/episodes.jsonl")[0]["turns"]
@@ -245,14 +248,22 @@ def test_tensorboard_gets_every_number(tmp_path, monkeypatch, capsys):
 # Tables
 
 def test_a_table_by_hand():
-    """Two seeds; the shortest run has 200 tokens, where the longer ones are read half way."""
+    """Two seeds; the shortest run has 200 tokens, where the longer ones are read half way; a fifth of them is 40."""
     short = {"0": [[0, 40, 20], [200, 60, 40]], "1": [[0, 40, 20], [200, 64, 44]]}
     long = {"0": [[0, 40, 20], [100, 50, 30], [300, 54, 34]], "1": [[0, 40, 20], [100, 50, 30], [300, 50, 30]]}
     assert table.read_at(long["0"], 200, 1) == 52
     lines = table.make_table("critic", {"critic": short, "two": long}).splitlines()
     assert "200 sampled tokens, 2 seeds" in lines[0]
-    assert lines[-2] == "| critic | 40.0 | 62.0 ± 2.0 | +11.0 ± 3.0 | 20.0 | 42.0 ± 2.0 | +11.0 ± 3.0 |"
-    assert lines[-1] == "| two | 40.0 | 51.0 ± 1.0 |  | 20.0 | 31.0 ± 1.0 |  |"
+    assert lines[-2] == ("| critic | 40.0 | 62.0 ± 2.0 | +11.0 ± 3.0 "
+                         "| 20.0 | 24.4 ± 0.4 | +0.4 ± 0.4 | 42.0 ± 2.0 | +11.0 ± 3.0 |")
+    assert lines[-1] == "| two | 40.0 | 51.0 ± 1.0 |  | 20.0 | 24.0 ± 0.0 |  | 31.0 ± 1.0 |  |"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data/examples/curves").glob("*.json")), ids=lambda path: path.stem)
+def test_published_tables_are_those_of_the_published_curves(path):
+    arms = json.loads(path.read_text(encoding="utf-8"))
+    assert set(arms) == set(VOICES[path.stem].ARMS) and all(len(curves) >= 3 for curves in arms.values())
+    assert table.make_table(path.stem, arms) in (ROOT / "data/examples/README.md").read_text(encoding="utf-8")
 
 
 def test_nobody_else_knows_the_examples():
