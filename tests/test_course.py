@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from data import UserError
-from data.course import child, grading, judging, making, reference, sources
+from data.course import __main__ as commands
+from data.course import child, filling, grading, judging, making, reference, sources, terminal
 from tests.course import mutating, small
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -30,7 +31,7 @@ def take_reference(exercise):
     """The scripts that a perfect student would have."""
     scripts = {}
     for target in exercise.TARGETS:
-        script, _ = sources.split_target(target)
+        script, _ = target.split(".")
         scripts[script] = reference.read_script(script)
     return scripts
 
@@ -39,21 +40,23 @@ def replace_bodies(exercise, body):
     """Every target has this body."""
     scripts = take_reference(exercise)
     for target in exercise.TARGETS:
-        script, path = sources.split_target(target)
+        script, name = target.split(".")
         own = body
         if body == "its input":
-            arguments = sources.find(ast.parse(scripts[script]), path).args
-            names = [argument.arg for argument in [*arguments.posonlyargs, *arguments.args] if argument.arg != "self"]
-            own = f"return {names[0]}"
-        scripts[script] = sources.replace_body(scripts[script], path, own)
+            arguments = sources.find(ast.parse(scripts[script]), name).args
+            own = f"return {[*arguments.posonlyargs, *arguments.args][0].arg}"
+        scripts[script] = sources.replace_body(scripts[script], name, own)
     return scripts
 
 
-def judge_here(exercise, scripts, seeds=(1,), known=()):
-    """As judging.check, in this process."""
+def answer_here(exercise, scripts, seeds=(1,)):
+    """Cases, and a student's answers to them, computed in this process."""
     cases = judging.make_cases(exercise, seeds)
-    answers = list(child.answer_cases(exercise, scripts, cases))
-    return judging.judge(exercise, cases, answers, known=list(known))
+    return cases, list(child.answer_cases(exercise, scripts, cases))
+
+
+def count_points(exercise, scripts, seeds=(1,)):
+    return mutating.count_points(exercise, *answer_here(exercise, scripts, seeds))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -62,38 +65,58 @@ def judge_here(exercise, scripts, seeds=(1,), known=()):
 @each_exercise
 def test_an_exercise_is_complete(exercise):
     assert len(exercise.HINTS) == 3 and len(exercise.MISTAKES) >= 5 and exercise.MINUTES > 0
-    for case in judging.make_cases(exercise, [1]):
-        assert case.part in exercise.PARTS
+    assert {case.part for case in judging.make_cases(exercise, [1])} == set(exercise.PARTS)
     for target in exercise.TARGETS:
-        script, path = sources.split_target(target)
-        node = sources.find(ast.parse(reference.read_script(script)), path)
+        script, name = target.split(".")
+        node = sources.find(ast.parse(reference.read_script(script)), name)
         assert node is not None and ast.get_docstring(node), target
         assert node.end_lineno - node.lineno < 60
+        for other in reference.SCRIPTS:              # a script that took it by its name would not have the student's
+            for part in ast.walk(ast.parse(reference.read_script(other))):
+                if isinstance(part, ast.ImportFrom) and part.module == script:
+                    assert name not in [alias.name for alias in part.names], (other, target)
 
 
 @each_exercise
 def test_the_reference_has_full_marks(exercise):
-    verdict = judge_here(exercise, take_reference(exercise), judging.PUBLIC_SEEDS)
+    verdict = judging.judge(exercise, *answer_here(exercise, take_reference(exercise), judging.PUBLIC_SEEDS))
     assert verdict.earned == exercise.PARTS, verdict.messages
 
 
 @each_exercise
 @pytest.mark.parametrize("body", ["raise NotImplementedError", "return 0", "return None", "return []", "its input"])
 def test_what_is_trivial_has_no_points(exercise, body):
-    verdict = judge_here(exercise, replace_bodies(exercise, body))
-    assert verdict.points == 0, verdict.earned
+    assert count_points(exercise, replace_bodies(exercise, body)) == 0
 
 
 @each_exercise
 def test_known_mistakes_are_found_and_named(exercise):
     cases = judging.make_cases(exercise, judging.PUBLIC_SEEDS[:1])
-    known = judging.answer_mistakes(exercise, cases)
+    texts = "\n".join(reference.read_source(target) for target in exercise.TARGETS)
+    known = []
+    for mistake in exercise.MISTAKES:
+        assert texts.count(mistake.old) == 1, mistake.old
+        known.append(list(child.answer_cases(exercise, judging.apply_mistake(exercise, mistake), cases)))
     for mistake, answers in zip(exercise.MISTAKES, known):
-        verdict = judging.judge(exercise, cases, answers, known=known)
-        assert verdict.points < sum(exercise.PARTS.values()), mistake.says
-        said = "\n".join(verdict.messages.values())
+        assert mutating.count_points(exercise, cases, answers) < sum(exercise.PARTS.values()), mistake.says
         failed = all("error" in answer for answer in answers)
-        assert mistake.says in said or failed, (mistake.says, said)
+        assert failed or mistake in list_named(exercise, cases, answers, known), mistake.says
+
+
+def list_named(exercise, cases, answers, known):
+    """The mistakes that a student with these answers reads of: as judging.name_mistake, which computes what is known."""
+    named = []
+    for part in exercise.PARTS:
+        chosen = [i for i, case in enumerate(cases) if case.part == part]
+        mine = [answers[i] for i in chosen]
+        wrong = any(judging.find_fault(exercise, cases[i], answers[i]) for i in chosen)
+        if not wrong or any("error" in answer for answer in mine):
+            continue
+        for mistake, others in zip(exercise.MISTAKES, known):
+            if judging.are_same([others[i] for i in chosen], mine):
+                named.append(mistake)
+                break
+    return named
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=[path.stem for path in SOLUTIONS])
@@ -101,7 +124,7 @@ def test_another_correct_solution_has_full_marks(path):
     exercise = EXERCISES[reference.get_number(path.stem)]
     text = path.read_text(encoding="utf-8")
     scripts = {script: text for script in take_reference(exercise)}
-    verdict = judge_here(exercise, scripts, judging.PUBLIC_SEEDS)
+    verdict = judging.judge(exercise, *answer_here(exercise, scripts, judging.PUBLIC_SEEDS))
     assert verdict.earned == exercise.PARTS, verdict.messages
 
 
@@ -179,43 +202,50 @@ def test_what_is_written_into_the_pipe_does_not_count():
     assert check_hostile(forge + "return 0.25").points == 0
 
 
-def test_a_script_that_can_not_be_read_costs_only_what_is_broken():
-    text = RIGHT.replace("def plan_reward(plan_text", "def plan_reward(plan_text:::")
-    verdict = judging.check(small, {"rewards": text}, seeds=[1])
-    assert verdict.earned == small.PARTS and "line" in verdict.notes[0]
-    assert judging.check(small, {"rewards": "\0"}, seeds=[1]).points == 0
+def test_a_script_that_can_not_be_read():
+    for text, message in ((RIGHT.replace("def plan_reward(plan_text", "def plan_reward(plan_text:::"), "line"),
+                          ("\0", "can't read"), ("", "not written")):
+        verdict = judging.check(small, {"rewards": text}, seeds=[1])
+        assert verdict.points == 0 and message in verdict.messages["a"]
     assert judging.check(small, {}, seeds=[1]).points == 0
+
+
+def test_a_function_that_is_gone_is_not_the_references():
+    text = RIGHT.replace("def has_box", "def has_no_box")
+    cases, answers = answer_here(small, {"rewards": text})
+    assert all("has_box" in answer["error"] for answer in answers)
 
 
 def test_helpers_count_and_changes_elsewhere_do_not():
     text = RIGHT.replace("import re\n", "import re\nimport math as mathematics\nHALF = mathematics.sqrt(0.25)\n", 1)
     text = text.replace("return -0.5\n", "return lose(HALF)\n\n\ndef lose(much):\n    return -much\n", 1)
-    assert judging.check(small, {"rewards": text}, seeds=[1]).earned == small.PARTS
+    assert count_points(small, {"rewards": text}) == 10
     text = RIGHT.replace("def is_correct(response: str, answer: str, lenient: bool = False) -> bool:\n",
                          "def is_correct(response: str, answer: str, lenient: bool = False) -> bool:\n    return True\n")
-    verdict = judging.check(small, {"rewards": text}, seeds=[1])
-    assert verdict.earned == small.PARTS and "is_correct" in verdict.notes[0]
+    assert text != RIGHT and count_points(small, {"rewards": text}) == 10
+    assert count_points(small, {"rewards": RIGHT + "\n\nwhile True:\n    pass\n"}) == 10
 
 
 def test_the_modules_are_what_they_were_before():
     import rewards
 
     before = dict(vars(rewards))
-    judge_here(small, {"rewards": RIGHT.replace("return -0.5", "return -0.25")})
-    assert vars(rewards) == before
+    for text in (RIGHT.replace("return -0.5", "return -0.25"), RIGHT + "\nTWO = 1 / 0\n", "def (:"):
+        answer_here(small, {"rewards": text})
+        assert vars(rewards) == before
 
 
 @pytest.mark.parametrize("expected, found, difference", [
     (1.0, 1.0 + 1e-11, ""), (1.0, 1, ""), (1, 1.0, "float"), (1.0, True, "bool"), (True, 1, "int"), (1.0, None, "NoneType"),
-    (1.0, 1.0 + 1e-8, "off by"), (-1.0, 1.0, "due is -1"), ([1.0], (1.0,), "tuple"), ([1.0], [1.0, 2.0], "2 elements"),
+    (1.0, 1.0 + 1e-8, "is 1.00000001, due is 1"), (-1.0, 1.0, "due is -1"), ([1.0], (1.0,), "tuple"), ([1.0], [1.0, 2.0], "list of 2 elements"),
     ([1.0], torch.ones(1), "tensor"), (torch.ones(2), torch.ones(2).double(), "float64"), (0.0, math.nan, "nan"),
     (torch.ones(2, 2), torch.ones(4), "[4]"), (torch.ones(2, 2), torch.tensor([[1, 1], [1, 3.0]]), "[1][1] is 3"),
     (torch.tensor([1]), torch.tensor([2]), "due is 1"), ({"a": 1}, {}, "the keys []"), ("x", "y", "'y'"),
-    (math.inf, math.inf, ""), (math.nan, math.nan, ""), (math.inf, 1e308, "due is inf"), (0.0, numpy.float32(0), "float32"),
-    (torch.tensor(2.0), 2.0, "float"), ({"a": 1}, {"a": 1, "b": 2}, "'b'"),
+    (math.inf, math.inf, ""), (math.inf, 1e308, "due is inf"), (0.0, numpy.float32(0), "float32"),
+    (torch.tensor(2.0), 2.0, "float"), ({"a": 1}, {"a": 1, "b": 2}, "'b'"), ({"a": 1, "b": 2}, {"b": 2, "a": 1}, ""), ({"a": [1]}, {"a": [2]}, "a[0] is 2"),
 ])
 def test_differences(expected, found, difference):
-    said = judging.find_difference(child.encode(expected), child.encode(found))
+    said = judging.find_difference(child.flatten(expected), child.flatten(found))
     assert (difference in said) if difference else said == ""
 
 
@@ -225,44 +255,43 @@ def test_differences(expected, found, difference):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     directory = tmp_path_factory.mktemp("a course") / "copy of Ada"
-    making.make(directory, "Ada L", list(EXERCISES))
+    making.make(directory, "Ada L", [], update=False)
     return directory
 
 
 @pytest.fixture
-def copy(made, tmp_path):
-    """A fresh one for each test, which may write in it."""
+def copy(made, tmp_path, monkeypatch):
+    """A fresh one for each test, which may write in it, and which the commands of this process are about."""
     directory = tmp_path / "my copy"
     shutil.copytree(made, directory)
+    monkeypatch.setattr(terminal, "ROOT", directory)
     return directory
 
 
-def run_in(directory, *arguments, typed=""):
-    """Without this repository beside it."""
+def run_in(directory, *arguments):
+    """In another process, without this repository beside it."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run([sys.executable, *arguments], cwd=directory, env=environment, input=typed, text=True,
-                          capture_output=True)
+    return subprocess.run([sys.executable, *arguments], cwd=directory, env=environment, text=True, capture_output=True)
 
 
 def write_function(directory, target, source):
-    script, path = sources.split_target(target)
-    file = directory / f"{script}.py"
-    text = file.read_text(encoding="utf-8")
-    file.write_text(sources.replace_function(text, path, source), encoding="utf-8")
+    script, name = target.split(".")
+    path = directory / f"{script}.py"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(sources.get_source(text, name), source), encoding="utf-8")
 
 
 def solve(directory, exercise):
     for target in exercise.TARGETS:
-        script, path = sources.split_target(target)
-        write_function(directory, target, sources.get_source(reference.read_script(script), path))
+        write_function(directory, target, reference.read_source(target))
 
 
 def test_a_copy_holds_no_solution(made):
     for exercise in EXERCISES.values():
         for target in exercise.TARGETS:
-            script, path = sources.split_target(target)
-            node = sources.find(ast.parse((made / f"{script}.py").read_text(encoding="utf-8")), path)
-            ours = sources.find(ast.parse(reference.read_script(script)), path)
+            script, name = target.split(".")
+            node = sources.find(ast.parse((made / f"{script}.py").read_text(encoding="utf-8")), name)
+            ours = sources.find(ast.parse(reference.read_script(script)), name)
             assert sources.is_unsolved(node)
             assert ast.dump(node.args) == ast.dump(ours.args)
             assert len(node.decorator_list) == len(ours.decorator_list)
@@ -276,70 +305,118 @@ def test_a_copy_holds_no_solution(made):
         assert exercise.TEXT.strip() in handout and all(target in handout for target in exercise.TARGETS)
 
 
-def test_a_student_at_work(copy):
-    number, exercise = 3, EXERCISES[3]
-    done = run_in(copy, "-m", "data.course")
-    assert done.returncode == 0 and "0 of" in done.stdout and "next: " in done.stdout, done.stderr
-    write_function(copy, exercise.TARGETS[0], sources.get_source(
-        judging.apply_mistake(exercise, exercise.MISTAKES[0])["rema"], "compute_advantages"))
-    done = run_in(copy, "-m", "data.course", "check", str(number))
-    assert done.returncode == 1 and exercise.MISTAKES[0].says in done.stdout and "7 of 10" in done.stdout, done
-    done = run_in(copy, "-m", "data.course", "compare", str(number))
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+def test_a_docstring_that_gives_everything_away_is_replaced():
+    text = 'def f(x):\n    r"""Adds \\one\n    to x."""\n    return x + 1\n\n\nX = 1\n'
+    assert sources.replace_body(text, "f", "raise E", "More.") == 'def f(x):\n    """More."""\n    raise E\n\n\nX = 1\n'
+
+
+def test_a_student_at_work(copy, capsys, monkeypatch):
+    """Exercise 2, which needs no torch, so its processes start fast."""
+    exercise = EXERCISES[2]
+    terminal.show_table()
+    assert "[----------------]   0 of 10" in capsys.readouterr().out
+    wrong = judging.apply_mistake(exercise, exercise.MISTAKES[0])["rewards"]
+    write_function(copy, exercise.TARGETS[0], sources.get_source(wrong, "compute_reward"))
+    done = run_in(copy, "-m", "data.course", "check", "2")
+    assert done.returncode == 1 and exercise.MISTAKES[0].says in done.stdout, done
+    assert "0 of 10" in done.stdout and "NotImplementedError: exercise 2 (rewards.py, line" in done.stdout, done
+    with pytest.raises(UserError, match="not solved yet"):
+        terminal.compare(2)
     for i in (1, 2, 3, 3):
-        assert f"hint {i} of 3" in run_in(copy, "-m", "data.course", "hint", str(number)).stdout.splitlines()[-1]
+        terminal.hint(2)
+        assert f"hint {i} of 3" in capsys.readouterr().out.splitlines()[-1]
     solve(copy, exercise)
-    assert run_in(copy, "-m", "data.course", "check", str(number)).returncode == 0
-    assert "--- ours" in run_in(copy, "-m", "data.course", "compare", str(number)).stdout
-    assert "nothing was shown" in run_in(copy, "-m", "data.course", "reveal", "5", typed="no\n").stdout
-    assert "cumsum" in run_in(copy, "-m", "data.course", "reveal", "5", typed="yes\n").stdout
-    done = run_in(copy, "-m", "data.course", "pack")
-    assert done.returncode == 0 and (copy / "Ada-L.zip").exists() and "10 points" in done.stdout
-    row = grading.grade_submission(copy / "Ada-L.zip", [3, 5], [21])
-    assert row["exercise 3"] == 10 and row["exercise 5"] == 0 and row["of"] == 20, row
-    assert "3: word for word the reference" in row["notes"] and "5: revealed" in row["notes"], row
+    assert terminal.check([2])
+    for columns, beside in (("99", False), ("100", True)):
+        monkeypatch.setenv("COLUMNS", columns)
+        capsys.readouterr()
+        terminal.compare(2)
+        said = capsys.readouterr().out
+        assert ("--- yours" in said.splitlines()) != beside and "--- ours" in said
+        assert all(len(line) <= 100 for line in said.splitlines()) or not beside
+    for typed, shown in (("no", "nothing was shown"), ("yes", "cumsum")):
+        monkeypatch.setattr("builtins.input", lambda question, typed=typed: typed)
+        terminal.reveal(5)
+        assert shown in capsys.readouterr().out
+    terminal.show_table()
+    said = capsys.readouterr().out
+    assert "[################]  10 of 10" in said and "revealed" in said and "next: 1, rewards.find_boxes" in said
+    terminal.pack()
+    assert "Ada L.zip: " in capsys.readouterr().out
+    row = grading.grade_submission(copy / "Ada L.zip", [2, 5], [21])
+    assert row["exercise 2"] == 10 and row["exercise 5"] == 0 and row["of"] == 20 and row["student"] == "Ada L"
+    assert "2: word for word the reference" in row["notes"] and "5: revealed" in row["notes"], row
 
 
-def test_the_scripts_of_a_copy_run_at_any_time(copy):
-    done = run_in(copy, "-c", "import rollout, rema; print(rema.compute_advantages([1.0, 0.0], [0, 0]))")
-    assert done.returncode == 0 and "0.70" in done.stdout, done.stderr
-    assert "from the reference: " in done.stderr and "compute_advantages (exercise 3)" in done.stderr
-    solve(copy, EXERCISES[3])
-    done = run_in(copy, "-c", "import rema")
-    assert "compute_advantages" not in done.stderr
+@pytest.mark.parametrize("arguments, said", [
+    (["check", "99"], "there is no exercise 99"), (["hint"], "required: number"), (["check", "two"], "invalid int"),
+    (["nothing"], "invalid choice"), (["grade", "x", "--only", "99"], "there is no exercise 99"), (["pack"], "no student's copy"),
+])
+def test_a_wrong_command_is_told_in_a_line(arguments, said, capsys, monkeypatch, copy):
+    if arguments == ["pack"]:
+        monkeypatch.setattr(terminal, "ROOT", copy / "data")
+    with pytest.raises(SystemExit) as ended:
+        commands.main(arguments)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and said in told and len(told.splitlines()) == 1, told
+
+
+def test_the_scripts_of_a_copy_run_at_any_time(copy, capsys):
+    done = run_in(copy, "-c", "import rewards; print(rewards.compute_reward('no', '1'), rewards.has_box('no'))")
+    assert done.stdout == "-1.0 False\n", done.stderr
+    assert done.stderr.startswith("rewards.py: from the reference: find_boxes (exercise 1)"), done.stderr
+    for solved in (False, True):
+        namespace = {"__file__": str(copy / "rewards.py")}
+        filling.fill_in(namespace)
+        assert ("compute_reward" in namespace) != solved
+        assert ("compute_reward (exercise 2)" in capsys.readouterr().err) != solved
+        solve(copy, EXERCISES[2])
 
 
 def test_an_update_keeps_what_was_written(copy):
     write_function(copy, "rema.compute_advantages", "import math as m\n\n\ndef total(xs):\n    return m.fsum(xs)\n\n\n"
                    "def compute_advantages(values, groups, kind='grpo'):\n    return [total(values)]\n")
-    assert making.update(copy)                       # the docstring is gone: that is said
-    text = (copy / "rema.py").read_text(encoding="utf-8")
-    assert "return [total(values)]" in text and "return m.fsum(xs)" in text and "import math as m" in text
-    assert (copy / "rema.py.before").exists()
-    making.update(copy)
-    assert (copy / "rema.py").read_text(encoding="utf-8").count("def total") == 1
+    state = terminal.read_state(copy)
+    terminal.write_state(copy, {**state, "hints": {"3": 2}})
+    for _ in range(2):
+        making.make(copy, "", [], update=True)
+        text = (copy / "rema.py").read_text(encoding="utf-8")
+        assert "return [total(values)]" in text and "return m.fsum(xs)" in text and "import math as m" in text
+        assert text.count("def total") == 1 and text.count("def compute_advantages") == 1 and text.count(filling.LINE) == 1
+        assert (copy / "rema.py.before").exists() and terminal.read_state(copy)["hints"] == {"3": 2}
     (copy / "rema.py").write_text("def broken(:\n", encoding="utf-8")
     with pytest.raises(UserError, match="mend that first"):
-        making.update(copy)
+        making.make(copy, "", [], update=True)
     with pytest.raises(UserError, match="not empty"):
-        making.make(copy, "", [3])
+        making.make(copy, "", [3], update=False)
+
+
+def test_a_copy_of_some_exercises(tmp_path, monkeypatch):
+    making.make(tmp_path / "copy", "", [8, 2], update=False)
+    text = (tmp_path / "copy/rewards.py").read_text(encoding="utf-8")
+    assert 'NotImplementedError("exercise 2")' in text and 'NotImplementedError("exercise 1")' not in text
+    with zipfile.ZipFile(tmp_path / "copy/data/course/reference.bin") as archive:
+        names = [name for name in archive.namelist() if "/" in name]
+    assert [reference.get_number(name) for name in names] == [2, 8]
 
 
 def test_strange_submissions_have_a_row(tmp_path):
+    files = {"rewards.py": "x" * 3_000_000, "course.json": '{"student": "=1+1", "exercises": [2], "version": 3, "revealed": []}'}
+    files = {**{f"{script}.py": "" for script in reference.SCRIPTS}, **files, "../../rewards.py": ""}
     path = tmp_path / "=cmd.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("some folder/rema.py", "def compute_advantages(values, groups, kind): return 0\n")
-        archive.writestr("../../rewards.py", "x" * 3_000_000)
-        archive.writestr("some folder/course.json", '{"student": "=1+1", "exercises": "all", "version": 3}')
-    row = grading.grade_submission(path, [3], [1])
-    assert row["total"] == 0 and row["student"] == "'=1+1" and "another reference" in row["notes"]
+        for name, text in files.items():
+            archive.writestr(name, text)
+    row = grading.grade_submission(path, [], [1])
+    assert row["total"] == 0 and row["of"] == 10 and row["student"] == "'=1+1" and "another reference" in row["notes"]
     broken, other = tmp_path / "broken.zip", tmp_path / "other"
     broken.write_bytes(path.read_bytes()[:-30])
     other.mkdir()
     (other / "course.json").write_text('{"exercises": ["x"]}', encoding="utf-8")
-    grading.grade([broken, tmp_path / "nothing", other, path], [], [1], tmp_path / "points.csv")
+    grading.grade([broken, tmp_path / "nothing", other, path], [], tmp_path / "points.csv", [1])
     lines = (tmp_path / "points.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 5 and sum("could not be graded" in line for line in lines) == 3
+    assert lines[4].startswith("'=cmd.zip,'=1+1,0,10,")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -391,10 +468,10 @@ def test_no_check_changes_its_mind(exercise):
     try:
         for seed in range(50):
             torch.set_num_threads(1 + seed % 2)
-            assert judge_here(exercise, take_reference(exercise), [seed]).earned == exercise.PARTS, seed
+            assert count_points(exercise, take_reference(exercise), [seed]) == sum(exercise.PARTS.values()), seed
             for i, mistake in enumerate(exercise.MISTAKES):
                 scripts = judging.apply_mistake(exercise, mistake)
                 if seed % len(exercise.MISTAKES) == i:
-                    assert judge_here(exercise, scripts, [seed]).points < sum(exercise.PARTS.values()), (seed, mistake)
+                    assert count_points(exercise, scripts, [seed]) < sum(exercise.PARTS.values()), (seed, mistake)
     finally:
         torch.set_num_threads(threads)

@@ -29,70 +29,48 @@ def read_numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser("python -m data.course", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command")
-    for name in ("check", "hint", "reveal", "compare"):
-        command = commands.add_parser(name)
-        number = {}
-        if name == "check":
-            number["nargs"] = "?"
-        command.add_argument("number", type=int, **number)
-    commands.add_parser("pack")
-    command = commands.add_parser("make")
+def parse(argv: list[str] | None) -> dict:
+    """{"function": what to call, and its arguments}"""
+    parser = Parser("python -m data.course", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(function=terminal.show_table)
+    commands = parser.add_subparsers()
+
+    def add_command(function) -> argparse.ArgumentParser:
+        command = commands.add_parser(function.__name__)
+        command.set_defaults(function=function)
+        return command
+
+    add_command(terminal.check).add_argument("numbers", type=int, nargs="*")
+    for function in (terminal.hint, terminal.reveal, terminal.compare):
+        add_command(function).add_argument("number", type=int)
+    add_command(terminal.pack)
+    if not reference.ARCHIVE.exists():               # in the repository
+        add_instructor_commands(add_command)
+    return vars(parser.parse_args(argv))
+
+
+def add_instructor_commands(add_command) -> None:
+    from data.course import grading, making
+
+    command = add_command(making.make)
     command.add_argument("directory", type=Path)
     command.add_argument("--student", default="", help="the name in the copy and of its zip file")
     command.add_argument("--only", type=read_numbers, default=[], help="exercises, such as 4,5,6 (all)")
     command.add_argument("--update", action="store_true", help="bring a copy up to date; the student's code stays")
-    command = commands.add_parser("grade")
+    command = add_command(grading.grade)
     command.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION")
     command.add_argument("--only", type=read_numbers, default=[], help="exercises (those the copy was made with)")
     command.add_argument("--csv", type=Path, help="a line a submission")
     command.add_argument("--seeds", type=read_numbers, default=[11, 12, 13], help="of the numbers (11,12,13)")
-    return parser.parse_args(argv)
-
-
-def program(argv: list[str] | None) -> int:
-    args = parse(argv)
-    if args.command in ("make", "grade"):
-        return instruct(args)
-    if args.command is None:
-        terminal.show_table()
-    elif args.command == "check":
-        if not terminal.check(args.number):
-            return 1
-    elif args.command == "hint":
-        terminal.hint(args.number)
-    elif args.command == "reveal":
-        terminal.reveal(args.number)
-    elif args.command == "compare":
-        terminal.compare(args.number)
-    elif args.command == "pack":
-        terminal.pack()
-    return 0
-
-
-def instruct(args: argparse.Namespace) -> int:
-    if reference.ARCHIVE.exists():
-        raise UserError(f"{args.command} is for instructors, in the repository of the reference")
-    from data.course import grading, making
-
-    if args.command == "grade":
-        grading.grade(args.submissions, args.only, args.seeds, args.csv)
-    elif args.update:
-        for message in making.update(args.directory):
-            print(message)
-        print(f"{args.directory}: up to date with reference {making.get_version()}")
-    else:
-        making.make(args.directory, args.student, args.only or list(reference.load_exercises()))
-        print(f"{args.directory}: made from reference {making.get_version()}; its README.md is the handout")
-    return 0
 
 
 def main(argv: list[str] | None = None) -> None:
+    status = 0
     try:
-        status = program(argv)
+        arguments = parse(argv)
+        function = arguments.pop("function")
+        if function(**arguments) is False:           # a check that found something
+            status = 1
     except (UserError, OSError) as error:
         print(f"python -m data.course: {error}", file=sys.stderr)
         status = 2

@@ -14,10 +14,8 @@ GUARD = 'if __name__ == "__main__":'
 
 def add_line(text: str) -> str:
     """A script that fills itself in before its program starts."""
-    if GUARD in text:
-        before, after = text.rsplit(GUARD, 1)
-        return f"{before}{LINE}\n\n{GUARD}{after}"
-    return f"{text}\n\n{LINE}"
+    before, guard, after = text.partition(f"\n{GUARD}")
+    return f"{before}\n{LINE}\n{guard}{after}"
 
 
 def fill_in(namespace: dict) -> None:
@@ -28,9 +26,9 @@ def fill_in(namespace: dict) -> None:
     filled = []
     for number, exercise in reference.load_exercises().items():
         for target in exercise.TARGETS:
-            script, function = sources.split_target(target)
-            if script == path.stem and sources.is_unsolved(sources.find(own, function)):
-                sources.define(sources.find(ours, function), function, namespace, f"<reference {path.name}>")
-                filled.append(f"{function} (exercise {number})")
+            script, name = target.split(".")
+            if script == path.stem and sources.is_unsolved(sources.find(own, name)):
+                sources.run_nodes([sources.find(ours, name)], namespace, f"<reference {path.name}>")
+                filled.append(f"{name} (exercise {number})")
     if filled:
         print(f"{path.name}: from the reference: {', '.join(filled)}", file=sys.stderr)

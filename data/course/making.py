@@ -1,19 +1,18 @@
 """A student's copy, made from the reference itself, so that it can't drift from it; and its update."""
 import ast
 import shutil
+import zipfile
 from pathlib import Path
-from types import ModuleType
 
 from data import UserError
 from data.course import reference, sources
 from data.course.filling import add_line
-from data.course.state import read_state, write_state
+from data.course.terminal import read_state, write_state
 from data.formats.files import atomic_write
 
-ROOMS = ("answers", "extensions", "formats", "problems", "tiny", "views")
-RUNNER = ("__init__", "__main__", "reference", "sources", "filling", "child", "running", "judging", "terminal", "state",
-          "exercises/__init__")
-LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.md", "make_tiny.py")
+ROOMS = ("answers", "course", "extensions", "formats", "problems", "tiny", "views")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.md", "make_tiny.py", "e[0-9]*.py", "grading.py", "making.py",
+                                  "record.json")
 
 INTRODUCTION = """# The method, by hand
 
@@ -52,66 +51,59 @@ Types count: True is not 1.0, and a tensor is no list. A part has ten seconds.
 # ------------------------------------------------------------------------------------------------------------
 # Making
 
-def make(directory: Path, student: str, numbers: list[int]) -> None:
-    """UserError if there is something in the directory already."""
+def make(directory: Path, student: str, only: list[int], update: bool) -> None:
+    """only: numbers of exercises; none: all. UserError if there is something in the directory already."""
+    if update:
+        bring_up_to_date(directory)
+        return
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is not empty: name another directory, or bring it up to date with --update")
-    write_reference(directory, numbers)
+    numbers = list(reference.load_exercises(only))
     for script, text in cut_scripts(numbers).items():
         atomic_write(directory / f"{script}.py", text)
-    write_state(directory, {"student": student, "exercises": numbers, "version": get_version()})
-
-
-def get_version() -> str:
-    return reference.compute_version(reference.read_texts())
+    write_rest(directory, {"student": student, "exercises": numbers, "earned": {}, "hints": {}, "revealed": []})
 
 
 def cut_scripts(numbers: list[int]) -> dict[str, str]:
     """The six scripts without the functions of these exercises."""
     scripts = {script: reference.read_script(script) for script in reference.SCRIPTS}
-    for number, exercise in choose(numbers).items():
+    for number, exercise in reference.load_exercises(numbers).items():
         docstrings = getattr(exercise, "DOCSTRINGS", {})
+        body = f'raise NotImplementedError("exercise {number}")'
         for target in exercise.TARGETS:
-            script, path = sources.split_target(target)
-            scripts[script] = sources.cut_out(scripts[script], path, number, docstrings.get(target))
+            script, name = target.split(".")
+            scripts[script] = sources.replace_body(scripts[script], name, body, docstrings.get(target))
     return {script: add_line(text) for script, text in scripts.items()}
 
 
-def choose(numbers: list[int]) -> dict[int, ModuleType]:
-    """UserError for a number that no exercise has."""
-    exercises = reference.load_exercises()
-    for number in numbers:
-        if number not in exercises:
-            raise UserError(f"there is no exercise {number}: there are {', '.join(map(str, exercises))}")
-    return {number: exercises[number] for number in sorted(numbers)}
-
-
-def write_reference(directory: Path, numbers: list[int]) -> None:
-    """All but the six scripts and the state: what an update replaces."""
-    root = reference.ROOT
+def write_rest(directory: Path, state: dict) -> None:
+    """All but the six scripts: what an update replaces."""
+    version = reference.compute_version()
     for room in ROOMS:
-        shutil.copytree(root / "data" / room, directory / "data" / room, ignore=LEFT_OUT, dirs_exist_ok=True)
-    files = ["data/__init__.py", "requirements.txt", "LICENSE"]
-    files += [f"data/course/{module}.py" for module in RUNNER]
-    for file in files:
-        atomic_write(directory / file, (root / file).read_bytes())
-    atomic_write(directory / "data/course/reference.bin", reference.pack_texts(reference.read_texts()))
-    atomic_write(directory / "README.md", write_handout(numbers))
+        shutil.copytree(reference.ROOT / "data" / room, directory / "data" / room, ignore=LEFT_OUT, dirs_exist_ok=True)
+    for file in ("data/__init__.py", "requirements.txt", "LICENSE"):
+        shutil.copy(reference.ROOT / file, directory / file)
+    with zipfile.ZipFile(directory / "data/course/reference.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in reference.list_files():
+            if not file.startswith(reference.EXERCISES) or reference.get_number(file) in state["exercises"]:
+                archive.writestr(file, reference.read_text(file))
+    atomic_write(directory / "README.md", write_handout(state["exercises"]))
+    write_state(directory, {**state, "version": version})
+    print(f"{directory}: made from reference {version}; its README.md is the handout")
 
 
 def write_handout(numbers: list[int]) -> str:
-    exercises = choose(numbers)
-    rows, texts, functions = [], [], 0
-    for number, exercise in exercises.items():
-        points = sum(exercise.PARTS.values())
+    rows, texts, functions, points, minutes = [], [], 0, 0, 0
+    for number, exercise in reference.load_exercises(numbers).items():
+        worth = sum(exercise.PARTS.values())
         targets = ", ".join(f"`{target}`" for target in exercise.TARGETS)
         parts = ", ".join(f"{part} {worth}" for part, worth in exercise.PARTS.items())
-        rows.append(f"| {number} | {exercise.TITLE} | {targets} | {points} | {exercise.MINUTES} |")
+        rows.append(f"| {number} | {exercise.TITLE} | {targets} | {worth} | {exercise.MINUTES} |")
         texts.append(f"\n## {number}. {exercise.TITLE.capitalize()}\n\nWrite {targets}. About {exercise.MINUTES} minutes, "
-                     f"{points} points: {parts}.\n\n{exercise.TEXT.strip()}\n")
+                     f"{worth} points: {parts}.\n\n{exercise.TEXT.strip()}\n")
         functions += len(exercise.TARGETS)
-    points = sum(sum(exercise.PARTS.values()) for exercise in exercises.values())
-    minutes = sum(exercise.MINUTES for exercise in exercises.values())
+        points += worth
+        minutes += exercise.MINUTES
     head = INTRODUCTION.format(functions=functions, table="\n".join(rows), points=points, minutes=minutes)
     return head + "".join(texts)
 
@@ -119,52 +111,35 @@ def write_handout(numbers: list[int]) -> str:
 # ------------------------------------------------------------------------------------------------------------
 # Update: the new reference, with what the student has written
 
-def update(directory: Path) -> list[str]:
-    """What there is to say: of functions whose specification has changed. The old scripts stay as NAME.py.before."""
+def bring_up_to_date(directory: Path) -> None:
+    """The old scripts stay as NAME.py.before."""
     state = read_state(directory)
-    old, trees = {}, {}
-    for script in reference.SCRIPTS:
+    new = {}
+    for script, text in cut_scripts(state["exercises"]).items():
         path = directory / f"{script}.py"
-        old[script] = path.read_text(encoding="utf-8")
-        trees[script], problem = sources.parse(old[script])
-        if problem:
-            raise UserError(f"{path}, {problem}: mend that first, nothing was changed")
-    numbers = state["exercises"]
-    messages = []
-    for script, text in cut_scripts(numbers).items():
-        new, said = carry_over(script, old[script], trees[script], text, numbers)
-        messages += said
-        atomic_write(directory / f"{script}.py.before", old[script])
-        atomic_write(directory / f"{script}.py", new)
-    write_reference(directory, numbers)
-    write_state(directory, {**state, "version": get_version()})
-    return messages
+        try:
+            new[path] = carry_over(script, path.read_text(encoding="utf-8"), text, state["exercises"])
+        except SyntaxError as error:
+            raise UserError(f"Python can't read {path}: {error}; mend that first, nothing was changed") from error
+    for path, text in new.items():
+        shutil.copy(path, f"{path}.before")
+        atomic_write(path, text)
+    write_rest(directory, state)
 
 
-def carry_over(script: str, old: str, tree: ast.Module, new: str, numbers: list[int]) -> tuple[str, list[str]]:
-    """The new text of a script with the student's functions and helpers of the old one."""
-    messages, nodes = [], []
-    first = None                                     # helpers go before the first function that was written
-    for exercise in choose(numbers).values():
-        for target in exercise.TARGETS:
-            owner, path = sources.split_target(target)
-            node = sources.find(tree, path)
-            if owner != script or sources.is_unsolved(node):
-                continue
-            theirs = ast.get_docstring(node)
-            ours = ast.get_docstring(sources.find(ast.parse(new), path))
-            if theirs != ours:
-                messages.append(f"{target}: what it has to do reads otherwise than in your file:\n{ours}")
-            nodes.append(node)
-            new = sources.replace_function(new, path, sources.get_source(old, path))
-            first = first or path.split(".")[0]
+def carry_over(script: str, old: str, new: str, numbers: list[int]) -> str:
+    """The new text of a script with the student's functions, and with what else the student has added to the old one."""
+    tree = ast.parse(old, f"{script}.py")
     known = set()
     for node in ast.parse(new).body:
         known |= sources.get_names(node)
-    helpers = ""
-    for node in sources.find_helpers(tree, nodes, known):
-        helpers += sources.get_lines(old, node) + "\n\n"
-    if helpers:
-        line = sources.get_first_line(sources.find(ast.parse(new), first))
-        new = sources.replace_lines(new, line, line - 1, helpers)
-    return new, messages
+    added = ""
+    for node in sources.choose_own(tree, known):
+        added += sources.get_lines(old, node) + "\n\n"
+    for exercise in reference.load_exercises(numbers).values():
+        for target in exercise.TARGETS:
+            owner, name = target.split(".")
+            if owner == script and not sources.is_unsolved(sources.find(tree, name)):
+                new = new.replace(sources.get_source(new, name), added + sources.get_source(old, name))
+                added = ""
+    return new

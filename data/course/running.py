@@ -20,19 +20,15 @@ LONGEST = 20_000_000        # bytes of a line
 
 
 def answer_apart(exercise, scripts: dict[str, str], cases: list, limit: float = LIMIT) -> list[dict]:
-    """As child.answer_cases, in other processes."""
-    answers = [None] * len(cases)
-    waiting = list(range(len(cases)))
-    while waiting:
-        found, problem = run_child(exercise, scripts, [cases[i] for i in waiting], limit)
-        for i, answer in zip(waiting, found):
-            answers[i] = answer
-        rest, waiting = waiting[len(found):], []
-        for i in rest:
-            if cases[i].part == cases[rest[0]].part:
-                answers[i] = {"error": problem}
-            else:
-                waiting.append(i)
+    """As child.answer_cases, in other processes. cases: those of a part stand side by side."""
+    answers = []
+    while len(answers) < len(cases):
+        found, problem = run_child(exercise, scripts, cases[len(answers):], limit)
+        answers += found
+        rest = cases[len(answers):]
+        for case in rest:
+            if case.part == rest[0].part:
+                answers.append({"error": problem})
     return answers
 
 
@@ -40,43 +36,33 @@ def run_child(exercise, scripts: dict[str, str], cases: list, limit: float) -> t
     """The answers that came, in the order of cases, and why there are no more."""
     nonce = secrets.token_hex(16)
     job = {"exercise": exercise.__name__, "scripts": scripts, "cases": cases, "nonce": nonce}
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
         process = subprocess.Popen([sys.executable, "-m", "data.course.child"], cwd=work, env=environment,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         records = queue.Queue()
-        threading.Thread(target=read_records, args=(process.stdout, nonce, records), daemon=True).start()
-        try:
-            process.stdin.write(json.dumps(job).encode())
-            process.stdin.close()
-        except OSError:                              # it has ended already: the queue will say so
-            pass
-        found = collect(records, len(cases), limit)
+        threading.Thread(target=read_records, args=(process.stdout, nonce.encode(), records), daemon=True).start()
+        process.stdin.write(json.dumps(job).encode())
+        process.stdin.close()
+        found, problem = [], ""
+        wait = START                                 # until the child says that it begins
+        while len(found) <= len(cases) and not problem:
+            try:
+                found.append(records.get(timeout=wait))
+            except queue.Empty:
+                problem = f"no result after {limit:g} seconds: does a loop never end?"
+            wait = limit
+            if found and found[-1] is None:
+                found.pop()
+                problem = "the process ended before there was a result"
         process.kill()
         process.wait()
-    return found
+    return found[1:], problem
 
 
-def read_records(stream, nonce: str, records: queue.Queue) -> None:
+def read_records(stream, nonce: bytes, records: queue.Queue) -> None:
     """In a thread: what the child tells, then None. Other lines are noise of the student's."""
     for line in iter(lambda: stream.readline(LONGEST), b""):
-        if line.startswith(nonce.encode()):
-            records.put(json.loads(line.removeprefix(nonce.encode())))
+        if line.startswith(nonce):
+            records.put(json.loads(line.removeprefix(nonce)))
     records.put(None)
-
-
-def collect(records: queue.Queue, most: int, limit: float) -> tuple[list[dict], str]:
-    answers = []
-    wait = START                                     # until the child tells something; then a part has its limit
-    while len(answers) < most:
-        try:
-            record = records.get(timeout=wait)
-        except queue.Empty:
-            return answers, f"no result after {limit:g} seconds: does a loop never end?"
-        if record is None:
-            return answers, "the process ended before there was a result"
-        wait = limit
-        if record:                                   # {}: everything is imported
-            answers.append(record)
-    return answers, ""

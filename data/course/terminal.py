@@ -1,32 +1,55 @@
-"""What a student does in a copy: the table, check, hint, reveal, compare, pack."""
-import io
+"""What a student does in a copy: the table, check, hint, reveal, compare, pack.
+
+course.json, in the copy's root, says whose it is, which exercises it has, of which reference, and how far it has come.
+"""
+import itertools
+import json
+import shutil
+import textwrap
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 from data import UserError
 from data.course import judging, reference, sources
 from data.course.reference import ROOT
-from data.course.state import NAME, read_state, write_state
 from data.formats.files import atomic_write
 
+STATE = "course.json"
+LARGEST = 2_000_000         # bytes of a file in a copy
 WIDTH = 16                  # of a bar
+WIDE = 100                  # columns of a terminal in which two texts stand side by side
 
 
-def get_exercise(state: dict, number: int):
-    """UserError if this copy does not have it."""
-    if number not in state["exercises"]:
-        raise UserError(f"there is no exercise {number} here: there are {', '.join(map(str, state['exercises']))}")
-    return reference.load_exercises()[number]
+def read_file(copy: Path | zipfile.Path, name: str) -> str:
+    with (copy / name).open("rb") as file:
+        return file.read(LARGEST).decode(errors="replace")
 
 
-def read_scripts(directory: Path) -> dict[str, str]:
-    """The student's scripts, as far as they are there."""
-    scripts = {}
-    for script in reference.SCRIPTS:
-        path = directory / f"{script}.py"
-        if path.exists():
-            scripts[script] = path.read_text(encoding="utf-8", errors="replace")
-    return scripts
+def read_scripts(copy: Path | zipfile.Path) -> dict[str, str]:
+    return {script: read_file(copy, f"{script}.py") for script in reference.SCRIPTS}
+
+
+def read_state(copy: Path | zipfile.Path) -> dict:
+    """UserError where there is no student's copy."""
+    if not (copy / STATE).exists():
+        raise UserError(f"{copy} is no student's copy: python -m data.course make DIR makes one")
+    return json.loads(read_file(copy, STATE))
+
+
+def write_state(directory: Path, state: dict) -> None:
+    atomic_write(directory / STATE, json.dumps(state, indent=1) + "\n")
+
+
+def get_exercise(number: int) -> ModuleType:
+    return reference.load_exercises([number])[number]
+
+
+def count_points(state: dict, number: int) -> int:
+    """As last checked."""
+    if number in state["revealed"]:
+        return 0
+    return state["earned"].get(str(number), 0)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -34,77 +57,59 @@ def read_scripts(directory: Path) -> dict[str, str]:
 
 def show_table() -> None:
     state = read_state(ROOT)
-    total, most, next_one = 0, 0, None
+    total, most, unsolved = 0, 0, []
     print(f"{state['student']}, reference {state['version']}".lstrip(", "))
-    for number in state["exercises"]:
-        exercise = get_exercise(state, number)
-        points = count_points(state, number)
-        worth = sum(exercise.PARTS.values())
-        filled = WIDTH * points // worth
-        bar = "#" * filled + "-" * (WIDTH - filled)
-        line = f"{number:3}  {exercise.TITLE:34} [{bar}] {points:3} of {worth:2}  {exercise.MINUTES:3} min"
+    for number, exercise in reference.load_exercises().items():
+        points, worth = count_points(state, number), sum(exercise.PARTS.values())
+        bar = ("#" * (WIDTH * points // worth)).ljust(WIDTH, "-")
+        note = ""
         if number in state["revealed"]:
-            line += "  revealed"
-        print(line)
+            note = "  revealed"
+        elif points < worth:
+            unsolved.append(number)
+        print(f"{number:3}  {exercise.TITLE:34} [{bar}] {points:3} of {worth:2}  {exercise.MINUTES:3} min{note}")
         total += points
         most += worth
-        if next_one is None and points < worth and number not in state["revealed"]:
-            next_one = number
     print(f"{total} of {most} points")
-    if next_one is None:
+    if not unsolved:
         print("all done: python -m data.course pack")
-    else:
-        exercise = get_exercise(state, next_one)
-        print(f"next: {next_one}, {', '.join(exercise.TARGETS)}, about {exercise.MINUTES} minutes; "
-              f"its text is in README.md, then: python -m data.course check {next_one}")
-
-
-def count_points(state: dict, number: int) -> int:
-    if number in state["revealed"]:
-        return 0
-    return sum(state["earned"].get(str(number), {}).values())
+        return
+    number = unsolved[0]
+    exercise = get_exercise(number)
+    print(f"next: {number}, {', '.join(exercise.TARGETS)}, about {exercise.MINUTES} minutes; "
+          f"its text is in README.md, then: python -m data.course check {number}")
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Checking
 
-def check(number: int | None) -> bool:
-    """One exercise, or all -> whether everything that was checked is right."""
+def check(numbers: list[int]) -> bool:
+    """These exercises, or all -> whether everything that was checked is right."""
     state = read_state(ROOT)
-    numbers = state["exercises"]
-    if number is not None:
-        numbers = [number]
     right = True
-    for number in numbers:
-        exercise = get_exercise(state, number)
+    for number, exercise in reference.load_exercises(numbers).items():
         verdict = judging.check(exercise, read_scripts(ROOT))
-        show_verdict(number, exercise, verdict)
+        note = ""
         if number in state["revealed"]:
-            print("  revealed: it counts 0 points")
-        state["earned"][str(number)] = verdict.earned
+            note = ", but it is revealed and counts 0"
+        print(f"{number}. {exercise.TITLE}: {verdict.points} of {sum(exercise.PARTS.values())} points{note}")
+        show_parts(exercise, verdict)
+        state["earned"][str(number)] = verdict.points
         write_state(ROOT, state)
         right = right and not verdict.messages
     return right
 
 
-def show_verdict(number: int, exercise, verdict: judging.Verdict) -> None:
-    print(f"{number}. {exercise.TITLE}: {verdict.points} of {sum(exercise.PARTS.values())} points")
-    shown = set()
+def show_parts(exercise, verdict: judging.Verdict) -> None:
+    before = ""
     for part, worth in exercise.PARTS.items():
         message = verdict.messages.get(part, "right")
-        if message in shown:
-            message = "the same"
-        elif message != "right":
-            shown.add(message)
-        indented = make_harmless(message).replace("\n", "\n" + " " * 33)
+        said = message
+        if message == before != "right":
+            said = "the same"
+        before = message
+        indented = said.replace("\n", "\n" + " " * 33)
         print(f"  {part:22} {verdict.earned[part]:2} of {worth:2}  {indented}")
-    for note in verdict.notes:
-        print(f"  note: {note}")
-
-
-def make_harmless(text: str) -> str:
-    """A student's own prints could steer the terminal."""
-    return "".join(sign for sign in text if sign.isprintable() or sign == "\n")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -113,17 +118,17 @@ def make_harmless(text: str) -> str:
 def hint(number: int) -> None:
     """The next hint, behind those that were asked for before."""
     state = read_state(ROOT)
-    exercise = get_exercise(state, number)
-    shown = min(state["hints"].get(str(number), 0) + 1, len(exercise.HINTS))
+    hints = get_exercise(number).HINTS
+    shown = min(state["hints"].get(str(number), 0) + 1, len(hints))
     state["hints"][str(number)] = shown
     write_state(ROOT, state)
-    for i, text in enumerate(exercise.HINTS[:shown]):
-        print(f"hint {i + 1} of {len(exercise.HINTS)}: {text}")
+    for i in range(shown):
+        print(f"hint {i + 1} of {len(hints)}: {hints[i]}")
 
 
 def reveal(number: int) -> None:
     state = read_state(ROOT)
-    exercise = get_exercise(state, number)
+    exercise = get_exercise(number)
     if number not in state["revealed"]:
         answer = input(f"This shows our solution of exercise {number}, which from then on counts 0 points. Type yes: ")
         if answer.strip().lower() != "yes":
@@ -132,23 +137,39 @@ def reveal(number: int) -> None:
         state["revealed"].append(number)
         write_state(ROOT, state)
     for target in exercise.TARGETS:
-        print(show_source(reference.read_script, target))
+        print(reference.read_source(target))
 
 
 def compare(number: int) -> None:
     """UserError unless it was solved, or revealed."""
     state = read_state(ROOT)
-    exercise = get_exercise(state, number)
+    exercise = get_exercise(number)
     if number not in state["revealed"] and count_points(state, number) < sum(exercise.PARTS.values()):
         raise UserError(f"exercise {number} is not solved yet, as last checked: python -m data.course check {number}")
-    own = read_scripts(ROOT)
     for target in exercise.TARGETS:
-        print(f"--- yours\n{show_source(own.get, target)}\n--- ours\n{show_source(reference.read_script, target)}")
+        script, name = target.split(".")
+        show_beside(sources.get_source(read_file(ROOT, f"{script}.py"), name), reference.read_source(target))
 
 
-def show_source(read, target: str) -> str:
-    script, path = sources.split_target(target)
-    return sources.get_source(read(script), path)
+def show_beside(yours: str, ours: str) -> None:
+    """In two columns where the terminal is wide enough, else one under the other."""
+    columns = shutil.get_terminal_size().columns
+    if columns < WIDE:
+        print(f"--- yours\n{yours}\n--- ours\n{ours}")
+        return
+    width = (columns - 3) // 2
+    left, right = wrap(f"--- yours\n{yours}", width), wrap(f"--- ours\n{ours}", width)
+    for one, other in itertools.zip_longest(left, right, fillvalue=""):
+        print(f"{one:{width}} | {other}".rstrip())
+    print()
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Its lines, those that are longer in pieces."""
+    lines = []
+    for line in text.splitlines():
+        lines += textwrap.wrap(line, width, subsequent_indent=" " * 12) or [""]
+    return lines
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -157,14 +178,8 @@ def show_source(read, target: str) -> str:
 def pack() -> None:
     """The six scripts and course.json, in one zip."""
     state = read_state(ROOT)
-    contents = io.BytesIO()
-    with zipfile.ZipFile(contents, "w", zipfile.ZIP_DEFLATED) as archive:
-        for script in reference.SCRIPTS:
-            archive.write(ROOT / f"{script}.py", f"{script}.py")
-        archive.write(ROOT / NAME, NAME)
-    student = "".join(sign for sign in state["student"] if sign.isalnum() or sign in " -_").strip()
-    path = ROOT / f"{student.replace(' ', '-') or 'course'}.zip"
-    atomic_write(path, contents.getvalue())
-    points = sum(count_points(state, number) for number in state["exercises"])
-    print(f"{path.name}: {len(contents.getvalue()) / 1000:.0f} kB, reference {state['version']}, "
-          f"{points} points as last checked")
+    path = ROOT / f"{Path(state['student']).name or 'course'}.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in [f"{script}.py" for script in reference.SCRIPTS] + [STATE]:
+            archive.write(ROOT / name, name)
+    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB, reference {state['version']}")
