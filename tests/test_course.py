@@ -79,8 +79,7 @@ def test_an_exercise_is_complete(exercise):
 
 @each_exercise
 def test_the_reference_has_full_marks(exercise):
-    verdict = judging.judge(exercise, *answer_here(exercise, take_reference(exercise), judging.PUBLIC_SEEDS))
-    assert verdict.earned == exercise.PARTS, verdict.messages
+    assert judging.judge(exercise, *answer_here(exercise, take_reference(exercise), judging.PUBLIC_SEEDS)) == {}
 
 
 @each_exercise
@@ -124,8 +123,7 @@ def test_another_correct_solution_has_full_marks(path):
     exercise = EXERCISES[reference.get_number(path.stem)]
     text = path.read_text(encoding="utf-8")
     scripts = {script: text for script in take_reference(exercise)}
-    verdict = judging.judge(exercise, *answer_here(exercise, scripts, judging.PUBLIC_SEEDS))
-    assert verdict.earned == exercise.PARTS, verdict.messages
+    assert judging.judge(exercise, *answer_here(exercise, scripts, judging.PUBLIC_SEEDS)) == {}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -162,15 +160,13 @@ def check_hostile(what, limit=10.0):
     ("if part == 'b': response = []; response.append(response); return response", "RecursionError"),
 ])
 def test_a_part_that_fails_costs_its_own_points(what, message):
-    verdict = check_hostile(what)
-    assert verdict.earned == {"a": 1, "b": 0, "c": 3, "d": 4}, verdict.messages
-    assert message in verdict.messages["b"]
+    messages = check_hostile(what)
+    assert list(messages) == ["b"] and message in messages["b"], messages
 
 
 def test_a_part_that_never_ends_costs_its_own_points():
-    verdict = check_hostile("while part == 'c': pass", limit=0.7)
-    assert verdict.earned == {"a": 1, "b": 2, "c": 0, "d": 4}
-    assert "never end" in verdict.messages["c"]
+    messages = check_hostile("while part == 'c': pass", limit=0.7)
+    assert list(messages) == ["c"] and "never end" in messages["c"], messages
 
 
 @pytest.mark.parametrize("what", [
@@ -181,13 +177,11 @@ def test_a_part_that_never_ends_costs_its_own_points():
     "import threading; threading.Thread(target=time.sleep, args=(60,)).start()",
 ])
 def test_noise_costs_nothing(what):
-    verdict = check_hostile(what)
-    assert verdict.earned == small.PARTS, verdict.messages
+    assert check_hostile(what) == {}
 
 
 def test_whoever_closes_every_file_loses_a_part():
-    verdict = check_hostile("if part == 'c': os.closerange(0, 100)")
-    assert verdict.earned == {"a": 1, "b": 2, "c": 0, "d": 4}, verdict.messages
+    assert list(check_hostile("if part == 'c': os.closerange(0, 100)")) == ["c"]
 
 
 def test_what_is_written_into_the_pipe_does_not_count():
@@ -198,16 +192,16 @@ def test_what_is_written_into_the_pipe_does_not_count():
         except OSError:
             pass
     """.replace("{{", "{").replace("}}", "}")
-    assert check_hostile(forge).earned == small.PARTS
-    assert check_hostile(forge + "return 0.25").points == 0
+    assert check_hostile(forge) == {}
+    assert list(check_hostile(forge + "return 0.25")) == list(small.PARTS)
 
 
 def test_a_script_that_can_not_be_read():
     for text, message in ((RIGHT.replace("def plan_reward(plan_text", "def plan_reward(plan_text:::"), "line"),
                           ("\0", "can't read"), ("", "not written")):
-        verdict = judging.check(small, {"rewards": text}, seeds=[1])
-        assert verdict.points == 0 and message in verdict.messages["a"]
-    assert judging.check(small, {}, seeds=[1]).points == 0
+        messages = judging.check(small, {"rewards": text}, seeds=[1])
+        assert list(messages) == list(small.PARTS) and message in messages["a"]
+    assert judging.check(small, {}, seeds=[1]) == messages
 
 
 def test_a_function_that_is_gone_is_not_the_references():
@@ -340,7 +334,7 @@ def test_a_student_at_work(copy, capsys, monkeypatch):
         assert shown in capsys.readouterr().out
     terminal.show_table()
     said = capsys.readouterr().out
-    assert "[################]  10 of 10" in said and "revealed" in said and "next: 1, rewards.find_boxes" in said
+    assert "[################]  10 of 10" in said and "revealed" in said and "next: exercise 1 in README.md" in said
     terminal.pack()
     assert "Ada L.zip: " in capsys.readouterr().out
     row = grading.grade_submission(copy / "Ada L.zip", [2, 5], [21])
@@ -385,7 +379,7 @@ def test_an_update_keeps_what_was_written(copy):
         assert text.count("def total") == 1 and text.count("def compute_advantages") == 1 and text.count(filling.LINE) == 1
         assert (copy / "rema.py.before").exists() and terminal.read_state(copy)["hints"] == {"3": 2}
     (copy / "rema.py").write_text("def broken(:\n", encoding="utf-8")
-    with pytest.raises(UserError, match="mend that first"):
+    with pytest.raises(SyntaxError, match="rema.py, line 1"):
         making.make(copy, "", [], update=True)
     with pytest.raises(UserError, match="not empty"):
         making.make(copy, "", [3], update=False)

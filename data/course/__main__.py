@@ -45,23 +45,19 @@ def parse(argv: list[str] | None) -> dict:
         add_command(function).add_argument("number", type=int)
     add_command(terminal.pack)
     if not reference.ARCHIVE.exists():               # in the repository
-        add_instructor_commands(add_command)
+        from data.course import grading, making
+
+        command = add_command(making.make)
+        command.add_argument("directory", type=Path)
+        command.add_argument("--student", default="", help="the name in the copy and of its zip file")
+        command.add_argument("--only", type=read_numbers, default=[], help="exercises, such as 4,5,6 (all)")
+        command.add_argument("--update", action="store_true", help="bring a copy up to date; the student's code stays")
+        command = add_command(grading.grade)
+        command.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION")
+        command.add_argument("--only", type=read_numbers, default=[], help="exercises (those the copy was made with)")
+        command.add_argument("--csv", type=Path, help="a line a submission")
+        command.add_argument("--seeds", type=read_numbers, default=[11, 12, 13], help="of the numbers (11,12,13)")
     return vars(parser.parse_args(argv))
-
-
-def add_instructor_commands(add_command) -> None:
-    from data.course import grading, making
-
-    command = add_command(making.make)
-    command.add_argument("directory", type=Path)
-    command.add_argument("--student", default="", help="the name in the copy and of its zip file")
-    command.add_argument("--only", type=read_numbers, default=[], help="exercises, such as 4,5,6 (all)")
-    command.add_argument("--update", action="store_true", help="bring a copy up to date; the student's code stays")
-    command = add_command(grading.grade)
-    command.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION")
-    command.add_argument("--only", type=read_numbers, default=[], help="exercises (those the copy was made with)")
-    command.add_argument("--csv", type=Path, help="a line a submission")
-    command.add_argument("--seeds", type=read_numbers, default=[11, 12, 13], help="of the numbers (11,12,13)")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         function = arguments.pop("function")
         if function(**arguments) is False:           # a check that found something
             status = 1
-    except (UserError, OSError) as error:
+    except (UserError, OSError, SyntaxError) as error:
         print(f"python -m data.course: {error}", file=sys.stderr)
         status = 2
     except (KeyboardInterrupt, EOFError):

@@ -7,6 +7,7 @@ place. Each output is told as soon as it is there, so a crash costs what comes a
 """
 import ast
 import contextlib
+import copy
 import importlib
 import io
 import json
@@ -35,6 +36,7 @@ class Notebook(io.StringIO):
 
 def flatten(value, name: str = "result") -> list[tuple]:
     """[(name, kind, content), ...]: of a container its kind says how many parts it has, and its parts follow."""
+    kind, content, parts = f"{type(value).__name__} object", None, {}
     torch = sys.modules.get("torch")                 # where nobody has imported it there are no tensors
     if torch is not None and isinstance(value, torch.Tensor):
         refuse_large(value.numel())
@@ -48,12 +50,10 @@ def flatten(value, name: str = "result") -> list[tuple]:
         kind = f"{type(value).__name__} of {len(value)} elements"
         parts = {f"{name}[{i}]": part for i, part in enumerate(value)}
     elif isinstance(value, float):                   # also numpy's float64, which is one
-        return [(name, "float", float(value))]
+        kind, content = "float", float(value)
     elif value is None or type(value) in (bool, int, str):
-        return [(name, type(value).__name__, value)]
-    else:
-        return [(name, f"{type(value).__name__} object", None)]
-    flat = [(name, kind, None)]
+        kind, content = type(value).__name__, value
+    flat = [(name, kind, content)]
     for part in parts:
         flat += flatten(parts[part], part)
     return flat
@@ -102,10 +102,9 @@ def put_in_place(targets: list[str], scripts: dict[str, str]) -> None:
 
 def answer(exercise, case) -> dict:
     printed = Notebook()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(Notebook()):
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
-            given = json.loads(json.dumps(case.given))       # a copy: nobody can change another case's
-            found = {"value": flatten(exercise.run(given))}
+            found = {"value": flatten(exercise.run(copy.deepcopy(case.given)))}      # nobody can change another case's
             json.dumps(found)                        # fails where a number has too many digits
         except BaseException as error:               # SystemExit is no way out, nor KeyboardInterrupt
             found = {"error": describe_error(error)}

@@ -9,12 +9,11 @@ from pathlib import Path
 from data.course import reference, sources
 
 LINE = "from data.course.filling import fill_in; fill_in(globals())    # unwritten exercises come from the reference\n"
-GUARD = 'if __name__ == "__main__":'
 
 
 def add_line(text: str) -> str:
     """A script that fills itself in before its program starts."""
-    before, guard, after = text.partition(f"\n{GUARD}")
+    before, guard, after = text.partition('\nif __name__ == "__main__":')
     return f"{before}\n{LINE}\n{guard}{after}"
 
 
@@ -22,13 +21,13 @@ def fill_in(namespace: dict) -> None:
     """namespace: of a module, which was just read."""
     path = Path(namespace["__file__"])
     own = ast.parse(path.read_text(encoding="utf-8"))
-    ours = ast.parse(reference.read_script(path.stem))
     filled = []
     for number, exercise in reference.load_exercises().items():
         for target in exercise.TARGETS:
             script, name = target.split(".")
             if script == path.stem and sources.is_unsolved(sources.find(own, name)):
-                sources.run_nodes([sources.find(ours, name)], namespace, f"<reference {path.name}>")
+                ours = ast.parse(reference.read_source(target))
+                sources.run_nodes(ours.body, namespace, f"<reference {path.name}>")
                 filled.append(f"{name} (exercise {number})")
     if filled:
         print(f"{path.name}: from the reference: {', '.join(filled)}", file=sys.stderr)

@@ -1,7 +1,6 @@
-"""What is right, part by part, and what to say where it is not. All of it happens in the parent: a child only computes."""
+"""What is right, part by part, and what to say where it is not. It happens in the parent: a child only computes."""
 import ast
 import math
-from dataclasses import dataclass
 from random import Random
 
 from data.course import child, reference, running, sources
@@ -11,19 +10,11 @@ PUBLIC_SEEDS = (1, 2, 3)    # of a student's own checks; grading takes others
 DIGITS = 1e-9               # relative
 
 
-@dataclass
-class Verdict:
-    """On one exercise."""
-    earned: dict[str, int]      # of each part
-    messages: dict[str, str]    # of each part that is not right
+def check(exercise, scripts: dict[str, str], seeds=PUBLIC_SEEDS, limit: float = running.LIMIT) -> dict[str, str]:
+    """What is wrong with a student's targets: part -> message, of each part that is not right.
 
-    @property
-    def points(self) -> int:
-        return sum(self.earned.values())
-
-
-def check(exercise, scripts: dict[str, str], seeds=PUBLIC_SEEDS, limit: float = running.LIMIT) -> Verdict:
-    """Points for a student's targets. scripts: the text of each of the student's scripts, by name."""
+    scripts: the text of each of the student's scripts, by name
+    """
     own, problem = {}, "not written yet"
     for target in exercise.TARGETS:
         script, name = target.split(".")
@@ -36,9 +27,14 @@ def check(exercise, scripts: dict[str, str], seeds=PUBLIC_SEEDS, limit: float = 
         if not sources.is_unsolved(sources.find(tree, name)):
             problem = ""
     if problem:
-        return Verdict(dict.fromkeys(exercise.PARTS, 0), dict.fromkeys(exercise.PARTS, problem))
+        return dict.fromkeys(exercise.PARTS, problem)
     cases = make_cases(exercise, seeds)
     return judge(exercise, cases, running.answer_apart(exercise, own, cases, limit))
+
+
+def count_points(exercise, messages: dict[str, str]) -> int:
+    """Those of the parts that are right."""
+    return sum(worth for part, worth in exercise.PARTS.items() if part not in messages)
 
 
 def make_cases(exercise, seeds) -> list[Case]:
@@ -53,14 +49,14 @@ def make_cases(exercise, seeds) -> list[Case]:
 # ------------------------------------------------------------------------------------------------------------
 # Right or wrong
 
-def judge(exercise, cases: list[Case], answers: list[dict]) -> Verdict:
-    verdict = Verdict(dict(exercise.PARTS), {})
+def judge(exercise, cases: list[Case], answers: list[dict]) -> dict[str, str]:
+    """As check."""
+    messages = {}
     for case, answer in zip(cases, answers):
         fault = find_fault(exercise, case, answer)
-        if fault and case.part not in verdict.messages:
-            verdict.earned[case.part] = 0
-            verdict.messages[case.part] = fault + name_mistake(exercise, case.part, cases, answers)
-    return verdict
+        if fault and case.part not in messages:
+            messages[case.part] = fault + name_mistake(exercise, case.part, cases, answers)
+    return messages
 
 
 def find_fault(exercise, case: Case, answer: dict) -> str:

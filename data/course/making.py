@@ -56,7 +56,7 @@ def make(directory: Path, student: str, only: list[int], update: bool) -> None:
     if update:
         bring_up_to_date(directory)
         return
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if directory.exists() and any(directory.iterdir()):
         raise UserError(f"{directory} is not empty: name another directory, or bring it up to date with --update")
     numbers = list(reference.load_exercises(only))
     for script, text in cut_scripts(numbers).items():
@@ -117,10 +117,7 @@ def bring_up_to_date(directory: Path) -> None:
     new = {}
     for script, text in cut_scripts(state["exercises"]).items():
         path = directory / f"{script}.py"
-        try:
-            new[path] = carry_over(script, path.read_text(encoding="utf-8"), text, state["exercises"])
-        except SyntaxError as error:
-            raise UserError(f"Python can't read {path}: {error}; mend that first, nothing was changed") from error
+        new[path] = carry_over(script, path.read_text(encoding="utf-8"), text, state["exercises"])
     for path, text in new.items():
         shutil.copy(path, f"{path}.before")
         atomic_write(path, text)
@@ -130,11 +127,8 @@ def bring_up_to_date(directory: Path) -> None:
 def carry_over(script: str, old: str, new: str, numbers: list[int]) -> str:
     """The new text of a script with the student's functions, and with what else the student has added to the old one."""
     tree = ast.parse(old, f"{script}.py")
-    known = set()
-    for node in ast.parse(new).body:
-        known |= sources.get_names(node)
     added = ""
-    for node in sources.choose_own(tree, known):
+    for node in sources.choose_own(tree, sources.get_names(ast.parse(new).body)):
         added += sources.get_lines(old, node) + "\n\n"
     for exercise in reference.load_exercises(numbers).values():
         for target in exercise.TARGETS:

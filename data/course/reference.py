@@ -17,19 +17,14 @@ ARCHIVE = ROOT / "data/course/reference.bin"         # a zip file, from which Py
 SCRIPTS = ("rema", "rewards", "model", "rollout", "train", "eval")
 EXERCISES = "data/course/exercises"
 
+BASE = ROOT                 # where the reference's files lie
 if ARCHIVE.exists():
+    BASE = zipfile.Path(ARCHIVE)
     exercises.__path__.append(str(ARCHIVE / EXERCISES))
 
 
-def open_root() -> Path | zipfile.Path:
-    """Where the reference's files lie."""
-    if ARCHIVE.exists():
-        return zipfile.Path(ARCHIVE)
-    return ROOT
-
-
 def read_text(file: str) -> str:
-    return (open_root() / file).read_text(encoding="utf-8")
+    return (BASE / file).read_text(encoding="utf-8")
 
 
 def read_script(script: str) -> str:
@@ -50,7 +45,7 @@ def take_scripts_from_archive() -> None:
 def list_files() -> list[str]:
     """What an archive holds: the six scripts and the exercises."""
     files = [f"{script}.py" for script in SCRIPTS]
-    for path in (open_root() / EXERCISES).iterdir():
+    for path in (BASE / EXERCISES).iterdir():
         if path.name.startswith("e"):
             files.append(f"{EXERCISES}/{path.name}")
     return sorted(files)
@@ -66,7 +61,7 @@ def load_exercises(numbers: list[int] = ()) -> dict[int, ModuleType]:
     for number in numbers:
         if number not in found:
             raise UserError(f"there is no exercise {number}: there are {', '.join(map(str, found))}")
-    return {number: module for number, module in found.items() if number in numbers or not numbers}
+    return {number: found[number] for number in sorted(numbers or found)}
 
 
 def get_number(file: str) -> int:
@@ -76,7 +71,5 @@ def get_number(file: str) -> int:
 
 def compute_version() -> str:
     """Ten digits that change with any of the sources."""
-    digest = hashlib.sha256()
-    for file in list_files():
-        digest.update(read_text(file).encode())
-    return digest.hexdigest()[:10]
+    texts = [read_text(file) for file in list_files()]
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:10]

@@ -43,15 +43,15 @@ def is_unsolved(node: ast.FunctionDef | None) -> bool:
     return node is None or len(node.body) <= 2 and "NotImplementedError" in ast.dump(node.body[-1])
 
 
-def get_names(node: ast.stmt) -> set[str]:
-    """What a statement at the left margin gives a name to: a function, a class, imports, constants."""
-    code = compile(ast.Module([node], []), "statement", "exec")
+def get_names(nodes: list[ast.stmt]) -> set[str]:
+    """What statements at the left margin give a name to: functions, classes, imports, constants."""
+    code = compile(ast.Module(nodes, []), "statements", "exec")
     return {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME"}
 
 
 def choose_own(tree: ast.Module, known: set[str]) -> list[ast.stmt]:
     """The statements of a student's script that name something which is not known, in their order."""
-    return [node for node in tree.body if get_names(node) - known]
+    return [node for node in tree.body if get_names([node]) - known]
 
 
 def run_nodes(nodes: list[ast.stmt], namespace: dict, filename: str) -> None:

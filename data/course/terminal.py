@@ -18,6 +18,7 @@ from data.formats.files import atomic_write
 STATE = "course.json"
 LARGEST = 2_000_000         # bytes of a file in a copy
 WIDTH = 16                  # of a bar
+INDENT = 42                 # of a message's second line
 WIDE = 100                  # columns of a terminal in which two texts stand side by side
 
 
@@ -57,7 +58,7 @@ def count_points(state: dict, number: int) -> int:
 
 def show_table() -> None:
     state = read_state(ROOT)
-    total, most, unsolved = 0, 0, []
+    total, most, following = 0, 0, ""
     print(f"{state['student']}, reference {state['version']}".lstrip(", "))
     for number, exercise in reference.load_exercises().items():
         points, worth = count_points(state, number), sum(exercise.PARTS.values())
@@ -65,19 +66,13 @@ def show_table() -> None:
         note = ""
         if number in state["revealed"]:
             note = "  revealed"
-        elif points < worth:
-            unsolved.append(number)
+        elif points < worth and not following:
+            following = f"next: exercise {number} in README.md, then: python -m data.course check {number}"
         print(f"{number:3}  {exercise.TITLE:34} [{bar}] {points:3} of {worth:2}  {exercise.MINUTES:3} min{note}")
         total += points
         most += worth
     print(f"{total} of {most} points")
-    if not unsolved:
-        print("all done: python -m data.course pack")
-        return
-    number = unsolved[0]
-    exercise = get_exercise(number)
-    print(f"next: {number}, {', '.join(exercise.TARGETS)}, about {exercise.MINUTES} minutes; "
-          f"its text is in README.md, then: python -m data.course check {number}")
+    print(following or "all done: python -m data.course pack")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -88,28 +83,19 @@ def check(numbers: list[int]) -> bool:
     state = read_state(ROOT)
     right = True
     for number, exercise in reference.load_exercises(numbers).items():
-        verdict = judging.check(exercise, read_scripts(ROOT))
-        note = ""
-        if number in state["revealed"]:
-            note = ", but it is revealed and counts 0"
-        print(f"{number}. {exercise.TITLE}: {verdict.points} of {sum(exercise.PARTS.values())} points{note}")
-        show_parts(exercise, verdict)
-        state["earned"][str(number)] = verdict.points
+        messages = judging.check(exercise, read_scripts(ROOT))
+        points = judging.count_points(exercise, messages)
+        print(f"{number}. {exercise.TITLE}: {points} of {sum(exercise.PARTS.values())} points")
+        for part, worth in exercise.PARTS.items():
+            if part in messages:
+                message = messages[part].replace("\n", "\n" + " " * INDENT)
+                print(f"  {part:30}  0 of {worth}  {message}")
+            else:
+                print(f"  {part:30} {worth:2} of {worth}  right")
+        state["earned"][str(number)] = points
         write_state(ROOT, state)
-        right = right and not verdict.messages
+        right = right and not messages
     return right
-
-
-def show_parts(exercise, verdict: judging.Verdict) -> None:
-    before = ""
-    for part, worth in exercise.PARTS.items():
-        message = verdict.messages.get(part, "right")
-        said = message
-        if message == before != "right":
-            said = "the same"
-        before = message
-        indented = said.replace("\n", "\n" + " " * 33)
-        print(f"  {part:22} {verdict.earned[part]:2} of {worth:2}  {indented}")
 
 
 # ------------------------------------------------------------------------------------------------------------
