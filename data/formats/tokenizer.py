@@ -20,6 +20,7 @@ import tiktoken
 from jinja2.sandbox import ImmutableSandboxedEnvironment        # comes with torch
 
 from data import UserError
+from data.formats.files import atomic_write
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json", "chat_template.jinja")
 LONGEST_RUN = 4000
@@ -588,7 +589,7 @@ class Tokenizer:
         """Write the files that were read, byte for byte (config.json is the model's to write)."""
         for name, content in self.files.items():
             if name != "config.json":
-                (pathlib.Path(directory) / name).write_bytes(content)
+                atomic_write(pathlib.Path(directory) / name, content)
 
 
 def read_files(directory: pathlib.Path) -> dict[str, bytes]:

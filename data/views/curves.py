@@ -1,4 +1,5 @@
 """Learning curves of a run. Only this file imports matplotlib."""
+import io
 import itertools
 import logging
 import operator
@@ -9,6 +10,7 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 import matplotlib  # noqa: E402
 
+from data.formats.files import atomic_write  # noqa: E402
 from data.problems.reading import read_jsonl  # noqa: E402
 
 matplotlib.use("Agg")
@@ -68,8 +70,10 @@ def draw_curves(lines: list[dict], path: str | pathlib.Path, title: str = "") ->
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     figure.suptitle(title + "   (shaded: who learns)")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
     plt.close(figure)
+    atomic_write(path, picture.getvalue())
 
 
 # ------------------------------------------------------------------------------------------------------------

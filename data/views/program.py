@@ -79,7 +79,7 @@ def interruptible(tell, args: argparse.Namespace):
         if len(PRESSED) > 1:
             raise KeyboardInterrupt
         if SKIPPABLE:
-            tell("interrupted: the evaluation is left, the run is saved (again: leave at once)")
+            tell("interrupted: this evaluation is left for later (again: leave at once)")
             raise KeyboardInterrupt
         tell("interrupted: this step ends, then the run is saved (again: leave at once, with what was saved before)")
 
