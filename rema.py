@@ -572,9 +572,8 @@ def average_over_turns(log_ratio: Tensor, turns: Tensor) -> Tensor:
     The ratio is then the geometric mean of the tokens' ratios: the paper writes the arithmetic mean, its code
     and GSPO take this one.
     """
-    zeros = log_ratio.new_zeros(int(turns.max()) + 1)
-    sums = zeros.index_add(0, turns, log_ratio)
-    counts = zeros.index_add(0, turns, torch.ones_like(log_ratio))
+    counts = torch.bincount(turns)
+    sums = log_ratio.new_zeros(len(counts)).index_add(0, turns, log_ratio)
     return (sums / counts)[turns]
 
 
