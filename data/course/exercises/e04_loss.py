@@ -51,8 +51,8 @@ HINTS = [
     "Write the docstring's lines as tensors of shape (N,), from the log-ratio to the gain, and sum at the very end. "
     "torch.minimum compares entry by entry, .clamp(low, high) bounds. No loop over tokens and no `if` on the sign of A "
     "is needed: the minimum of the two products is right for both.",
-    "average_over_turns: torch.bincount(turns) counts the tokens of each turn, zeros.index_add(0, turns, log_ratio) adds "
-    "up their log-ratios, where zeros has as many entries. Divide, and [turns] gives each token its turn's mean. In "
+    "average_over_turns: torch.bincount(turns) counts each turn's tokens, zeros.index_add(0, turns, log_ratio) adds up "
+    "their log-ratios, where zeros has as many entries. Divide, and [turns] gives each token its turn's mean. In "
     "policy_loss it replaces the log-ratio before .clamp(max=3).",
     "bound_loss: torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain). k3: d = (ref - "
     "new).clamp(max=20), torch.exp(d) - d - 1. clip_share: (clipped product < other product), as floats, mean.",
