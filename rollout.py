@@ -423,10 +423,14 @@ def recall_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[R
     saved = getattr(args, "roles", None)
     if not saved:
         return roles
-    made_for_judges = saved[0]["system"].startswith(rema.COMPARE)
+    try:
+        recalled = [recall_role(entry) for entry in saved]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"the run's config.json: its roles make no sense ({error!r})") from None
+    made_for_judges = recalled[0].system.startswith(rema.COMPARE)
     if not args.own_roles and made_for_judges != bool(rows[0].get("judge")):
         return roles
-    return [recall_role(entry) for entry in saved]
+    return recalled
 
 
 def recall_role(entry: dict) -> Role:

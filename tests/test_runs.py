@@ -108,6 +108,9 @@ def test_a_run_of_the_house_is_asked_as_it_was_trained(tmp_path):
     train.main([*QUICK, "--steps", "1", "--out", str(tmp_path / "run")])
     saved = read_settings(tmp_path / "run")
     saved["roles"][1]["system"] = "As it was."
+    (tmp_path / "run/config.json").write_text(json.dumps({**saved, "roles": [{"name": "high"}]}))
+    with pytest.raises(UserError, match="config.json: its roles make no sense"):
+        rollout.choose_roles(rollout.parse(["--model", str(tmp_path / "run"), "1+1"]), [{}])
     (tmp_path / "run/config.json").write_text(json.dumps(saved))
     for flags, row, system in (([], {}, "As it was."), (["--turns", "2"], {}, rema.LOW_TURNS.system),
                                ([], {"judge": True}, rema.make_judges([rema.LOW])[0].system)):

@@ -44,9 +44,9 @@ def drawn(monkeypatch):
     curves.plt.close("all")
 
 
-def test_curves_of_a_plain_run(drawn, monkeypatch):
+def test_curves_of_a_plain_run(drawn, monkeypatch, tmp_path):
     monkeypatch.setattr(curves.plt.Figure, "savefig", lambda *args, **how: None)
-    curves.draw_curves([measured(0), line(1), line(2), line(3), measured(3)], "curves.png", "tiny")
+    curves.draw_curves([measured(0), line(1), line(2), line(3), measured(3)], tmp_path / "curves.png", "tiny")
     assert len(drawn) == 4
     assert [text.get_text() for text in drawn[1].get_legend().get_texts()] == ["high", "low"]
     assert len(drawn[0].patches) == 3 and drawn[2].get_legend() is None    # phases; no entropy known
@@ -66,14 +66,14 @@ def test_curves_of_guided_plans_show_the_actions(tmp_path, drawn):
     assert share.get_xlabel() == level.get_xlabel() == "step" and drawn[3].get_xlabel() == ""
 
 
-def test_curves_of_agents_of_any_name(drawn, monkeypatch):
+def test_curves_of_agents_of_any_name(drawn, monkeypatch, tmp_path):
     """Three voices, one after the other or together: each has a line and a colour of its own."""
     monkeypatch.setattr(curves.plt.Figure, "savefig", lambda *args, **how: None)
     names = ("planner", "critic", "low")
     earned = {f"reward_{name}": 0.5 for name in names}
     steps = [dict(step=i + 1, learner=learner, entropy=0.5, length=9.0, **earned)
              for i, learner in enumerate([*names, "+".join(names)])]
-    curves.draw_curves([measured(0), *steps], "curves.png")
+    curves.draw_curves([measured(0), *steps], tmp_path / "curves.png")
     colours = {one.get_label(): one.get_color() for one in drawn[1].lines}
     assert list(colours) == list(names) and len(set(colours.values())) == 3
     assert colours["low"] == curves.COLOURS["low"]
