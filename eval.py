@@ -7,9 +7,7 @@
 Prints a table; writes a JSON-lines file with every response and verdict, and config.json beside it.
 """
 from data.views import greeting  # noqa: F401  first of all, since torch takes seconds
-import math
 from argparse import Namespace
-from pathlib import Path
 
 import rema
 from data.formats.files import write_json
@@ -124,6 +122,8 @@ def main(argv: list[str] | None = None) -> None:
 # --- extensions ---------------------------------------------------------------------------------------------
 
 import collections  # noqa: E402
+import math  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from data import UserError  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The transformer of Llama 3, Qwen 2.5, Qwen 3 and SmolLM2, its KV cache, and its Hugging Face directory.
+"""The transformer of Llama 3, Qwen 2.5, Qwen 3, SmolLM2 and Mistral, its KV cache, and its Hugging Face directory.
 
 One file, one model: RMSNorm, rotary positions, grouped-query attention, SwiGLU. The families differ in three
 switches (a bias on q, k, v; a norm on q and k; tied or untied head) and in numbers. Modules carry the names
@@ -21,7 +21,7 @@ from data import UserError
 from data.formats.config import Config
 from data.formats.files import atomic_write, read_json
 from data.formats.hub import resolve
-from data.formats.safetensors import compare, read_weights, write_tensors
+from data.formats.safetensors import read_weights, write_tensors
 from data.formats.tokenizer import Tokenizer
 
 
@@ -382,6 +382,7 @@ def save(model: Transformer, tokenizer: Tokenizer, directory: str | Path) -> Non
 # --- extensions ---------------------------------------------------------------------------------------------
 
 from data.formats.adapters import TARGETS, AdapterConfig  # noqa: E402
+from data.formats.safetensors import compare  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------------------
 # Llama 3.1's rotary positions

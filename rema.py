@@ -36,9 +36,10 @@ class Turn:
     logprobs: list[float]                # of each token, under the distribution that it was drawn from
     stopped: bool                        # by itself; False: cut off at max_new_tokens or the end of the context
     agent: str = ""                      # who spoke
-    text: str = ""                       # the tokens as text, for rewards and people
+    text: str = ""                       # what it said, for rewards, those who speak next, and people
     place: tuple[int, ...] = ()
     learned: list[bool] | None = None    # extensions: which tokens are learned (None: all of them)
+    thought: str = ""                    # extension: what it thought before, <think> ... </think>, for people
 
     reward: float = 0.0
     advantage: float = 0.0               # the same for all of its tokens
@@ -610,7 +611,7 @@ def make_lesson(tokenizer, messages: list[dict]) -> Turn:
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        said = tokenizer.encode(message["content"]) + [end]
+        said = tokenizer.say(message["content"]) + [end]
         if not ids:
             shown = tokenizer.chat(messages[:i])
         else:

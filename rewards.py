@@ -7,7 +7,7 @@ The mathematics, whether 0.5 is \frac12, is in data/answers.
 """
 import re
 
-from data.answers.comparing import count_answers, equivalent
+from data.answers.comparing import count_answers, drop_thought, equivalent
 
 MAX_RESPONSE = 10_000       # characters at the end of a response in which a box is looked for
 
@@ -42,7 +42,9 @@ def extract(response: str, lenient: bool = False) -> str | None:
     """What the last closed box holds, of find_boxes in the last MAX_RESPONSE characters; None without a box.
 
     lenient: without a box, what find_stated_answer finds in the same characters (it follows "the answer is").
+    Of a model that thinks only what it says behind </think> counts: a box in its thoughts is no answer yet.
     """
+    response = drop_thought(response)                # extension
     text = response[-MAX_RESPONSE:]
     boxes = find_boxes(text)
     if boxes:
@@ -100,7 +102,7 @@ from data.answers.comparing import parse  # noqa: E402
 
 def is_spread_over_boxes(response: str, answer: str) -> bool:
     r"""Do the boxes of the last line that has any hold the gold answers? "The roots are \boxed{-2} and \boxed{7}"."""
-    text = response[-MAX_RESPONSE:]
+    text = drop_thought(response)[-MAX_RESPONSE:]
     boxes = find_boxes(text)
     line_start = text.rfind("\n", 0, boxes[-1][0])
     given = [content for start, content in boxes if start > line_start]
@@ -137,7 +139,7 @@ def verdict(response: str) -> str | None:
 
     None if the last line with a tag names both, unless one of them follows "verdict" or the like; or if it says [C].
     """
-    for line in reversed(response[-MAX_RESPONSE:].split("\n")):
+    for line in reversed(drop_thought(response)[-MAX_RESPONSE:].split("\n")):
         named = TAG.findall(line)
         last_words = LAST_WORD.findall(line)
         if last_words:

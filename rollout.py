@@ -13,7 +13,6 @@ from data.views import greeting  # noqa: F401  first of all, since torch takes s
 import hashlib
 from argparse import Namespace
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from torch import Generator, Tensor
 
 import rema
 from data import UserError
-from data.formats.files import read_json
 from data.formats.runs import complete_from_run, find_agents
 from data.formats.tokenizer import Tokenizer
 from data.views.bars import NO_BAR, wait_for
@@ -95,6 +93,8 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
         below = torch.nextafter(end, torch.zeros_like(end))                    # the next smaller number
         point = torch.minimum(uniform.to(cdf)[:, None] * end, below)           # never beyond the last token
         tokens = torch.searchsorted(cdf, point, right=True)
+        if cdf.is_cuda:                              # extension
+            tokens = avoid_impossible(tokens, probs)
     return tokens[:, 0], probs.gather(-1, tokens)[:, 0].log()
 
 
@@ -304,7 +304,7 @@ def sample_turns(agent: Agent, conversations: list[list[dict]], samples: int, ge
     for turns in groups:
         for turn in turns:
             turn.agent = agent.name
-            turn.text = agent.tokenizer.decode(turn.tokens)
+            turn.thought, turn.text = agent.tokenizer.read(turn.tokens)
     return groups
 
 
@@ -374,6 +374,7 @@ def choose_roles(args: Namespace, rows: list[dict]) -> list[Role]:
 # --- extensions ---------------------------------------------------------------------------------------------
 
 import math  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import torch.nn.functional as F  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
@@ -382,6 +383,7 @@ from data.views import terminal  # noqa: E402
 from data.views.program import run_program  # noqa: E402
 from data.extensions.graphs import GraphedStep  # noqa: E402
 from data.extensions.guide import Guide  # noqa: E402
+from data.formats.files import read_json  # noqa: E402
 from model import hide, reserve  # noqa: E402
 
 
@@ -468,6 +470,17 @@ def use_graphs(agents: list[Agent]) -> None:
             raise UserError("--graphs is for a CUDA card: leave it away")
         if not isinstance(agent.model.step, GraphedStep):    # agents may share a model
             agent.model.step = GraphedStep(agent.model)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# On a card a cumulative sum is added up in parallel, so by rounding it may fall, or rise where a probability is 0.
+# A search still ends at a place where it rises above the point, the last one being above every point: in range, and
+# off by rounding at most. But such a rise may be at a token that cannot be drawn, whose log-prob is -inf.
+
+def avoid_impossible(tokens: Tensor, probs: Tensor) -> Tensor:
+    """tokens (B, 1) drawn from probs (B, V) -> those of probability 0 replaced by the likeliest of their row."""
+    likeliest = probs.argmax(-1, keepdim=True)
+    return torch.where(probs.gather(-1, tokens) > 0, tokens, likeliest)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -598,6 +611,8 @@ def compute_guided_logprobs(hidden, weight, targets, temperature, allowed, state
 def guide_plans(agents: list[Agent]) -> None:
     """The first agent becomes one that writes guided plans."""
     first = agents[0]
+    if first.tokenizer.format.opens_thought:
+        raise UserError("--plan-format json is not for a model that thinks first: its chat template begins the thought")
     guide = Guide(first.tokenizer, first.model.config.vocab_size, first.model.device)
     agents[0] = GuidedAgent(first.role, first.model, first.tokenizer, first.optimizer, first.reference, guide)
 
@@ -655,7 +670,7 @@ def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, to
             for episode, said in zip(live, drawn):
                 turn = episode.turns[-1]
                 turn.tokens, turn.logprobs, turn.stopped = said.tokens, said.logprobs, said.stopped
-                turn.text = agent.tokenizer.decode(said.tokens)
+                turn.thought, turn.text = agent.tokenizer.read(said.tokens)
                 answered = agent is agents[-1] and rema.FINISH in episode.turns[-len(agents)].text
                 going.append(turn.stopped and not answered)
                 kept.append(len(turn.tokens) - 1)    # a last token was drawn, but not run

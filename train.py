@@ -37,12 +37,11 @@ from data.problems.choosing import choose_questions, leave_out_long, split_data
 from data.views import bars, report, terminal
 from data.views.program import (Parser, add_machine_flags, amount, check_agents, count, count_or_none, interruptible,
                                 pick_machine, rate, run_program, skippable)
-from data.views.statistics import (count_failures, count_tokens, describe_step, group_by_question, log_held_out,
-                                   log_step)
+from data.views.statistics import count_failures, describe_step, log_held_out, log_step
 from data.views.bars import say
 from model import Transformer, save
 from rema import Role, Turn
-from rollout import Agent, choose_roles, load_agents, make_generator, sample_episodes
+from rollout import Agent, choose_roles, load_agents, sample_episodes
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -459,8 +458,9 @@ from data.formats.hub import NAMES  # noqa: E402
 from data.formats.runs import find_agents, holds_adapters  # noqa: E402
 from data.formats.files import atomic_write, read_json  # noqa: E402
 from data.problems.reading import read_conversations  # noqa: E402
+from data.views.statistics import count_tokens, group_by_question  # noqa: E402
 from model import TARGETS, add_adapters, load  # noqa: E402
-from rollout import VARIATIONS, add_variant_flags, equip  # noqa: E402
+from rollout import VARIATIONS, add_variant_flags, equip, make_generator  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -491,6 +491,7 @@ def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespa
 
 def add_training_flags(parser: Parser) -> None:
     parser.set_defaults(normalise=None, checkpointing=None)  # filled in below
+    parser.epilog = memory.CARDS
     flag = parser.add_argument_group("variants of reward, loss and memory").add_argument
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement (base)")
     flag("--normalise", choices=("batch", "sequence", "turn", "turns", "constant"),

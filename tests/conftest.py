@@ -1,7 +1,8 @@
 """Where the tests look for what is not in the repository; each test that needs it skips with a reason when it is absent.
 
 REMA_SHARED  benchmark files (default: ../shared beside the repository)
-REMA_MODELS  directories smollm2-135m, llama3 and qwen2 with real weights or tokenizers (default: ../models)
+REMA_MODELS  directories smollm2-135m, llama3, qwen2 and tekken (Mistral's) with real weights or tokenizers
+             (default: ../models)
 """
 import os
 import pathlib

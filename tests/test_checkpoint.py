@@ -653,7 +653,8 @@ def test_names(hub, tmp_path, monkeypatch):
     assert resolve("tiny") == tmp_path
     assert list(places.NAMES) == (
         "tiny llama-1b llama-3b llama-8b llama3-8b qwen-0.5b qwen-1.5b qwen-3b qwen-7b qwen3-0.6b qwen3-1.7b "
-        "qwen3-4b qwen3-8b smollm2-135m smollm2-360m smollm2-1.7b").split()
+        "qwen3-4b qwen3-8b smollm2-135m smollm2-360m smollm2-1.7b deepseek-1.5b deepseek-7b deepseek-8b mistral-nemo"
+        ).split()
     assert places.NAMES["llama-3b"] == "meta-llama/Llama-3.2-3B-Instruct"
     assert places.NAMES["qwen-0.5b"] == "Qwen/Qwen2.5-0.5B-Instruct"
     assert places.NAMES["qwen3-1.7b"] == "Qwen/Qwen3-1.7B"

@@ -30,7 +30,9 @@ PUBLISHED = {"llama-1b": 1_235_814_400, "llama-3b": 3_212_749_824, "llama-8b": 8
              "llama3-8b": 8_030_261_248, "qwen-0.5b": 494_032_768, "qwen-1.5b": 1_543_714_304,
              "qwen-3b": 3_085_938_688, "qwen-7b": 7_615_616_512, "qwen3-0.6b": 596_049_920,
              "qwen3-1.7b": 1_720_574_976, "qwen3-4b": 4_022_468_096, "qwen3-8b": 8_190_735_360,
-             "smollm2-135m": 134_515_008, "smollm2-360m": 361_821_120, "smollm2-1.7b": 1_711_376_384}
+             "smollm2-135m": 134_515_008, "smollm2-360m": 361_821_120, "smollm2-1.7b": 1_711_376_384,
+             "deepseek-1.5b": 1_777_088_000, "deepseek-7b": 7_615_616_512, "deepseek-8b": 8_030_261_248,
+             "mistral-nemo": 12_247_782_400}
 SMALL = Config("llama", vocab_size=10, width=4, layers=3, heads=2, kv_heads=1, head_width=2, hidden=6,
                context=99, eps=1e-5, rope_theta=1e4, rope_scaling=None, tied=True, qkv_bias=False,
                qk_norm=False)

@@ -16,6 +16,9 @@ HF = {
     "smollm2": dict(model_type="llama", tie_word_embeddings=True, attention_bias=False, rope_theta=10000.0),
     "qwen2": dict(model_type="qwen2", tie_word_embeddings=True, rope_theta=1e6, use_sliding_window=False),
     "qwen3": dict(model_type="qwen3", tie_word_embeddings=False, attention_bias=False, rope_theta=1e6),
+    "deepseek": dict(model_type="qwen2", tie_word_embeddings=False, rope_theta=10000.0, use_sliding_window=False,
+                     sliding_window=64, max_window_layers=2),
+    "mistral": dict(model_type="mistral", tie_word_embeddings=False, rope_theta=1e6, sliding_window=None),
 }
 COMMON = dict(
     vocab_size=101, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=6,
@@ -23,7 +26,7 @@ COMMON = dict(
 
 
 def raw(family, **changes):
-    width = {"head_dim": 16} if family == "qwen3" else {}                 # explicit, and not 48 / 6
+    width = {"head_dim": 16} if family in ("qwen3", "mistral") else {}    # explicit, and not 48 / 6
     return {**COMMON, **HF[family], **width, **changes}
 
 
@@ -64,6 +67,8 @@ def test_logits_equal_transformers(family, tmp_path, no_tokenizer):
     with torch.no_grad():
         expected = theirs(tokens).logits
         assert (ours(tokens) - expected).abs().max() < 1e-4
+        if family == "mistral":
+            assert torch.equal(ours(tokens), expected)
         models.save(ours, no_tokenizer, tmp_path / "ours")
         again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
         assert (again(tokens).logits - expected).abs().max() < 1e-5
@@ -87,6 +92,8 @@ GOLDEN = {
     "smollm2": [-0.147156, 0.328495, 0.638315, 0.625901, 0.297519],
     "qwen2": [1.425434, 2.37684, 2.128368, 0.805453, -0.924071],
     "qwen3": [-0.010201, -0.073565, -0.103245, -0.085652, -0.02884],
+    "deepseek": [-4.280728, -2.267651, 1.001044, 3.715453, 4.372582],
+    "mistral": [-0.529633, 0.36509, -0.126522, -0.137699, 0.374001],
 }
 GOLDEN_TOKENS = torch.tensor([[1, 5, 9, 2, 7, 7, 30, 11] * 8])
 

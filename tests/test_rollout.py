@@ -25,6 +25,8 @@ FAMILIES = {
     "smollm2": dict(family="llama", qkv_bias=False, qk_norm=False, tied=True, rope_scaling=None),
     "qwen2": dict(family="qwen2", qkv_bias=True, qk_norm=False, tied=True, rope_scaling=None),
     "qwen3": dict(family="qwen3", qkv_bias=False, qk_norm=True, tied=False, rope_scaling=None),
+    "deepseek": dict(family="qwen2", qkv_bias=True, qk_norm=False, tied=False, rope_scaling=None),     # R1 Distill Qwen
+    "mistral": dict(family="mistral", qkv_bias=False, qk_norm=False, tied=False, rope_scaling=None),
 }
 
 

@@ -16,8 +16,8 @@ import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 
-from data.answers.reading import (ANGULAR, FAILURES, MAX_TEXT, Tree, Unsure, is_known_unit, normalise, parse, read_tree,
-                                  split_label, strip_text, unparsed)
+from data.answers.reading import (ANGULAR, FAILURES, MAX_TEXT, Tree, Unsure, drop_thought,  # noqa: F401
+                                  is_known_unit, normalise, parse, read_tree, split_label, strip_text, unparsed)
 
 MAX_WORK = 4_000            # steps of one comparison, two to three microseconds each
 MAX_BITS = 20_000           # of a power: 2^2008 passes, 9^9^9^9 does not

@@ -47,6 +47,29 @@ FAILURES = (Unsure, ArithmeticError, LookupError, TypeError, ValueError, Recursi
 
 
 # ------------------------------------------------------------------------------------------------------------
+# Where it stands. A model may think before it speaks: <think> ... </think>, and behind it what it says. Only what was
+# said is graded, and shown to the agent that speaks next. A thought is the model's own; it is learned like the rest.
+
+def split_thought(text: str) -> tuple[str, str]:
+    """A sampled text -> (what was thought, what was said). One that never came to the end of its thought says nothing.
+
+    >>> split_thought("<think>1 + 1 ...</think> Two."), split_thought("Two."), split_thought("<think>1 + 1 ...")
+    (('1 + 1 ...', 'Two.'), ('', 'Two.'), ('1 + 1 ...', ''))
+    """
+    thought, closed, said = text.rpartition("</think>")
+    said, opened, unfinished = said.partition("<think>")
+    if not closed and not opened:
+        return "", text
+    thought = thought.replace("<think>", "") + unfinished
+    return thought.strip(), said.strip()
+
+
+def drop_thought(response: str) -> str:
+    """What was said."""
+    return split_thought(response)[1]
+
+
+# ------------------------------------------------------------------------------------------------------------
 # Words
 
 # Units. The first word of a row is the name for all of them; plurals with -s and -es are understood.

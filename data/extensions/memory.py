@@ -193,7 +193,18 @@ def kept(config, B, T, S, e, lora):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# The table of --fit
+# The table of --fit, and what of it stands at the end of --help
+
+CARDS = """
+what a card holds, with the flags that it then needs (--fit says it of any model and of other flags):
+   T4    qwen-0.5b --lora 16 --batch 64; llama-1b --lora 16 --micro-tokens 1024 --batch 32
+  16 GB  qwen-0.5b; llama-1b --lora 16 --batch 64; llama-3b --lora 16 --micro-tokens 1024 --batch 32
+  24 GB  llama-1b --lora 16; llama-3b --lora 16 --batch 64; llama-8b --micro-tokens 1024 --batch 16
+  48 GB  llama-1b; llama-3b --lora 16; llama-8b --batch 64
+  80 GB  llama-1b; llama-3b; llama-8b
+when its memory runs out while sampling: --batch 64; while learning: --micro-tokens 4096; for both: --lora 16, or
+--max-new-tokens 256, which cuts off longer answers
+"""
 
 def table(name: str, args) -> str:
     """What --fit prints. args: the settings of train.py."""
@@ -211,6 +222,8 @@ def table(name: str, args) -> str:
         lines.append(f"{part:12}{on_card[part] / GB:10.2f}{here[part] / GB:10.2f}")
     for card_size in (80, 48, 24, 16):
         lines.append(f"{card_size:3} GB: {advise(config, args, card_size * GB, card=True)}")
+    plain = Namespace(**{**vars(args), "dtype": "float32"})              # what train.py takes without bfloat16
+    lines.append(f"    T4: {advise(config, plain, 16 * GB, card=False)} (16 GB, but no bfloat16)")
     if size:
         lines.append(f"{size / GB:3.0f} GB: {advise(config, args, size, card=cuda)}")
     return "\n".join(lines)

@@ -9,7 +9,8 @@ SIZES = {"vocab_size": "vocab_size", "width": "hidden_size", "layers": "num_hidd
          "context": "max_position_embeddings"}
 ENTRIES = {**SIZES, "eps": "rms_norm_eps", "tied": "tie_word_embeddings"}
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+            "mistral": "MistralForCausalLM"}
 # The only values with which our transformer computes what theirs does
 IMPLEMENTED = {"use_sliding_window": False, "mlp_bias": False, "attention_bias": False, "hidden_act": "silu",
                "partial_rotary_factor": 1.0, "rope_interleaved": False, "use_mrope": False, "pruned_heads": {}}
@@ -34,7 +35,7 @@ HARMLESS = set("""
 @dataclass
 class Config:
     """What config.json says, in our words. Nothing that changes the logits has a default."""
-    family: str              # "llama", "qwen2" or "qwen3"
+    family: str              # "llama", "qwen2", "qwen3" or "mistral"
     vocab_size: int
     width: int
     layers: int
@@ -65,6 +66,8 @@ class Config:
                 check_size(ours, known[ours])
         if raw.get("layer_types") not in (None, ["full_attention"] * known["layers"]):
             raise UserError("config.json: layer_types other than full_attention are not implemented")
+        if family == "mistral":
+            check_window(raw.get("sliding_window"), known["context"])
         check_number("rms_norm_eps", known["eps"])
         if not isinstance(known["tied"], bool):
             raise UserError(f"config.json: tie_word_embeddings = {known['tied']!r} is neither true nor false")
@@ -90,6 +93,8 @@ class Config:
                "head_dim": self.head_width, "attention_bias": self.qkv_bias, "torch_dtype": dtype, "dtype": dtype,
                "rope_theta": self.rope_theta, "rope_scaling": scaling,
                "rope_parameters": {"rope_theta": self.rope_theta, **rope}}
+        if self.family == "mistral":
+            raw["sliding_window"] = None             # without the entry theirs would be 4096
         for ours, theirs in ENTRIES.items():
             raw[theirs] = getattr(self, ours)
         raw["eos_token_id"] = sorted(stop_ids)
@@ -100,6 +105,13 @@ def check_size(name, value):
     """UserError if a width or a count is none."""
     if not isinstance(value, int) or value < 1:
         raise UserError(f"config.json: {name} = {value!r} is not a positive whole number")
+
+
+def check_window(window, context):
+    """UserError if a token would not see all before it; Mistral has no switch beside the number."""
+    if window is not None and not (type(window) is int and window >= context):
+        raise UserError(f"config.json: sliding_window = {window!r} is not implemented where the context is longer, "
+                        f"here {context}; if no sequence will be, set max_position_embeddings to the window")
 
 
 def need(source: dict, key: str):

@@ -20,6 +20,7 @@ import tiktoken
 from jinja2.sandbox import ImmutableSandboxedEnvironment        # comes with torch
 
 from data import UserError
+from data.answers.reading import split_thought
 from data.formats.files import atomic_write
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json", "chat_template.jinja")
@@ -57,63 +58,94 @@ YOUNG = re.compile(
 # quotes, blanks, names of variables and branches for tools do not matter. The template is a stranger's: it
 # runs in Jinja's sandbox, as in transformers, and only here.
 
-SPECIAL = r"(<\|\w+\|>)"                                       # what a format writes so is one token
+# What a format writes so is one token: <|im_end|>, DeepSeek's <｜User｜> with its wide bars, Mistral's [INST] and </s>
+SPECIAL = r"(<\|\w+\|>|<｜[^｜]+｜>|\[/?(?:INST|SYSTEM_PROMPT)\]|</?s>)"
 CHATML = "<|im_start|>{role}\n{content}<|im_end|>\n"
 LLAMA = "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>"
 DATED = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n{content}"
+ROLES = ("system", "user", "assistant")
 
 
 class Format(NamedTuple):
-    """How a family writes a conversation: a turn for each message, then the assistant's header."""
+    """How a family writes a conversation: a turn for each message, then what the assistant's turn begins with."""
     name: str
-    turn: str = CHATML
-    first: str = CHATML             # the turn that opens the conversation
-    system: str | None = None       # the system message of a conversation that brings none
+    system: str | None              # how a turn of each role is written; None: see in_question
+    user: str
+    assistant: str
+    begin: str = ""                 # what stands before everything
+    opening: str | None = None      # how a system message is written that opens the conversation; None: as any
+    default: str | None = None      # the system message of a conversation that brings none
+    in_question: bool = False       # a system message stands in the last question, before it: Mistral Nemo
     trim: bool = False              # blanks around the content are left out
-    think: str = ""                 # an empty thought after the last header: Qwen 3 with thinking off
+    think: str = ""                 # after the last header: an empty thought, Qwen 3 with thinking off; or the
+                                    # beginning of one, DeepSeek R1
     thoughts: str = "said"          # the answers whose thoughts are shown: "said" all as they are; "last" those
-                                    # behind the last question, Qwen 3; "all", with a block for each, TRL's Qwen 3
+                                    # behind the last question, Qwen 3; "all", with a block for each, TRL's Qwen 3;
+                                    # "none", DeepSeek R1
     shapes: set | None = None       # of the conversations that it is exact for; None: of all
 
     @property
-    def head(self):
+    def head(self) -> str:
         """What stands before the assistant's answer."""
-        return self.turn.split("{content}")[0].format(role="assistant") + self.think
+        return self.assistant.split("{content}")[0] + self.think
 
-    def turns(self, messages):
-        """[(role, content, turn or first)] of every message that is written, defaults included."""
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the assistant goes on with a thought that the prompt has begun."""
+        return "<think>" in self.think and "</think>" not in self.think
+
+    def form(self, role: str) -> str | None:
+        """How a turn of that role is written."""
+        return {"system": self.system, "user": self.user, "assistant": self.assistant}[role]
+
+    def special_names(self) -> list[str]:
+        """The tokens with which it frames turns; the last one ends the assistant's."""
+        parts = [self.begin, self.opening or "", self.system or "", self.user, self.assistant]
+        return re.findall(SPECIAL, "".join(parts))
+
+    def turns(self, messages: list[dict]) -> list[tuple]:
+        """[(role, content, form)] of every message that is written, defaults included."""
         said = []
-        if self.system is not None and messages[0]["role"] != "system":
-            said.append(("system", self.system, self.first))
+        if self.default is not None and messages[0]["role"] != "system":
+            said.append(("system", self.default, self.opening or self.system))
         for message in messages:
-            form = self.turn if said else self.first
+            form = self.form(message["role"])
+            if self.opening and not said:
+                form = self.opening
             said.append((message["role"], message["content"], form))
         if self.thoughts != "said":
             place_thoughts(said, self.thoughts)
+        if self.in_question and said[0][0] == "system":
+            put_into_question(said)
         return said
 
-    def fill(self, role, content, form):
+    def fill(self, content: str, form: str) -> str:
         """The text of one turn, or of a part of it."""
         if self.trim:
             content = content.strip()
-        return form.format(role=role, content=content)
+        return form.format(content=content)
 
-    def text(self, messages):
+    def text(self, messages: list[dict]) -> str:
         """A conversation as text, up to where the assistant starts to speak."""
-        text = ""
-        for role, content, form in self.turns(messages):
-            text += self.fill(role, content, form)
+        text = self.begin
+        for _, content, form in self.turns(messages):
+            if form is None:
+                return ""                           # it has no such turn
+            text += self.fill(content, form)
         return text + self.head
 
 
-def place_thoughts(said, shown):
+def place_thoughts(said: list[tuple], shown: str) -> None:
     """Qwen 3 shows thoughts after the last question only; there the last turn always has a block for them.
 
-    With shown == "all" every answer has one.
+    With shown == "all" every answer has one, with "none" nobody's thoughts are shown.
     """
     roles = [role for role, _, _ in said]
     for i, (role, content, form) in enumerate(said):
         if role != "assistant" or not isinstance(content, str):
+            continue
+        if shown == "none":
+            said[i] = role, content.split("</think>")[-1], form
             continue
         thought = ""
         if "</think>" in content:
@@ -126,16 +158,41 @@ def place_thoughts(said, shown):
         said[i] = role, content, form
 
 
+def put_into_question(said: list[tuple]) -> None:
+    """The system message leaves the front and stands in the last turn, if that is a question."""
+    _, system, _ = said.pop(0)
+    if said and said[-1][0] == "user":
+        role, question, form = said[-1]
+        said[-1] = role, f"{system}\n\n{question}", form
+
+
+def use_for_all(form: str) -> dict[str, str]:
+    """One form for all roles, of which only the name differs."""
+    return {role: form.replace("{role}", role) for role in ROLES}
+
+
+QWEN3 = Format("Qwen 3", **use_for_all(CHATML), think="<think>\n\n</think>\n\n")     # a template that keeps the thoughts
+LLAMA3 = Format("Llama 3", **use_for_all(LLAMA), begin="<|begin_of_text|>", trim=True)
+DEEPSEEK = Format("DeepSeek R1", "{content}", "<｜User｜>{content}", "<｜Assistant｜>{content}<｜end▁of▁sentence｜>",
+                  begin="<｜begin▁of▁sentence｜>", thoughts="none")
+MISTRAL = Format("Mistral Small", "[SYSTEM_PROMPT]{content}[/SYSTEM_PROMPT]", "[INST]{content}[/INST]", "{content}</s>",
+                 begin="<s>")
 FORMATS = (
-    Format("ChatML"),
-    Format("Qwen 2", system="You are a helpful assistant."),
-    Format("Qwen 2.5", system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
-    Format("SmolLM2", system="You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
-    Format("Qwen 3", think="<think>\n\n</think>\n\n"),                  # a template that keeps the thoughts
-    Format("Qwen 3", think="<think>\n\n</think>\n\n", thoughts="last"),
-    Format("Qwen 3", think="<think>\n\n</think>\n\n", thoughts="all"),
-    Format("Llama 3", LLAMA, "<|begin_of_text|>" + LLAMA, trim=True),
-    Format("Llama 3.1", LLAMA, "<|begin_of_text|>" + LLAMA.replace("{content}", DATED), trim=True, system=""))
+    Format("ChatML", **use_for_all(CHATML)),
+    Format("Qwen 2", **use_for_all(CHATML), default="You are a helpful assistant."),
+    Format("Qwen 2.5", **use_for_all(CHATML),
+           default="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    Format("SmolLM2", **use_for_all(CHATML),
+           default="You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+    QWEN3,
+    QWEN3._replace(thoughts="last"),
+    QWEN3._replace(thoughts="all"),
+    LLAMA3,
+    LLAMA3._replace(name="Llama 3.1", opening=LLAMA3.system.replace("{content}", DATED), default=""),
+    DEEPSEEK,                                                           # as first published
+    DEEPSEEK._replace(think="<think>\n"),                               # as since February 2025
+    MISTRAL,
+    MISTRAL._replace(name="Mistral Nemo", system=None, in_question=True))
 
 # Blanks around everything, thoughts, no user at all, an assistant at the end: formats differ in odd places.
 MESSAGES = {"S": ("system", "\nRule %d. "), "U": ("user", " \nWhat is %d? \n"),
@@ -150,7 +207,7 @@ for talk in ("U", "UAU", "S", "A", "SU", "SUAUAU", "UA", "UT", "UAUTU", "SUAUTU"
 NEEDED = {"SU", "SUTU"}             # the shapes of what this program writes, see find_shape
 
 
-def find_shape(messages):
+def find_shape(messages: list[dict]) -> str:
     """Who speaks when, a letter each; further rounds of user and assistant do not count: SUAUAU -> SU."""
     letters = ""
     for message in messages:
@@ -163,7 +220,7 @@ def find_shape(messages):
     return re.sub("(UA)+U", "U", letters)
 
 
-def compile_template(template):
+def compile_template(template: str):
     """A chat template as a program. Whatever may go wrong does: it is a stranger's."""
     # {% generation %} marks what a trainer learns; only transformers knows it, and its effect is that of `with`.
     template = re.sub(r"({%[-+]?\s*)generation\b", r"\1with", template)
@@ -173,12 +230,15 @@ def compile_template(template):
     return environment.from_string(template)
 
 
-def write_probes(template, names):
-    """What a chat template writes for each of PROBES, None where it fails; names: {"bos_token": its name, ...}."""
+def write_probes(template: str, names: dict) -> list[str | None]:
+    """What a chat template writes for each of PROBES, None where it fails.
+
+    names: {"bos_token": its name, ...}, and what else it may use.
+    """
     texts = []
     program = None
     for messages in PROBES:
-        try:    # without the function strftime_now, Llama's templates write the date above
+        try:
             program = program or compile_template(template)
             texts.append(program.render(messages=messages, tools=None, add_generation_prompt=True,
                                         enable_thinking=False, **names))
@@ -187,12 +247,14 @@ def write_probes(template, names):
     return texts
 
 
-def recognize_format(template, names):
+def recognize_format(template: str, names: dict) -> Format | None:
     """The Format of a chat template: one that writes every probe as it does, or else most of them; or None."""
-    texts = write_probes(template, names)
+    texts = write_probes(template, names)            # without strftime_now Llama's templates write the date above
+    if texts == [None] * len(PROBES):                # Mistral Small's need it. A date that no format holds: of
+        texts = write_probes(template, {**names, "strftime_now": lambda _: "<|today|>"})       # another day tomorrow
     candidates = list(FORMATS)
     for form in FORMATS:
-        candidates.append(form._replace(system=find_default_system(form, texts[0])))
+        candidates.append(form._replace(default=find_default_system(form, texts[0])))
     partial, most = None, set()
     for form in candidates:
         exact, wrong = set(), set()
@@ -209,11 +271,11 @@ def recognize_format(template, names):
     return partial
 
 
-def find_default_system(form, text):
+def find_default_system(form: Format, text: str | None) -> str | None:
     """The system message in the text of a conversation that brings none; None if there is none."""
-    before, after = form.first.split("{content}")
-    before = before.format(role="system")
-    if text is None or not text.startswith(before):
+    before, _, after = (form.opening or form.system or "").partition("{content}")
+    before = form.begin + before
+    if text is None or not after or not text.startswith(before):
         return None
     system = text.removeprefix(before).split(after)[0]
     if re.search(SPECIAL, system):
@@ -389,23 +451,28 @@ class Tokenizer:
         if template:
             names = {key: token_name(config.get(key)) for key in ("bos_token", "eos_token")}
             self._format = recognize_format(template, names)
-            self._problem = "its chat template is none of Llama 3 to 3.2, Qwen 2 to 3, SmolLM2 and plain ChatML"
+            self._problem = ("its chat template is none of Llama 3 to 3.2, Qwen 2 to 3, SmolLM2, DeepSeek R1 Distill, "
+                             "Mistral Nemo and Small, and plain ChatML")
         else:
             self._format = None
             self._problem = "it has no chat template (take an Instruct checkpoint)"
         if self._format:
-            end = re.findall(SPECIAL, self._format.turn)[-1]
+            end = self._format.special_names()[-1]
             if end in self._named:
                 self.stop_ids.add(self._named[end])
 
     def _sort_added(self, added):
-        """What ends or frames a turn is special, whatever the file says: text must not be able to hold it."""
+        """What ends or frames a turn is special, whatever the file says: text must not be able to hold it.
+
+        What frames a thought is text: the model says it.
+        """
         self.special, self.added, frame = {}, {}, []
         if self._format:
-            frame = re.findall(SPECIAL, self._format.first)
+            frame = self._format.special_names()
         for token in added:
             name, id = token["content"], token["id"]
-            if token["special"] or id in self.stop_ids or name in frame:
+            is_special = token["special"] and name not in ("<think>", "</think>")
+            if is_special or id in self.stop_ids or name in frame:
                 self.special[name] = id
             elif token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
                 raise UserError("an added token that takes its neighbours along is not supported")
@@ -428,7 +495,8 @@ class Tokenizer:
                 self._words[word] = id
         self._missing = {byte for byte, letter in LETTER.items() if letter not in self._words}
         if self._missing and model.get("byte_fallback"):
-            raise UserError("tokens that stand for single bytes (byte_fallback) are not supported")
+            raise UserError("a SentencePiece vocabulary, whose tokens are no bytes but for a fallback (byte_fallback: "
+                            "Mistral 7B, Llama 2), is not supported; take a byte-level one: Mistral Nemo, Llama 3")
         self._order = {}
         for i, merge in enumerate(model["merges"]):
             if isinstance(merge, str):
@@ -541,11 +609,13 @@ class Tokenizer:
         """
         if not messages:
             raise UserError("a conversation needs at least one message")
+        for message in messages:
+            check_role(message["role"])
         shapes = self.format.shapes
         if shapes is not None and find_shape(messages) not in shapes:
             raise UserError("this checkpoint's chat template writes such a conversation in a way of its own: begin "
                             "with a system message, then let user and assistant take turns")
-        ids = []
+        ids = self._render(self.format.begin)
         for role, content, form in self.format.turns(messages):
             ids += self.turn(role, content, form)
         return ids + self.assistant
@@ -553,15 +623,16 @@ class Tokenizer:
     def turn(self, role: str, content, form: str | None = None) -> list[int]:
         """One more message as ids, with its end token and what follows; content: text or sampled ids.
 
-        form: how the turn is written; left out: as one that does not open the conversation.
+        form: how the turn is written; left out: as one of that role that does not open the conversation.
         """
-        if role not in ("system", "user", "assistant"):
-            raise UserError(f"unknown role {role!r} in a conversation: take system, user or assistant")
+        check_role(role)
+        form = form or self.format.form(role)
         if form is None:
-            form = self.format.turn
+            raise UserError("this checkpoint's chat template has no system messages but one, at the beginning")
         if isinstance(content, str):
-            return self._render(form, role, content)
-        return self._render(form.split("{content}")[0], role) + list(content) + self.after(content)
+            return self._render(form, content)
+        before, behind = form.split("{content}")
+        return self._render(before) + list(content) + self._close(content, behind)
 
     @property
     def assistant(self) -> list[int]:
@@ -570,19 +641,42 @@ class Tokenizer:
 
     def after(self, sampled: list[int]) -> list[int]:
         """The forced ids behind a sampled turn: the end token unless it is there, and what follows."""
-        ids = self._render(self.format.turn.split("{content}")[1])
-        if len(sampled) and sampled[-1] == ids[0]:
+        return self._close(sampled, self.format.assistant.split("{content}")[1])
+
+    def _close(self, content, behind):
+        ids = self._render(behind)
+        if ids and len(content) and content[-1] == ids[0]:
             del ids[0]
         return ids
 
-    def _render(self, form, role="", content=""):
-        """Ids of a format: <|...|> is a special token, text between two of them is encoded in one piece."""
+    def read(self, sampled: list[int]) -> tuple[str, str]:
+        """Sampled ids -> (what was thought, what was said), see split_thought."""
+        text = self.decode(sampled)
+        if text and self._format and self._format.opens_thought:
+            text = self._format.think + text
+        return split_thought(text)
+
+    def say(self, text: str) -> list[int]:
+        """The ids with which the assistant would say a text, which may begin with a <think>, without the end token.
+
+        Where the prompt has begun a thought that goes on, or ends at once, as in DeepSeek's own answers without one.
+        """
+        if self.format.opens_thought:
+            think = self.format.think
+            if text.lstrip().startswith(think):
+                text = text.lstrip().removeprefix(think)
+            else:
+                text = "\n</think>\n\n" + text
+        return self.encode(text)
+
+    def _render(self, form, content=""):
+        """Ids of a format: what SPECIAL finds is a special token, text between two is encoded in one piece."""
         ids = []
-        for part in re.split(SPECIAL, form):
-            if part.startswith("<|"):
+        for i, part in enumerate(re.split(SPECIAL, form)):
+            if i % 2:
                 ids.append(self.special_id(part))
             else:
-                ids += self.encode(self.format.fill(role, content, part))
+                ids += self.encode(self.format.fill(content, part))
         return ids
 
     def save(self, directory):
@@ -590,6 +684,11 @@ class Tokenizer:
         for name, content in self.files.items():
             if name != "config.json":
                 atomic_write(pathlib.Path(directory) / name, content)
+
+
+def check_role(role):
+    if role not in ROLES:
+        raise UserError(f"unknown role {role!r} in a conversation: take system, user or assistant")
 
 
 def read_files(directory: pathlib.Path) -> dict[str, bytes]:

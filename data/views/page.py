@@ -64,6 +64,8 @@ def write_turn(turn, tokenizer=None) -> str:
     if not turn.stopped:
         label += " (cut off)"
     text = escape(turn.text.strip())
+    if turn.thought:
+        text = f"<i>{escape(turn.thought)}</i>\n{text}"
     if tokenizer:
         text = shade_tokens(turn, tokenizer)
     if not text:

@@ -119,12 +119,18 @@ def skippable():
 # What flags mean
 
 def pick_device(name: str | None) -> str:
-    """The device that was asked for, or the best there is. UserError if this machine has no such device."""
+    """The device that was asked for, or the best there is. UserError if this machine has no such device.
+
+    Of torchrun's processes each takes its own card first of all: whoever asks "cuda" a question before has a context on
+    the first one, which costs each of them half a gigabyte there.
+    """
     if name is None:
         name = "cpu"
         if torch.cuda.is_available():
             name = "cuda"
     try:
+        if torch.device(name).type == "cuda" and "LOCAL_RANK" in os.environ:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"--device {name}: this machine has none (--device cpu always works)") from None

@@ -270,7 +270,10 @@ def record(episode) -> dict:
     """An episode as a dictionary for JSON."""
     turns = []
     for turn in episode.turns:
-        turns.append({"role": turn.agent, "text": turn.text, "tokens": len(turn.tokens), "stopped": turn.stopped})
+        entry = {"role": turn.agent, "text": turn.text, "tokens": len(turn.tokens), "stopped": turn.stopped}
+        if turn.thought:
+            entry["thought"] = turn.thought
+        turns.append(entry)
     row = episode.row
     return {"id": row["id"], "problem": row["problem"], "answer": row["answer"], "place": episode.place,
             "turns": turns, "extracted": episode.answer, "correct": episode.correct, "rewards": list_rewards(episode)}

@@ -135,6 +135,8 @@ def describe_episode(episode) -> str:
     row = episode.row
     lines = ["", describe_part("problem", f"{row['problem']}   (answer {row['answer']})")]
     for turn in episode.turns:
+        if turn.thought:
+            lines.append(describe_part(turn.agent, f"thinks: {turn.thought}"))
         lines.append(describe_part(turn.agent, turn.text.strip() or "(nothing)"))
     rewards = [f"{name} {reward:+.2f}" for name, reward in list_rewards(episode).items()]
     return "\n".join([*lines, f"  rewards    {', '.join(rewards)}", ""])
@@ -159,6 +161,8 @@ def describe_turn(turn, tokenizer, logprobs: str | None = None) -> str:
         head += ", cut off"
     head += f", log-prob {mean:.2f} a token\n"
     if logprobs is None:
+        if turn.thought:
+            head += f"<think>\n{make_harmless(turn.thought)}\n</think>\n"
         return head + (make_harmless(turn.text.strip()) or "(nothing)")
     texts = []
     for token in turn.tokens:
