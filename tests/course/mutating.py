@@ -170,9 +170,12 @@ def read_record() -> dict:
 
 def compute_state(exercise) -> str:
     """Changes with the exercise's file and its targets."""
-    digest = hashlib.sha256(reference.read_text(exercise.__name__.replace(".", "/") + ".py").encode())
+    texts = {"exercise": reference.read_text(exercise.__name__.replace(".", "/") + ".py")}
     for target in exercise.TARGETS:
-        digest.update(reference.read_source(target).encode())
+        texts[target] = reference.read_source(target)
+    digest = hashlib.sha256()
+    for name in sorted(texts):
+        digest.update(f"{name}\n{texts[name]}\n".encode())
     return digest.hexdigest()[:10]
 
 
