@@ -82,20 +82,20 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature > 0:
         logits = logits / temperature
-    probs = logits.softmax(-1)                                                 # (B, V)
+    probs = logits.softmax(1)                                                  # (B, V)
     if temperature == 0:
-        tokens = logits.argmax(-1, keepdim=True)                               # (B, 1)
+        tokens = logits.argmax(1, keepdim=True)                                # (B, 1)
     else:
         if top_p < 1:                                # extension
             probs = keep_nucleus(probs, top_p)
-        cdf = probs.cumsum(-1)
+        cdf = probs.cumsum(1)
         end = cdf[:, -1:]                            # 1, but for rounding
         below = torch.nextafter(end, torch.zeros_like(end))                    # the next smaller number
         point = torch.minimum(uniform.to(cdf)[:, None] * end, below)           # never beyond the last token
         tokens = torch.searchsorted(cdf, point, right=True)
         if cdf.is_cuda:                              # extension
             tokens = avoid_impossible(tokens, probs)
-    return tokens[:, 0], probs.gather(-1, tokens)[:, 0].log()
+    return tokens.squeeze(1), probs.gather(1, tokens).squeeze(1).log()
 
 
 # ------------------------------------------------------------------------------------------------------------
