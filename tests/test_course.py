@@ -9,7 +9,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 
 import numpy
@@ -19,7 +18,7 @@ import torch
 from data import UserError
 from data.course import __main__ as commands
 from data.course import child, filling, grading, judging, making, reference, sources, terminal
-from tests.course import mutating, small
+from tests.course import mutating, recording, small
 
 HERE = pathlib.Path(__file__).resolve().parent
 EXERCISES = reference.load_exercises()
@@ -32,7 +31,7 @@ def take_reference(exercise):
     scripts = {}
     for target in exercise.TARGETS:
         script, _ = target.split(".")
-        scripts[script] = reference.read_script(script)
+        scripts[script] = reference.read_text(f"{script}.py")
     return scripts
 
 
@@ -68,11 +67,11 @@ def test_an_exercise_is_complete(exercise):
     assert {case.part for case in judging.make_cases(exercise, [1])} == set(exercise.PARTS)
     for target in exercise.TARGETS:
         script, name = target.split(".")
-        node = sources.find(ast.parse(reference.read_script(script)), name)
+        node = sources.find(ast.parse(reference.read_text(f"{script}.py")), name)
         assert node is not None and ast.get_docstring(node), target
         assert node.end_lineno - node.lineno < 60
         for other in reference.SCRIPTS:              # a script that took it by its name would not have the student's
-            for part in ast.walk(ast.parse(reference.read_script(other))):
+            for part in ast.walk(ast.parse(reference.read_text(f"{other}.py"))):
                 if isinstance(part, ast.ImportFrom) and part.module == script:
                     assert name not in [alias.name for alias in part.names], (other, target)
 
@@ -129,7 +128,7 @@ def test_another_correct_solution_has_full_marks(path):
 # ------------------------------------------------------------------------------------------------------------
 # Hostile and broken submissions: each part has the points that it deserves
 
-RIGHT = reference.read_script("rewards")
+RIGHT = reference.read_text("rewards.py")
 HOSTILE = '''
 
 def compute_reward(response, answer):
@@ -285,23 +284,17 @@ def test_a_copy_holds_no_solution(made):
         for target in exercise.TARGETS:
             script, name = target.split(".")
             node = sources.find(ast.parse((made / f"{script}.py").read_text(encoding="utf-8")), name)
-            ours = sources.find(ast.parse(reference.read_script(script)), name)
+            ours = sources.find(ast.parse(reference.read_text(f"{script}.py")), name)
             assert sources.is_unsolved(node)
             assert ast.dump(node.args) == ast.dump(ours.args)
             assert len(node.decorator_list) == len(ours.decorator_list)
-            if target not in getattr(exercise, "DOCSTRINGS", {}):
-                assert ast.get_docstring(node) == ast.get_docstring(ours)
+            assert ast.get_docstring(node) == ast.get_docstring(ours)
     names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     assert not [name for name in names if "test" in name or "results" in name or "__pycache__" in name]
     assert not [name for name in names if "exercises/e" in name or "grading" in name or "making" in name]
     handout = (made / "README.md").read_text(encoding="utf-8")
     for exercise in EXERCISES.values():
         assert exercise.TEXT.strip() in handout and all(target in handout for target in exercise.TARGETS)
-
-
-def test_a_docstring_that_gives_everything_away_is_replaced():
-    text = 'def f(x):\n    r"""Adds \\one\n    to x."""\n    return x + 1\n\n\nX = 1\n'
-    assert sources.replace_body(text, "f", "raise E", "More.") == 'def f(x):\n    """More."""\n    raise E\n\n\nX = 1\n'
 
 
 def test_a_student_at_work(copy, capsys, monkeypatch):
@@ -358,12 +351,12 @@ def test_a_wrong_command_is_told_in_a_line(arguments, said, capsys, monkeypatch,
 def test_the_scripts_of_a_copy_run_at_any_time(copy, capsys):
     done = run_in(copy, "-c", "import rewards; print(rewards.compute_reward('no', '1'), rewards.has_box('no'))")
     assert done.stdout == "-1.0 False\n", done.stderr
-    assert done.stderr.startswith("rewards.py: from the reference: find_boxes (exercise 1)"), done.stderr
+    assert done.stderr.startswith("rewards.py: from the reference: find_boxes, extract, compute_reward"), done.stderr
     for solved in (False, True):
         namespace = {"__file__": str(copy / "rewards.py")}
         filling.fill_in(namespace)
         assert ("compute_reward" in namespace) != solved
-        assert ("compute_reward (exercise 2)" in capsys.readouterr().err) != solved
+        assert ("compute_reward" in capsys.readouterr().err) != solved
         solve(copy, EXERCISES[2])
 
 
@@ -443,28 +436,23 @@ def test_few_mutants_are_excused():
 # ------------------------------------------------------------------------------------------------------------
 # The heavy ones
 
-@pytest.mark.skipif(not os.environ.get("REMA_SLOW"), reason="REMA_SLOW=1: all checks in a copy, about a minute")
-def test_all_checks_in_a_copy(copy):
+def test_the_record_says_that_checks_can_be_trusted():
+    """python -m tests.course.recording writes it. It may be of an earlier commit, but holds every exercise."""
+    record = recording.read_record()
     for exercise in EXERCISES.values():
-        solve(copy, exercise)
-    begun = time.monotonic()
-    done = run_in(copy, "-m", "data.course", "check")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - begun < 90
-    assert "all done" in run_in(copy, "-m", "data.course").stdout
+        found = record[exercise.__name__.split(".")[-1]]
+        assert found["changed its mind"] == [] and found["caught"] == found["mistakes"] and found["seeds"] == 50
+    assert record["all checks"]["seconds"] <= 90 and record["all checks"]["peak MB"] <= 600
 
 
-@pytest.mark.skipif(not os.environ.get("REMA_SLOW"), reason="REMA_SLOW=1: 50 seeds, one and two threads")
+@pytest.mark.skipif(not os.environ.get("REMA_SLOW"), reason="REMA_SLOW=1: all checks in a copy, half a minute")
+def test_all_checks_in_a_copy():
+    found = recording.measure_checks()
+    assert found["seconds"] <= 90 and found["peak MB"] <= 600, found
+
+
+@pytest.mark.skipif(not os.environ.get("REMA_SLOW"), reason="REMA_SLOW=1: 50 seeds, one and two threads, minutes")
 @each_exercise
 def test_no_check_changes_its_mind(exercise):
-    threads = torch.get_num_threads()
-    try:
-        for seed in range(50):
-            torch.set_num_threads(1 + seed % 2)
-            assert count_points(exercise, take_reference(exercise), [seed]) == sum(exercise.PARTS.values()), seed
-            for i, mistake in enumerate(exercise.MISTAKES):
-                scripts = judging.apply_mistake(exercise, mistake)
-                if seed % len(exercise.MISTAKES) == i:
-                    assert count_points(exercise, scripts, [seed]) < sum(exercise.PARTS.values()), (seed, mistake)
-    finally:
-        torch.set_num_threads(threads)
+    found = recording.measure_seeds(exercise)
+    assert found["changed its mind"] == [] and found["caught"] == found["mistakes"]

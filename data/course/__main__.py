@@ -4,7 +4,7 @@ in a student's copy:
     python -m data.course               what there is to do, and how far you are
     python -m data.course check 4       points for exercise 4, and what is wrong; without a number: all of them
     python -m data.course hint 4        the next of three hints
-    python -m data.course compare 4     our solution under yours, once yours is right
+    python -m data.course compare 4     our solution beside yours, once yours is right
     python -m data.course reveal 4      our solution; the exercise then counts 0 points
     python -m data.course pack          the file to hand in
 for instructors, in the repository:
@@ -61,18 +61,16 @@ def parse(argv: list[str] | None) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    status = 0
+    """Ends with status 1 where a check found something wrong, and with 2 where it could not do what was asked for."""
     try:
         arguments = parse(argv)
         function = arguments.pop("function")
-        if function(**arguments) is False:           # a check that found something
-            status = 1
+        sys.exit(function(**arguments) is False)
     except (UserError, OSError, SyntaxError) as error:
         print(f"python -m data.course: {error}", file=sys.stderr)
-        status = 2
+        sys.exit(2)
     except (KeyboardInterrupt, EOFError):
-        status = 130
-    sys.exit(status)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,7 @@ class Notebook(io.StringIO):
 def flatten(value, name: str = "result") -> list[tuple]:
     """[(name, kind, content), ...]: of a container its kind says how many parts it has, and its parts follow."""
     kind, content, parts = f"{type(value).__name__} object", None, {}
-    torch = sys.modules.get("torch")                 # where nobody has imported it there are no tensors
-    if torch is not None and isinstance(value, torch.Tensor):
+    if type(value).__name__ == "Tensor":             # by its name: some exercises need no torch
         refuse_large(value.numel())
         kind = f"tensor of {value.dtype} and shape {list(value.shape)}"
         parts = {name: value.tolist()}

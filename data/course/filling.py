@@ -20,14 +20,10 @@ def add_line(text: str) -> str:
 def fill_in(namespace: dict) -> None:
     """namespace: of a module, which was just read."""
     path = Path(namespace["__file__"])
-    own = ast.parse(path.read_text(encoding="utf-8"))
     filled = []
-    for number, exercise in reference.load_exercises().items():
-        for target in exercise.TARGETS:
-            script, name = target.split(".")
-            if script == path.stem and sources.is_unsolved(sources.find(own, name)):
-                ours = ast.parse(reference.read_source(target))
-                sources.run_nodes(ours.body, namespace, f"<reference {path.name}>")
-                filled.append(f"{name} (exercise {number})")
+    for node in sources.list_unsolved(ast.parse(path.read_text(encoding="utf-8"))):
+        ours = ast.parse(reference.read_source(f"{path.stem}.{node.name}"))
+        sources.run_nodes(ours.body, namespace, f"<reference {path.name}>")
+        filled.append(node.name)
     if filled:
         print(f"{path.name}: from the reference: {', '.join(filled)}", file=sys.stderr)

@@ -7,7 +7,6 @@ from data.course import child, reference, running, sources
 from data.course.exercises import Case
 
 PUBLIC_SEEDS = (1, 2, 3)    # of a student's own checks; grading takes others
-DIGITS = 1e-9               # relative
 
 
 def check(exercise, scripts: dict[str, str], seeds=PUBLIC_SEEDS, limit: float = running.LIMIT) -> dict[str, str]:
@@ -76,7 +75,7 @@ def find_difference(expected: list, found: list) -> str:
     """The first one between two flat lists (child.flatten), in words; "" if there is none."""
     for (name, due, right), (_, kind, given) in zip(expected, found):
         if due == "float" and kind in ("float", "int"):
-            if not math.isclose(right, given, rel_tol=DIGITS, abs_tol=1e-12):
+            if not math.isclose(right, given, rel_tol=1e-9, abs_tol=1e-12):
                 return f"{name} is {given:.10g}, due is {right:.10g}"
         elif kind != due:
             return f"{name} is of type {kind}, {due} is due"
@@ -107,7 +106,7 @@ def apply_mistake(exercise, mistake) -> dict[str, str]:
     scripts = {}
     for target in exercise.TARGETS:
         script, name = target.split(".")
-        text = scripts.get(script, reference.read_script(script))
+        text = scripts.get(script, reference.read_text(f"{script}.py"))
         source = sources.get_source(text, name)
         scripts[script] = text.replace(source, source.replace(mistake.old, mistake.new))
     return scripts

@@ -10,9 +10,9 @@ from data.course.filling import add_line
 from data.course.terminal import read_state, write_state
 from data.formats.files import atomic_write
 
-ROOMS = ("answers", "course", "extensions", "formats", "problems", "tiny", "views")
-LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.md", "make_tiny.py", "e[0-9]*.py", "grading.py", "making.py",
-                                  "record.json")
+# Of data/.
+LEFT_OUT = shutil.ignore_patterns("results", "examples", "make_tiny.py", "e[0-9]*.py", "grading.py", "making.py",
+                                  "*.md", "mutants.json", "measured.json", "__pycache__")
 
 INTRODUCTION = """# The method, by hand
 
@@ -25,7 +25,7 @@ pip install -r requirements.txt
 python -m data.course              what there is to do, and how far you are
 python -m data.course check 3      points for exercise 3, and what is wrong
 python -m data.course hint 3       a hint; ask again for the next one, there are three
-python -m data.course compare 3    our solution under yours, once yours is right
+python -m data.course compare 3    our solution beside yours, once yours is right
 python -m data.course reveal 3     our solution before that; the exercise then counts 0 points
 python -m data.course pack         the file to hand in
 python train.py                    train the two agents, 3 minutes; what you have not written yet comes from us
@@ -66,22 +66,20 @@ def make(directory: Path, student: str, only: list[int], update: bool) -> None:
 
 def cut_scripts(numbers: list[int]) -> dict[str, str]:
     """The six scripts without the functions of these exercises."""
-    scripts = {script: reference.read_script(script) for script in reference.SCRIPTS}
+    scripts = {script: reference.read_text(f"{script}.py") for script in reference.SCRIPTS}
     for number, exercise in reference.load_exercises(numbers).items():
-        docstrings = getattr(exercise, "DOCSTRINGS", {})
         body = f'raise NotImplementedError("exercise {number}")'
         for target in exercise.TARGETS:
             script, name = target.split(".")
-            scripts[script] = sources.replace_body(scripts[script], name, body, docstrings.get(target))
+            scripts[script] = sources.replace_body(scripts[script], name, body)
     return {script: add_line(text) for script, text in scripts.items()}
 
 
 def write_rest(directory: Path, state: dict) -> None:
     """All but the six scripts: what an update replaces."""
     version = reference.compute_version()
-    for room in ROOMS:
-        shutil.copytree(reference.ROOT / "data" / room, directory / "data" / room, ignore=LEFT_OUT, dirs_exist_ok=True)
-    for file in ("data/__init__.py", "requirements.txt", "LICENSE"):
+    shutil.copytree(reference.ROOT / "data", directory / "data", ignore=LEFT_OUT, dirs_exist_ok=True)
+    for file in ("requirements.txt", "LICENSE"):
         shutil.copy(reference.ROOT / file, directory / file)
     with zipfile.ZipFile(directory / "data/course/reference.bin", "w", zipfile.ZIP_DEFLATED) as archive:
         for file in reference.list_files():
@@ -99,8 +97,8 @@ def write_handout(numbers: list[int]) -> str:
         targets = ", ".join(f"`{target}`" for target in exercise.TARGETS)
         parts = ", ".join(f"{part} {worth}" for part, worth in exercise.PARTS.items())
         rows.append(f"| {number} | {exercise.TITLE} | {targets} | {worth} | {exercise.MINUTES} |")
-        texts.append(f"\n## {number}. {exercise.TITLE.capitalize()}\n\nWrite {targets}. About {exercise.MINUTES} minutes, "
-                     f"{worth} points: {parts}.\n\n{exercise.TEXT.strip()}\n")
+        texts.append(f"\n## {number}. {exercise.TITLE.capitalize()}\n\nWrite {targets}.\n"
+                     f"About {exercise.MINUTES} minutes, {worth} points: {parts}.\n\n{exercise.TEXT.strip()}\n")
         functions += len(exercise.TARGETS)
         points += worth
         minutes += exercise.MINUTES
@@ -117,23 +115,23 @@ def bring_up_to_date(directory: Path) -> None:
     new = {}
     for script, text in cut_scripts(state["exercises"]).items():
         path = directory / f"{script}.py"
-        new[path] = carry_over(script, path.read_text(encoding="utf-8"), text, state["exercises"])
+        new[path] = carry_over(path, text)
     for path, text in new.items():
         shutil.copy(path, f"{path}.before")
         atomic_write(path, text)
     write_rest(directory, state)
 
 
-def carry_over(script: str, old: str, new: str, numbers: list[int]) -> str:
-    """The new text of a script with the student's functions, and with what else the student has added to the old one."""
-    tree = ast.parse(old, f"{script}.py")
+def carry_over(path: Path, new: str) -> str:
+    """The new text of a script, with the student's functions and what else the student has added to it."""
+    old = path.read_text(encoding="utf-8")
+    tree, fresh = ast.parse(old, path.name), ast.parse(new)
     added = ""
-    for node in sources.choose_own(tree, sources.get_names(ast.parse(new).body)):
+    for node in sources.choose_own(tree, sources.get_names(fresh.body)):
         added += sources.get_lines(old, node) + "\n\n"
-    for exercise in reference.load_exercises(numbers).values():
-        for target in exercise.TARGETS:
-            owner, name = target.split(".")
-            if owner == script and not sources.is_unsolved(sources.find(tree, name)):
-                new = new.replace(sources.get_source(new, name), added + sources.get_source(old, name))
-                added = ""
+    for node in sources.list_unsolved(fresh):
+        if not sources.is_unsolved(sources.find(tree, node.name)):
+            source = sources.get_source(old, node.name)
+            new = new.replace(sources.get_source(new, node.name), added + source)
+            added = ""
     return new

@@ -27,19 +27,17 @@ def read_text(file: str) -> str:
     return (BASE / file).read_text(encoding="utf-8")
 
 
-def read_script(script: str) -> str:
-    return read_text(f"{script}.py")
-
-
 def read_source(target: str) -> str:
     script, name = target.split(".")
-    return sources.get_source(read_script(script), name)
+    return sources.get_source(read_text(f"{script}.py"), name)
 
 
 def take_scripts_from_archive() -> None:
-    """From now on `import rema` means the reference's, not the student's that lies in the copy's root."""
-    if ARCHIVE.exists():
-        sys.path.insert(0, str(ARCHIVE))
+    """From now on `import rema` means the reference's, not the student's that lies in the copy's root.
+
+    In the repository there is no archive, and Python passes over what is not there.
+    """
+    sys.path.insert(0, str(ARCHIVE))
 
 
 def list_files() -> list[str]:

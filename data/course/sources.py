@@ -27,20 +27,20 @@ def get_source(text: str, name: str) -> str:
     return get_lines(text, find(ast.parse(text), name))
 
 
-def replace_body(text: str, name: str, body: str, docstring: str | None = None) -> str:
-    """A documented function with its decorators and signature, but this body, and another docstring if one is given."""
+def replace_body(text: str, name: str, body: str) -> str:
+    """A script in which a documented function has its decorators, signature and docstring, but this body."""
     node = find(ast.parse(text), name)
     lines = text.splitlines(keepends=True)
-    kept = node.body[0].end_lineno
-    if docstring is not None:
-        kept = node.body[0].lineno - 1
-        body = f'"""{docstring}"""\n    {body}'
-    return "".join(lines[:kept]) + f"    {body}\n" + "".join(lines[node.end_lineno:])
+    return "".join([*lines[:node.body[0].end_lineno], f"    {body}\n", *lines[node.end_lineno:]])
 
 
 def is_unsolved(node: ast.FunctionDef | None) -> bool:
     """Is a function as it was handed out, or missing?"""
     return node is None or len(node.body) <= 2 and "NotImplementedError" in ast.dump(node.body[-1])
+
+
+def list_unsolved(tree: ast.Module) -> list[ast.FunctionDef]:
+    return [node for node in tree.body if isinstance(node, ast.FunctionDef) and is_unsolved(node)]
 
 
 def get_names(nodes: list[ast.stmt]) -> set[str]:

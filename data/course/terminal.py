@@ -18,7 +18,6 @@ from data.formats.files import atomic_write
 STATE = "course.json"
 LARGEST = 2_000_000         # bytes of a file in a copy
 WIDTH = 16                  # of a bar
-INDENT = 42                 # of a message's second line
 WIDE = 100                  # columns of a terminal in which two texts stand side by side
 
 
@@ -86,12 +85,13 @@ def check(numbers: list[int]) -> bool:
         messages = judging.check(exercise, read_scripts(ROOT))
         points = judging.count_points(exercise, messages)
         print(f"{number}. {exercise.TITLE}: {points} of {sum(exercise.PARTS.values())} points")
+        said = ""
         for part, worth in exercise.PARTS.items():
-            if part in messages:
-                message = messages[part].replace("\n", "\n" + " " * INDENT)
-                print(f"  {part:30}  0 of {worth}  {message}")
-            else:
-                print(f"  {part:30} {worth:2} of {worth}  right")
+            message = messages.get(part, "")
+            print(f"  {part:30} {0 if message else worth} of {worth}")
+            if message and message != said:
+                print(textwrap.indent(message, " " * 6))
+            said = message
         state["earned"][str(number)] = points
         write_state(ROOT, state)
         right = right and not messages
@@ -117,7 +117,7 @@ def reveal(number: int) -> None:
     exercise = get_exercise(number)
     if number not in state["revealed"]:
         answer = input(f"This shows our solution of exercise {number}, which from then on counts 0 points. Type yes: ")
-        if answer.strip().lower() != "yes":
+        if answer != "yes":
             print("nothing was shown")
             return
         state["revealed"].append(number)
@@ -147,7 +147,6 @@ def show_beside(yours: str, ours: str) -> None:
     left, right = wrap(f"--- yours\n{yours}", width), wrap(f"--- ours\n{ours}", width)
     for one, other in itertools.zip_longest(left, right, fillvalue=""):
         print(f"{one:{width}} | {other}".rstrip())
-    print()
 
 
 def wrap(text: str, width: int) -> list[str]:

@@ -91,8 +91,8 @@ def measure(exercise) -> dict:
     mutants = []
     for target in exercise.TARGETS:
         script, name = target.split(".")
-        plain = ast.unparse(sources.find(ast.parse(reference.read_script(script)), name))
-        for text in make_mutants(reference.read_script(script), name):
+        plain = ast.unparse(sources.find(ast.parse(reference.read_text(f"{script}.py")), name))
+        for text in make_mutants(reference.read_text(f"{script}.py"), name):
             changed = ast.unparse(sources.find(ast.parse(text), name))
             if changed != plain:
                 mutants.append((script, describe_change(target, plain, changed), text))
@@ -150,7 +150,7 @@ def run_here() -> None:
     for script, text in job["mutants"]:
         faulthandler.dump_traceback_later(LIMIT, exit=True)
         scripts = {target.split(".")[0]: "" for target in exercise.TARGETS}
-        scripts = {name: reference.read_script(name) for name in scripts}
+        scripts = {name: reference.read_text(f"{name}.py") for name in scripts}
         answers = list(child.answer_cases(exercise, {**scripts, script: text}, cases))
         survives = count_points(exercise, cases, answers) == full
         faulthandler.cancel_dump_traceback_later()
