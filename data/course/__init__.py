@@ -5,7 +5,7 @@
 
 exercises/      a file each: its text, points, hints, check and the mistakes that it knows (WRITING.md)
 reference.py    the reference's sources: this repository's files; in a copy an archive
-sources.py      source text, by ast: cutting functions out, taking a student's functions in
+sources.py      source text, by ast: cutting functions out, taking a student's statements in
 making.py       a student's copy
 filling.py      what the copy's scripts call, so that they run while functions are missing
 child.py        computes outputs with a student's functions, in a process of its own; judges nothing

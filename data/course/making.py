@@ -34,8 +34,9 @@ python train.py                    train the two agents, 3 minutes; what you hav
 **How to work.** A missing function stands in its script with its signature and its docstring, and raises
 NotImplementedError. The docstring says exactly what it has to do. Write it there, with as many helpers beside it as you
 like. Every exercise is checked by itself, with our code around yours, so order is free and one mistake costs one
-exercise. What counts are the missing functions and what you add to the same script for them (functions, classes,
-constants, imports of installed packages); changes to other functions are ignored.
+exercise (but a script that Python can't read costs all that are in it). What counts are the missing functions and what
+you add to the same script (functions, classes, constants, imports of installed packages); changes to other functions
+are ignored. What a function prints is shown where it is wrong.
 
 **How it is checked.** Your function gets numbers, and what it returns is compared with what is due, to nine digits.
 An exercise has parts, and each part that is right has its points. Grading runs the same checks with other numbers.
