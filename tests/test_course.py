@@ -363,12 +363,15 @@ def test_the_scripts_of_a_copy_run_at_any_time(copy, capsys):
 def test_an_update_keeps_what_was_written(copy):
     write_function(copy, "rema.compute_advantages", "import math as m\n\n\ndef total(xs):\n    return m.fsum(xs)\n\n\n"
                    "def compute_advantages(values, groups, kind='grpo'):\n    return [total(values)]\n")
+    script = copy / "train.py"
+    script.write_text(script.read_text(encoding="utf-8") + "\n\nLATER = 3\n", encoding="utf-8")
     state = terminal.read_state(copy)
     terminal.write_state(copy, {**state, "hints": {"3": 2}})
     for _ in range(2):
         making.make(copy, "", [], update=True)
         text = (copy / "rema.py").read_text(encoding="utf-8")
         assert "return [total(values)]" in text and "return m.fsum(xs)" in text and "import math as m" in text
+        assert "LATER = 3" in (copy / "train.py").read_text(encoding="utf-8")
         assert text.count("def total") == 1 and text.count("def compute_advantages") == 1 and text.count(filling.LINE) == 1
         assert (copy / "rema.py.before").exists() and terminal.read_state(copy)["hints"] == {"3": 2}
     (copy / "rema.py").write_text("def broken(:\n", encoding="utf-8")

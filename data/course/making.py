@@ -131,8 +131,10 @@ def carry_over(path: Path, new: str) -> str:
     for node in sources.choose_own(tree, sources.get_names(fresh.body)):
         added += sources.get_lines(old, node) + "\n\n"
     for node in sources.list_unsolved(fresh):
+        stub = sources.get_source(new, node.name)
+        source = stub
         if not sources.is_unsolved(sources.find(tree, node.name)):
             source = sources.get_source(old, node.name)
-            new = new.replace(sources.get_source(new, node.name), added + source)
-            added = ""
+        new = new.replace(stub, added + source)
+        added = ""
     return new

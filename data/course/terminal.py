@@ -70,8 +70,7 @@ def show_table() -> None:
         print(f"{number:3}  {exercise.TITLE:34} [{bar}] {points:3} of {worth:2}  {exercise.MINUTES:3} min{note}")
         total += points
         most += worth
-    print(f"{total} of {most} points")
-    print(following or "all done: python -m data.course pack")
+    print(f"{total} of {most} points\n{following or 'all done: python -m data.course pack'}")
 
 
 # ------------------------------------------------------------------------------------------------------------
