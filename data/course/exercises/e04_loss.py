@@ -88,6 +88,9 @@ def make_turns(random: Random) -> list[Case]:
     for name, values in (("old", [-2.0] * 3), ("advantages", [1.0] * 3), ("weights", [0.5, 0.3, 0.2])):
         given[name] = values
     cases = [Case("turn ratio", "one turn, log-ratios 0.1, 0.1, 0.4, A = 1", given)]
+    given = {"new": [-2.0, -2.0], "old": [-6.0, -3.0], "advantages": [-1.0, -1.0], "weights": [0.5, 0.5],
+             "options": {"turn_numbers": [0, 0]}}
+    cases.append(Case("turn ratio", "one turn, log-ratios 4 and 1, A = -1", given))
     for says, turns in (("turns of 3, 1 and 4 tokens", [0, 0, 0, 1, 2, 2, 2, 2]),
                         ("turns whose tokens do not stand side by side", [1, 0, 2, 1, 1, 0, 2, 2])):
         for signs in ([1], [-1], [-1, 1]):

@@ -162,6 +162,9 @@ def make_echoes(voices: list, calls: list) -> list:
         def decode(self, ids):
             return "".join(map(chr, ids))
 
+        def read(self, ids):
+            return "", self.decode(ids)              # nothing is only thought
+
     class Echo(rollout.Agent):
         def generate(self, prompts, samples, *, generator=None, **how):
             calls.append({"agent": self.name, "prompts": len(prompts), "samples": samples, **how})
