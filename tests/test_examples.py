@@ -259,11 +259,11 @@ def test_a_table_by_hand():
     assert lines[-1] == "| two | 40.0 | 51.0 ± 1.0 |  | 20.0 | 24.0 ± 0.0 |  | 31.0 ± 1.0 |  |"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "data/examples/curves").glob("*.json")), ids=lambda path: path.stem)
-def test_published_tables_are_those_of_the_published_curves(path):
-    arms = json.loads(path.read_text(encoding="utf-8"))
-    assert set(arms) == set(VOICES[path.stem].ARMS) and all(len(curves) >= 3 for curves in arms.values())
-    assert table.make_table(path.stem, arms) in (ROOT / "data/examples/README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", VOICES)
+def test_published_tables_are_those_of_the_published_curves(name):
+    arms = json.loads((ROOT / f"data/examples/curves/{name}.json").read_text(encoding="utf-8"))
+    assert set(arms) == set(VOICES[name].ARMS) and all(len(curves) >= 3 for curves in arms.values())
+    assert table.make_table(name, arms) in (ROOT / "data/examples/README.md").read_text(encoding="utf-8")
 
 
 def test_nobody_else_knows_the_examples():
