@@ -200,8 +200,9 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
     dr_grpo      R - group mean                                            arXiv 2503.20783
     rloo         R - mean of the others in the group                       arXiv 2402.14740
     reinforce++  (R - batch mean) / (batch std + 1e-6)                     arXiv 2501.03262
-    Standard deviations are the unbiased ones (n - 1). Who is alone in a group, since the others were cut off before
-    they spoke, has nothing to be compared with: 0. (train.py refuses groups of one where that would be all of them.)
+    Standard deviations are the unbiased ones (n - 1). Of reinforce++ the whole batch is the group. Who is alone in its
+    group, or in one that earned the same, has nothing to be compared with: exactly 0 (drop_dead_groups asks for that).
+    (Who is alone: the others were cut off before they spoke. train.py refuses groups of one where all would be that.)
 
     >>> compute_advantages([1, 0, 0, 0], ["q"] * 4, "rloo")
     [1.0, -0.3333333333333333, -0.3333333333333333, -0.3333333333333333]

@@ -62,7 +62,7 @@ def make_cases(random: Random) -> list[Case]:
     by_hand = [
         ("two boxes", r"\boxed{\frac{1}{2}} or \boxed{ 3 }"),
         ("a box with \\fbox, one with whitespace before the brace", "\\fbox{4} and \\boxed \n{ 5\n}"),
-        ("a box in a box", r"first \boxed{4 + \boxed{5}}, then \boxed{6}"),
+        (r"first \boxed{4 + \boxed{5}}, a box in a box", r"first \boxed{4 + \boxed{5}}, then \boxed{6}"),
         ("a box in other braces", r"\text{so {it is \boxed{8}}} and more"),
         ("an empty box, and words that are no box", r"\boxed{} \boxed 5 \boxer{6} boxed{7} \boxed(8)"),
         ("a } that closes nothing, before a box", r"a} b}} \boxed{9} c}"),
@@ -70,7 +70,7 @@ def make_cases(random: Random) -> list[Case]:
     ]
     for says, text in by_hand:
         cases.append(Case("braces", says, {"find": text}))
-    for says, text in (("a set", r"\boxed{\{1, 2\}}"), ("half of a pair", r"\boxed{[0, 1\} \boxed{\{2}"),
+    for says, text in (("a set", r"\boxed{\{1, 2\}}"), (r"half of a pair, in \boxed{[0, 1\} \boxed{\{2}", r"\boxed{[0, 1\} \boxed{\{2}"),
                        ("a line break before the word", "\\\\boxed{5} \\\\\\boxed{6}"),
                        ("a line break before a brace", r"\boxed{7 \\{8} 9} \boxed{\\}"),
                        ("a backslash at the end", "\\boxed{3} \\boxed{4\\")):
@@ -118,6 +118,7 @@ def make_responses(random: Random) -> list[Case]:
             ("a box, then another answer that is stated", ends + stated, True),
             ("neither", "I do not know", True),
             ("an answer that is stated 11,000 signs before the end", stated + far, True),
+            ("an answer that is stated behind 11,000 signs", far + stated, True),
             ("a box 11,000 signs before an answer that is stated", begins + far + stated, True),
             ("not lenient: stated, no box", stated, False),
             ("not lenient: a box, then another answer", ends + stated, False)):
@@ -215,6 +216,8 @@ MISTAKES = [
             "    text = response[-MAX_RESPONSE:]", "    text = response"),
     Mistake("the first MAX_RESPONSE characters were searched, not the last ones",
             "response[-MAX_RESPONSE:]", "response[:MAX_RESPONSE]"),
+    Mistake("lenient: the first MAX_RESPONSE characters were searched for a stated answer, not the last ones",
+            "find_stated_answer(text)", "find_stated_answer(response[:MAX_RESPONSE])"),
     Mistake("a stated answer was taken although there is a box",
             "    if boxes:", "    if boxes and not (lenient and find_stated_answer(text)):"),
     Mistake("a stated answer was taken without lenient",

@@ -42,6 +42,8 @@ What makes it harder than it looks:
   plan off is no way around the penalty. But a plan may ask for `\boxed{}`.
 - Agreement is a share of all responses. One answer and nine shrugs agree to a tenth, and earn nothing at all, since
   most say nothing.
+- A box may be empty: what `extract` gives is then "", which is an answer and not None. But `equivalent("", "")` is
+  False, so two empty boxes don't agree. (No check asks what the share is where nothing but empty boxes was given.)
 - A penalty is taken off what was earned. It does not replace it, and nothing stops it at 0.
 """
 
@@ -108,6 +110,8 @@ def make_agreements(random: Random) -> list[Case]:
             ("half of them give an answer", "halve it", [half, shrug, half, shrug]),
             ("one of three gives an answer", "halve it", [half, shrug, shrug]),
             ("one of three gives an answer, and so does the plan", r"\boxed{1/2}", [half, shrug, shrug]),
+            ("an empty box, 1/2 and no answer: two of three are given", "halve it", [r"\boxed{}", half, shrug]),
+            ("two empty boxes, which don't agree, and 1/2", "halve it", [r"\boxed{}", half, r"\boxed{}"]),
             ("all different", "halve it", [half, other, r"\boxed{40}"]),
             ("nobody gives an answer", "halve it", [shrug, shrug]),
             ("no responses", "halve it", [])):
@@ -165,7 +169,7 @@ def expect(given: dict) -> float:
     else:
         shown = given["responses"]
         values = Counter(read_value(response) for response in shown)
-        silent = values.pop(None, 0)
+        silent = values.pop(None, 0) - shown.count(r"\boxed{}")
         often = max(values.values(), default=0)
         if silent > len(shown) - silent:
             often = 0
@@ -221,6 +225,10 @@ MISTAKES = [
             "largest / len(responses)", "largest / len(given)"),
     Mistake("answers were compared as strings: 1/2 and 0.5 are one answer",
             "equivalent(a, b)", "(a == b)"),
+    Mistake("an empty box is an answer that was given, so it counts where most have to give one",
+            "if answer is not None:", "if answer:"),
+    Mistake("two empty boxes are no agreement: equivalent knows",
+            "equivalent(a, b)", "(a == b or equivalent(a, b))"),
     Mistake("where exactly half of the responses give an answer, that is enough",
             "2 * len(given) >= len(responses)", "2 * len(given) > len(responses)"),
     Mistake("where most responses give no answer, the share is 0",

@@ -2,7 +2,7 @@
 from random import Random
 from statistics import fmean, stdev
 
-from data.course.exercises import Case, Mistake
+from data.course.exercises import Case, Mistake, demand
 
 TITLE = "four advantages"
 MINUTES = 35
@@ -17,8 +17,10 @@ they compare. Write four of the ways in `rema.compute_advantages`; the docstring
 What makes it harder than it looks:
 
 - Groups are of different lengths, and the members of one need not stand side by side: `["a", "b", "a"]`. Anything that
-  a dict takes as a key can name a group.
-- Where all of a group earned the same, and where one is alone in its group, every advantage is exactly 0.
+  a dict takes as a key can name a group, such as the tuple (0, 1), and what a dict keeps apart is two groups: 1 and "1".
+- Where all of a group earned the same, and where one is alone in its group, every advantage is exactly 0, not some
+  1e-11 that rounding left (0.1 three times has a mean that is not 0.1). For reinforce++ the groups that it is handed
+  don't matter: the whole batch is one group, so only where all of the batch earned the same is every advantage 0.
 - The result is a plain list of floats in the order of the rewards.
 
 By hand: rewards 1, 0, 0, 0 of one group have the mean 1/4, and the squares of their deviations add up to 3/4. Divided
@@ -55,16 +57,30 @@ def make_cases(random: Random) -> list[Case]:
         order = random.sample(range(15), 15)
         mixed = {"values": [values[i] for i in order], "groups": [groups[i] for i in order], "kind": kind}
         cases.append(Case(kind, "the same groups, members not side by side", mixed))
+        says = "rewards 0.1, 0.1, 0.1 of one group"
+        cases.append(Case(kind, says, {"values": [0.1] * 3, "groups": ["q"] * 3, "kind": kind}))
+        # JSON has no tuples: `run` makes them of lists.
+        named = {"values": [random.uniform(-1, 1) for _ in range(8)], "kind": kind,
+                 "groups": [[0, 1], [0, 2], 1, "1", [0, 1], [0, 2], 1, "1"]}
+        cases.append(Case(kind, 'groups that are called (0, 1), (0, 2), 1 and "1"', named))
     return cases
 
 
-def run(given: dict) -> list[float]:
+def run(given: dict) -> dict:
     import rema
 
-    return rema.compute_advantages(given["values"], given["groups"], given["kind"])
+    groups = []
+    for group in given["groups"]:
+        groups.append(tuple(group) if isinstance(group, list) else group)
+    advantages = rema.compute_advantages(given["values"], groups, given["kind"])
+    if len(set(given["values"])) > 1:
+        return {"advantages": advantages}
+    # Numbers are compared with a tolerance, so whether they are exactly 0 is said beside them.
+    dead = all(advantage == 0 for advantage in demand(advantages, list, "the result"))
+    return {"advantages": advantages, "all exactly 0": dead}
 
 
-def expect(given: dict) -> list[float]:
+def expect(given: dict) -> dict:
     """Each advantage by itself, from its definition."""
     values, groups, kind = given["values"], given["groups"], given["kind"]
     expected = []
@@ -82,7 +98,9 @@ def expect(given: dict) -> list[float]:
             expected.append(value - fmean(everyone))
         else:
             expected.append((value - fmean(everyone)) / (stdev(everyone) + 1e-6))
-    return expected
+    if len(set(values)) > 1:
+        return {"advantages": expected}
+    return {"advantages": expected, "all exactly 0": True}
 
 
 MISTAKES = [
@@ -98,6 +116,19 @@ MISTAKES = [
             "(sum(squares) / (G - 1)) ** 0.5", "(sum(squares) / (G - 1) + 1e-6) ** 0.5 - 1e-6"),
     Mistake("these are the numbers of groups, but the whole batch is compared here",
             'if kind == "reinforce++":  ', 'if kind == "nothing":  '),
+    Mistake("reinforce++ compares with the whole batch: here who is alone in its group, or in one that earned the same, "
+            "still has 0",
+            'groups = ["batch"] * len(values)',
+            'result = compute_advantages(values, ["batch"] * len(values))\n'
+            "        return [result[i] * (len({v for v, other in zip(values, groups) if other == group}) > 1)\n"
+            "                for i, group in enumerate(groups)]"),
+    Mistake("these are the numbers of groups whose members stand side by side, but they may be apart",
+            "members.setdefault(group, [])", "members.setdefault((group, sum(a != b for a, b in zip(groups[:i], "
+            "groups[1:i + 1]))), [])"),
+    Mistake("these are the numbers of groups by their text, but 1 and \"1\" are two groups",
+            "members.setdefault(group, [])", "members.setdefault(str(group), [])"),
+    Mistake("where all of a group earned the same, rounding left some 1e-17 here: exactly 0 is due",
+            "if min(rewards_of_group) == max(rewards_of_group):", "if G == 1:"),
     Mistake("these are the numbers of the whole batch, but each group is compared by itself",
             'if kind == "reinforce++":  ', "if True:  "),
     Mistake("these are the numbers of advantages in the order of the groups, not of the rewards",

@@ -18,7 +18,9 @@ It draws without a generator of its own. The caller hands in a number between 0 
 depends on nothing that happens on the way. Think of the probabilities as intervals, one behind the other: with
 probabilities 0.5, 0.2, 0.3 they begin at 0, 0.5 and 0.7. The number 0.6 falls into the second one, so token 1 is drawn,
 and its log-probability is log 0.2 = -1.609. The number 0.5 falls into the second one as well, since an interval
-contains its lower end.
+contains its lower end. (In floats log 0.5 may come out of a softmax as 0.5000000000000001, and then it doesn't: no
+check asks for a number that lies so near to a border. Nor does one ask which of two equally likely tokens is the
+greedy one.)
 
 What makes it harder than it looks:
 
