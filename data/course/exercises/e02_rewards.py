@@ -42,8 +42,8 @@ What makes it harder than it looks:
   plan off is no way around the penalty. But a plan may ask for `\boxed{}`.
 - Agreement is a share of all responses. One answer and nine shrugs agree to a tenth, and earn nothing at all, since
   most say nothing.
-- A box may be empty: what `extract` gives is then "", which is an answer and not None. But `equivalent("", "")` is
-  False, so two empty boxes don't agree. (No check asks what the share is where nothing but empty boxes was given.)
+- A box may be empty: what `extract` gives is then "", which is an answer and not None. (`equivalent("", "")` is False,
+  but whether two empty boxes agree is left to you: no check asks for it.)
 - A penalty is taken off what was earned. It does not replace it, and nothing stops it at 0.
 """
 
@@ -111,7 +111,6 @@ def make_agreements(random: Random) -> list[Case]:
             ("one of three gives an answer", "halve it", [half, shrug, shrug]),
             ("one of three gives an answer, and so does the plan", r"\boxed{1/2}", [half, shrug, shrug]),
             ("an empty box, 1/2 and no answer: two of three are given", "halve it", [r"\boxed{}", half, shrug]),
-            ("two empty boxes, which don't agree, and 1/2", "halve it", [r"\boxed{}", half, r"\boxed{}"]),
             ("all different", "halve it", [half, other, r"\boxed{40}"]),
             ("nobody gives an answer", "halve it", [shrug, shrug]),
             ("no responses", "halve it", [])):
@@ -227,8 +226,6 @@ MISTAKES = [
             "equivalent(a, b)", "(a == b)"),
     Mistake("an empty box is an answer that was given, so it counts where most have to give one",
             "if answer is not None:", "if answer:"),
-    Mistake("two empty boxes are no agreement: equivalent knows",
-            "equivalent(a, b)", "(a == b or equivalent(a, b))"),
     Mistake("where exactly half of the responses give an answer, that is enough",
             "2 * len(given) >= len(responses)", "2 * len(given) > len(responses)"),
     Mistake("where most responses give no answer, the share is 0",
