@@ -389,7 +389,7 @@ def write_page(args: Namespace, agents: list[Agent], rows: list[dict], episodes:
         tokenizer = agents[0].tokenizer
     title = f"{args.model}, {args.process}, {args.data}"
     page.html_page(episodes, out / "episodes.html", title, tokenizer, args.page)
-    print(f"{out / 'episodes.html'}: the first 100, to read")
+    print(f"{out / 'episodes.html'}: to read, the first {page.SHOWN} at most")
 
 
 FLAGS += [add_variant_flags, add_samples_flags, add_diagnose_flag, add_page_flags]

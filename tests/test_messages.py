@@ -203,3 +203,19 @@ def test_what_does_not_fit_is_told_what_would(capsys):
     train.main(["--model", "llama-8b", "--fit"])
     told = capsys.readouterr().out
     assert re.search(r" 24 GB: does not fit as it is; fits with --\w", told) and "does not fit, with" not in told
+
+
+def test_a_single_problem_is_too_few_to_hold_out(tmp_path):
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"problem": "1+1", "answer": "2"}\n')
+    with pytest.raises(UserError, match="a single problem can't be both"):
+        choosing.split_data(str(path), None, 10, None)
+
+
+def test_contradicting_answers_are_named(tmp_path, capsys):
+    path = tmp_path / "two.jsonl"
+    rows = [("1+1", "2"), ("1+1", "3"), ("1/2", "0.5"), ("1/2", r"\\frac12"), ("4", "4")]
+    path.write_text("".join(f'{{"problem": "{problem}", "answer": "{answer}"}}\n' for problem, answer in rows))
+    choosing.split_data(str(path), None, 10, None)
+    told = capsys.readouterr().err
+    assert "1 rows give another answer to a problem than an earlier row, such as '1+1'" in told

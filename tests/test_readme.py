@@ -223,7 +223,7 @@ def test_the_table_of_cards_is_that_of_fit():
         lines = memory.table(name, args).splitlines()
         for size, cell in zip(sizes, cells):
             advice = find_advice(lines, size)
-            expected = {"fits": "fits", "no": "does not fit, and no flag helps"}
+            expected = {"fits": "fits", "no": memory.TOO_LARGE}
             assert advice == expected.get(cell, "does not fit as it is; fits with " + cell.strip("`")), (name, size)
 
 

@@ -257,6 +257,9 @@ def estimate_run(config, args, card):
                     checkpointing=args.checkpointing, offload=card and not args.lora and not both)
 
 
+TOO_LARGE = "does not fit, nor with --lora and a sixteenth of --micro-tokens, --batch, --max-new-tokens, --questions"
+
+
 def advise(config, args, size, card):
     """Whether the run fits into `size` bytes, and if not, which flags would make it fit.
 
@@ -277,7 +280,7 @@ def advise(config, args, size, card):
         if not fits(flags):
             flags[flag] = value
     if not fits(flags):
-        return "does not fit, and no flag helps"
+        return TOO_LARGE
     for flag in reversed(list(flags)):
         fewer = dict(flags)
         del fewer[flag]

@@ -138,6 +138,8 @@ def continue_run(args: argparse.Namespace, default) -> argparse.Namespace:
     if steps < done and has_state:
         raise UserError(f"--steps {steps}: this run has done {done} already")
     hold_run(args.resume)
+    if steps == done and has_state:
+        print(f"{run} has done its {done} steps: for more of them add --steps", file=sys.stderr)
     if done and not has_state:
         print(f"{run} has no state.safetensors: none of its {done} steps was saved, so it starts over", file=sys.stderr)
     return argparse.Namespace(**{**saved, "resume": args.resume, "out": args.resume, "steps": steps})

@@ -3,7 +3,7 @@ import random
 import sys
 
 from data import UserError
-from data.answers.comparing import unparsed
+from data.answers.comparing import equivalent, unparsed
 from data.problems.benchmarks import BENCHMARKS, load
 from data.problems.generate import KINDS, generate
 from data.problems.reading import mend_gold, problem_text
@@ -20,6 +20,7 @@ def load_data(name: str, split: str, count: int | None, data_dir: str | None = N
         rows = load(name, data_dir)
         if name not in BENCHMARKS:
             warn_of_golds(name, rows)
+            warn_of_contradictions(name, rows)
         return rows[:count]
     if count is None:
         count = 1000
@@ -44,6 +45,20 @@ def warn_of_golds(name: str, rows: list[dict]) -> None:
         advice = f"did you mean {mended!r}? Write that alone"
     print(f"{name}: {len(unread)} of {len(rows)} gold answers can't be read as an answer, so only the very same text "
           f"will be right; the first, of {first['id']}, is {text!r}: {advice}", file=sys.stderr)
+
+
+def warn_of_contradictions(name: str, rows: list[dict]) -> None:
+    """Say which problems stand there with different answers."""
+    answers, contradicted = {}, []
+    for row in rows:
+        text = problem_text(row)
+        if text not in answers:
+            answers[text] = row["answer"]
+        elif not equivalent(answers[text], row["answer"]):
+            contradicted.append(row)
+    if contradicted:
+        print(f"{name}: {len(contradicted)} rows give another answer to a problem than an earlier row, such as "
+              f"{contradicted[0]['problem'][:60]!r}: each is graded by its own", file=sys.stderr)
 
 
 def split_data(data: str, eval_data: str | None, eval_questions: int | None, data_dir: str | None) -> tuple:
@@ -88,6 +103,8 @@ def hold_out_tenth(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     """A tenth of the problems of one file, shuffled; one that stands there several times goes to one side whole."""
     random.Random("held out").shuffle(rows)
     problems = drop_copies(rows)
+    if len(problems) < 2:
+        raise UserError("a single problem can't be both trained on and held out: give more, or --eval-data")
     held = problems[:max(1, len(problems) // 10)]
     texts = {problem_text(row) for row in held}
     if len(problems) < len(rows):
