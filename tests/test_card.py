@@ -38,6 +38,15 @@ def small(tmp_path_factory):
     return str(directory)
 
 
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    """A file of a few problems: the generated ones are thousands, each of which has to be measured."""
+    rows = [{"problem": f"{i}+{i * i}", "answer": str(i + i * i)} for i in range(40)]
+    path = tmp_path_factory.mktemp("problems") / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
 def alternate(turns, kind):
     """Advantages of which no group is dead, so that every update happens."""
     for i, turn in enumerate(turns):
@@ -140,11 +149,11 @@ def test_it_counts():
 # ------------------------------------------------------------------------------------------------------------
 # Runs
 
-def test_a_run_changes_its_learner_saves_and_resumes(small, tmp_path, monkeypatch):
+def test_a_run_changes_its_learner_saves_and_resumes(small, sums, tmp_path, monkeypatch):
     """bfloat16 weights, float32 masters. Who is frozen has nothing but weights on the card."""
     watch = Watch(monkeypatch)
     out = str(tmp_path / "run")
-    here = run("--model", small, *FEW, "--steps", "3", "--switch-every", "1", "--data", "arithmetic", "--out", out)
+    here = run("--model", small, *FEW, "--steps", "3", "--switch-every", "1", "--data", sums, "--out", out)
     assert here.peak > 0
     run("--resume", out, "--steps", "4")
     assert [note["learner"] for note in watch.notes] == ["high", "low", "high", "low"]
@@ -157,9 +166,9 @@ def test_a_run_changes_its_learner_saves_and_resumes(small, tmp_path, monkeypatc
     assert saved.lm_head.weight.dtype == torch.float32
 
 
-def test_a_run_with_shared_weights(small, tmp_path, monkeypatch):
+def test_a_run_with_shared_weights(small, sums, tmp_path, monkeypatch):
     watch = Watch(monkeypatch)
-    run("--model", small, *FEW, "--steps", "2", "--share", "--data", "arithmetic", "--out", str(tmp_path / "run"))
+    run("--model", small, *FEW, "--steps", "2", "--share", "--data", sums, "--out", str(tmp_path / "run"))
     assert len(watch.notes) == 2 and all(note["norm"] > 0 and note["changed"] for note in watch.notes)
 
 
@@ -409,10 +418,10 @@ def test_a_card_holds_what_fit_says(middle, flags):
     assert found["change"] <= 1.01 * held
 
 
-def test_a_resumed_run_reads_moments_into_memory(small, tmp_path):
+def test_a_resumed_run_reads_moments_into_memory(small, sums, tmp_path):
     """Moments of all agents at once would be 16 bytes a weight more than --fit says."""
     out = str(tmp_path / "run")
-    run("--model", small, *FEW, "--data", "arithmetic", "--steps", "2", "--switch-every", "1", "--out", out)
+    run("--model", small, *FEW, "--data", sums, "--steps", "2", "--switch-every", "1", "--out", out)
     weights = memory.parameters(memory.config_of(small))
     with card.pretend() as here:
         args = train.parse(["--resume", out])

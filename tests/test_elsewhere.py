@@ -1,4 +1,5 @@
 """On Windows and macOS, as far as that shows here: programs import, parse and train without what those systems lack."""
+import ast
 import pathlib
 import subprocess
 import sys
@@ -91,3 +92,14 @@ def test_programs_run_without_what_windows_and_macos_lack(tmp_path):
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("PARSED") == len(programs)
+
+
+def test_no_syntax_is_newer_than_python_3_10():
+    """`x[a, *b]` and `except*` came with 3.11; what came later does not parse where the tests run with 3.11."""
+    for path in [*ROOT.glob("*.py"), *(ROOT / "data").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            assert type(node).__name__ != "TryStar", (path, node.lineno)
+            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):
+                starred = any(isinstance(part, ast.Starred) for part in node.slice.elts)
+                assert not starred or ast.get_source_segment(text, node.slice).startswith("("), (path, node.lineno)

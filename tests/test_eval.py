@@ -309,6 +309,10 @@ class Letters:
     def decode(ids):
         return "".join(chr(id) for id in ids)
 
+    @classmethod
+    def read(cls, ids):
+        return "", cls.decode(ids)
+
 
 class Echo(rollout.Agent):
     """Plans a problem's right answer; boxes the last word that it is shown. Needs no model."""

@@ -5,6 +5,7 @@ import json
 import random
 
 import pytest
+import torch
 
 import model as models
 import rema
@@ -13,6 +14,7 @@ from data.formats.hub import TINY
 from data.formats.tokenizer import Tokenizer
 from data.tiny import make_tiny
 
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="making data/tiny anew needs torch 2.9")
 needs_tiny = pytest.mark.skipif(not (TINY / "model.safetensors").exists(), reason="data/tiny is not built")
 
 
@@ -37,6 +39,7 @@ def test_merge_joins_from_the_left_and_never_twice():
         assert parts == joined
 
 
+@needs_muon
 @needs_tiny
 def test_the_program_makes_the_vocabulary_of_tiny(tmp_path, monkeypatch):
     """End to end but for the time that learning takes; the vocabulary is made from 3,000 conversations as ever."""
@@ -52,6 +55,7 @@ def test_the_program_makes_the_vocabulary_of_tiny(tmp_path, monkeypatch):
     assert all((a == b).all() for a, b in zip(model.parameters(), trained.parameters()))
 
 
+@needs_muon
 def test_each_weight_has_one_optimizer():
     model = make_tiny.make_model("nano", 300)
     (muon, _), (adamw, _) = make_tiny.make_optimizers(model)
@@ -61,6 +65,7 @@ def test_each_weight_has_one_optimizer():
     assert all(weight.dim() == 2 and weight is not model.embed_tokens.weight for weight in by_muon)
 
 
+@needs_muon
 @needs_tiny
 def test_training_learns_what_it_is_shown(monkeypatch):
     monkeypatch.setattr(make_tiny, "BATCH", 4)

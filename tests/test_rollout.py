@@ -137,7 +137,7 @@ def test_sampling_with_cache_is_sampling_without(family):
             assert turn.stopped or len(turn.tokens) == min(25, 60 - len(prompt))
             assert turn.logprobs == pytest.approx(logprobs_without_cache(model, turn, 1.2), abs=1e-10)
             ends.add((turn.stopped, len(ids) == 60))
-    assert ends == {(True, False), (False, False), (False, True)}
+    assert ends >= {(True, False), (False, False), (False, True)}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

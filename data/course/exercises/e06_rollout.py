@@ -224,7 +224,7 @@ def look_up(given: dict) -> dict:
     found = {}
     for episode in play(given, []):
         for turn in episode.turns:
-            found[episode.row["id"], episode.row.get("copy", 0), *turn.place[1:]] = turn.logprobs[0]
+            found[(episode.row["id"], episode.row.get("copy", 0), *turn.place[1:])] = turn.logprobs[0]
     return found
 
 
