@@ -315,7 +315,8 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     question -> plans -> answers to each plan: agent i draws samples[i] turns, at temperatures[i], for each thing that
     it is shown, which is what its role's prompt makes of the row and of what was said before. It is asked once, by
     sample_turns, with the prompts of all rows and all that was said about them.
-    There is an episode for each turn of the last agent, in the order of rows, then of places. Turn number j (from 0)
+    There is an episode for each turn of the last agent, in the order of rows, then of places (a turn without tokens is
+    answered as any other). Turn number j (from 0)
     about rows[i] has the place (i, j); what answers it has (i, j, 0), (i, j, 1) ... An episode's place is that of its
     last turn. Episodes that begin with the same turn hold the same object.
     rows: dicts with problem, answer, id and, where a problem stands there twice, copy (else 0). key: (seed, step ...).

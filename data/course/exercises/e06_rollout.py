@@ -44,6 +44,9 @@ What makes it harder than it looks:
   whatever else is in the batch, and an experiment can be repeated. If it followed from less, the answers to plan A
   and those to plan B would be drawn with the same random numbers; if from more, such as the problem's position in the
   batch, a problem would get other plans when its neighbours change.
+- What a generator follows from are the parts of its key. Hand them to `make_generator` as they are: joined into one
+  string without a comma, 1 and 23 would be the same as 12 and 3.
+- An agent may say nothing at all. Its turn has a place and is answered like any other.
 - Each agent has its temperature.
 """
 
@@ -69,7 +72,8 @@ def make_cases(random: Random) -> list[Case]:
     cases += [make_case("plans and answers", random, [high, low], [2, 3], 1),
               make_case("plans and answers", random, [high, low], [1, 4], 3),
               make_case("plans and answers", random, [high, low], [4, 1], 2),
-              make_case("plans and answers", random, [high, low], [3, 2], 4)]
+              make_case("plans and answers", random, [high, low], [3, 2], 4),
+              make_case("plans and answers", random, [("mute", "{question}"), ("low", "{question} by {mute}")], [2, 2], 2)]
     cases += [make_case("more agents", random, [high, low, critic], [2, 3, 2], 2),
               make_case("more agents", random, [high, low, critic, last], [2, 1, 3, 2], 2)]
     for part in ("shared turns", "work", "draws"):
@@ -77,7 +81,7 @@ def make_cases(random: Random) -> list[Case]:
                   make_case(part, random, [high, low, critic], [3, 2, 2], 3)]
     for case in cases[-2:]:
         add_variants(case.given)
-    return cases[:-2] + [case._replace(says=f"{case.says}, and one problem once more") for case in cases[-2:]]
+    return cases[:-2] + [case._replace(says=f"{case.says}, one problem twice more, and once more with another id") for case in cases[-2:]]
 
 
 def make_case(part: str, random: Random, agents: list, samples: list[int], problems: int) -> Case:
@@ -95,7 +99,8 @@ def make_case(part: str, random: Random, agents: list, samples: list[int], probl
 
 def add_variants(given: dict) -> None:
     """Other calls, whose draws are compared with those of the first: what changes in the call, by name."""
-    given["rows"].append({**given["rows"][0], "copy": 1})
+    first = given["rows"][0]
+    given["rows"] += [{**first, "copy": 1}, {**first, "copy": 2}, {**first, "id": "twin"}]
     rows, samples, (seed, step), (name, user) = given["rows"], given["samples"], given["key"], given["agents"][0]
     given["variants"] = {
         "when all is done again": {},
@@ -178,7 +183,7 @@ def make_echoes(voices: list, calls: list) -> list:
                 asked = self.tokenizer.decode(prompt).rpartition(": ")[2]
                 turns = []
                 for j in range(samples):
-                    said = self.tokenizer.encode(f"<{asked} {self.name}{j}>")
+                    said = self.tokenizer.encode(speak(self.name, asked, j))
                     turns.append(rema.Turn(prompt, said, [-numbers[j]] * len(said), True))
                 groups.append(turns)
             return groups
@@ -188,6 +193,12 @@ def make_echoes(voices: list, calls: list) -> list:
         role = rema.Role(name, f"You are {name}.", user, rema.reward_answer, ({"role": "user", "content": "Hi!"},))
         agents.append(Echo(role, None, Letters()))
     return agents
+
+
+def speak(name: str, asked: str, number: int) -> str:
+    if name == "mute" and number == 0:
+        return ""
+    return f"<{asked} {name}{number}>"
 
 
 def describe_episode(episode) -> dict:
@@ -256,7 +267,7 @@ def expect_episode(given: dict, place: tuple) -> dict:
         asked = user.replace("{question}", row["problem"])
         for earlier, text in said.items():
             asked = asked.replace("{" + earlier + "}", text)
-        said[name] = f"<{asked} {name}{place[position + 1]}>"
+        said[name] = speak(name, asked, place[position + 1])
         turns.append({"agent": name, "shown": f"system: You are {name}.\nuser: Hi!\nuser: {asked}", "text": said[name],
                       "place": place[:position + 2], "group": place[:position + 1]})
     return {"row": row, "place": place, "turns": turns}
@@ -300,6 +311,14 @@ MISTAKES = [
             "*episode.place[1:]", "*episode.place"),
     Mistake("here the place among the rows stands for the problem's id, so other neighbours mean other draws",
             'episode.row["id"]', "episode.place[0]"),
+    Mistake("here the problem's text stands for its id, but two rows may ask the same",
+            'episode.row["id"]', 'episode.row["problem"]'),
+    Mistake("here all problems are drawn with the same numbers: the row's id is missing in the key",
+            'episode.row["id"], episode', "episode"),
+    Mistake("here a turn without tokens is left out, but it is a turn",
+            "            for j, turn in enumerate(turns):\n",
+            "            for j, turn in enumerate(turns):\n                if not turn.tokens:\n"
+            "                    continue\n"),
     Mistake("here the answers to different plans are drawn with the same numbers: the key lacks the plan's place",
             ", *episode.place[1:]", ""),
     Mistake("here a problem that stands there twice gets the same draws twice: `copy` is missing in the key",

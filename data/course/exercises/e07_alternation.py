@@ -38,6 +38,7 @@ What makes it harder than it looks:
 - With one group size for all, `sizes` has one entry, whoever learns; with several it has one for each agent, and the
   position says which.
 - All agents may learn at once. Then all of them draw a group.
+- `learning` need not be in order: of [3, 1] the agent at position 1 speaks first.
 """
 
 HINTS = [
@@ -90,6 +91,7 @@ def make_cases(random: Random) -> list[Case]:
         cases.append(ask_samples(part, list(range(agents)), agents, sizes, random.randint(2, 5)))
     cases.append(ask_samples(part, [1, 3], 5, random.sample(range(6, 30), 5), 3))
     cases.append(ask_samples(part, [2, 3], 5, [7], 4))
+    cases.append(ask_samples(part, [3, 1], 5, random.sample(range(6, 30), 5), 3))
     return cases
 
 
@@ -124,9 +126,9 @@ def run(given: dict) -> dict:
     learners = {}
     for step in given["steps"]:
         if given["first"] == 0:                      # which it is where nobody says it
-            learning = rema.choose_learners(step, given["agents"], given["switch_every"])
+            learning = rema.choose_learners(step, given["agents"], switch_every=given["switch_every"])
         else:
-            learning = rema.choose_learners(step, given["agents"], given["switch_every"], given["first"])
+            learning = rema.choose_learners(step, given["agents"], given["switch_every"], first=given["first"])
         learners[f"learners at step {step}"] = learning
     return learners
 
@@ -153,7 +155,7 @@ def expect_samples(learning: list[int], agents: int, sizes: list[int], followers
     """First everybody as if they spoke before, then from the first learner on as if they spoke after, then learners."""
     if len(sizes) < agents:
         sizes = sizes * agents
-    samples = [1] * learning[0] + [followers] * (agents - learning[0])
+    samples = [1] * min(learning) + [followers] * (agents - min(learning))
     for position in learning:
         samples[position] = sizes[position]
     return samples
@@ -166,6 +168,10 @@ MISTAKES = [
             "step // switch_every", "(step + 1) // switch_every"),
     Mistake("here the first phase is a step too long: steps count from 0",
             "step // switch_every", "max(0, step - 1) // switch_every"),
+    Mistake("here steps count from 1, but they count from 0",
+            "step // switch_every", "(step - 1) // switch_every"),
+    Mistake("here `first` follows on the last agent, but position 0 does",
+            "(first + phase) % agents", "first + phase % (agents - first)"),
     Mistake("here the agent at position 0 always begins, whatever `first` is",
             "(first + phase)", "phase"),
     Mistake("here there are never more or less than two agents",
@@ -188,6 +194,8 @@ MISTAKES = [
             "sizes[position % len(sizes)]", "sizes[learning.index(position) % len(sizes)]"),
     Mistake("here everybody but the last learner counts as speaking before it; the first one decides",
             "position < min(learning)", "position < max(learning)"),
+    Mistake("here learning[0] is taken for who speaks first, but learning need not be in order",
+            "position < min(learning)", "position < learning[0]"),
     Mistake("here everybody draws a group, but only who learns is compared",
             "if position in learning:", "if True:"),
 ]
