@@ -346,3 +346,13 @@ def test_copies_never_stand_on_both_sides(tmp_path, capsys):
     path = write_rows(tmp_path / "two.jsonl", [{"problem": "12*(3-1)", "answer": "24"}, {"problem": "9-2*3", "answer": "3"}])
     training, held = choosing.split_data(path, path, None, None)
     assert len(training) == len(held) == 2 and "by heart" in capsys.readouterr().err
+
+
+def test_training_on_with_the_houses_prompts_is_said(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"own_roles": true}')
+    formats.warn_of_other_prompts(str(tmp_path))
+    assert "with roles of its own: here its agents get the prompts of --process" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"own_roles": false}')
+    formats.warn_of_other_prompts(str(tmp_path))
+    formats.warn_of_other_prompts("tiny")
+    assert capsys.readouterr().err == ""

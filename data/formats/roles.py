@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from data import UserError
+from data.formats.files import read_json
 
 HOUSE = "rema"              # the module whose roles, rewards and advantages train.py knows
 
@@ -73,7 +74,16 @@ def note_program(args: argparse.Namespace, argv: list[str] | None, roles: list, 
         refuse_other_program(args, described, advantages)
         return
     args.roles, args.own_roles, args.advantages = described, own, advantages
+    if not own and not args.resume:
+        warn_of_other_prompts(args.model)
     args.command, args.program = find_command(argv, own or not advantages.startswith(f"{HOUSE}."))
+
+
+def warn_of_other_prompts(model: str) -> None:
+    """Say it where a run with roles of its own is trained on with the house's."""
+    config = pathlib.Path(model) / "config.json"
+    if config.exists() and read_json(config).get("own_roles"):
+        print(f"{model} was trained with roles of its own: here its agents get the prompts of --process", file=sys.stderr)
 
 
 def refuse_flags(args: argparse.Namespace) -> None:
