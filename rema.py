@@ -285,7 +285,7 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
     turn_numbers: average_over_turns makes one log-ratio a turn of new - old, before the 3 bounds it.
     dual_clip: bound_loss bounds the gain; 0 leaves it as it is. (Both are among the extensions.)
     statistics: clip_share, the share of tokens whose clipped product is less than the other (of the N, not by weight,
-    and before bound_loss); where kl is not 0, the mean of k3 as "kl". Neither has a gradient.
+    and before bound_loss); where kl is not 0, the mean of k3 as "kl". Tensors of no dimension, without a gradient.
     """
     log_ratio = new - old
     if turn_numbers is not None:                     # extension
