@@ -635,7 +635,7 @@ def test_full_disk(hub, tmp_path, monkeypatch):
             return super().write(block)
     with monkeypatch.context() as patch:
         patch.setattr(places, "open", lambda path, mode: Full(path, mode), raising=False)
-        assert SINGLE in refused("disk is full; free some space and run the same command again")
+        assert SINGLE in refused("disk is full; free some space, then run the same command again, or --resume the run")
     assert not list(tmp_path.rglob("refs/main")) and not (snapshot(tmp_path) / SINGLE).exists()
     same(read_tensors(resolve("Owner/Name")), TENSORS)
 

@@ -30,7 +30,8 @@ def naming(path, verb="read", malformed=(ValueError, RecursionError)):
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            why = "the disk is full; free some space and run the same command again"
+            why = ("the disk is full; free some space, then run the same command again, or --resume the run that it "
+                   "has begun")
         else:
             why = f"cannot be {verb} ({error.strerror or error})"
         raise UserError(f"{path}: {why}") from error

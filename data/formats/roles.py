@@ -83,7 +83,8 @@ def warn_of_other_prompts(model: str) -> None:
     """Say it where a run with roles of its own is trained on with the house's."""
     config = pathlib.Path(model) / "config.json"
     if config.exists() and read_json(config).get("own_roles"):
-        print(f"{model} was trained with roles of its own: here its agents get the prompts of --process", file=sys.stderr)
+        print(f"{model} was trained with roles of its own: here its agents get the prompts of --process",
+              file=sys.stderr)
 
 
 def refuse_flags(args: argparse.Namespace) -> None:

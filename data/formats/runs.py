@@ -75,7 +75,11 @@ def find_agents(model: str, names: list[str]) -> list[str]:
         if (directory / name / "tokenizer.json").exists():
             held.append(name)
     if not held and (directory / "metrics.jsonl").exists():
-        raise UserError(f"{directory} has no agents: published runs have none, killed ones {directory}/best")
+        if (directory / "best").exists():
+            raise UserError(f"{directory} has no agents, since it did not end: --model {directory / 'best'}, or --resume "
+                            "it")
+        raise UserError(f"{directory} has no agents: it was ended before it saved any (--resume goes on), or is a "
+                        "published run")
     if not held:
         return [model] * len(names)
     if not set(names) <= set(held):
