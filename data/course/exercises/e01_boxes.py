@@ -70,7 +70,9 @@ def make_cases(random: Random) -> list[Case]:
     ]
     for says, text in by_hand:
         cases.append(Case("braces", says, {"find": text}))
-    for says, text in (("a set", r"\boxed{\{1, 2\}}"), (r"half of a pair, in \boxed{[0, 1\} \boxed{\{2}", r"\boxed{[0, 1\} \boxed{\{2}"),
+    for says, text in (("a set", r"\boxed{\{1, 2\}}"),
+                       (r"half of a pair, in \boxed{[0, 1\} \boxed{\{2}",
+                        r"\boxed{[0, 1\} \boxed{\{2}"),
                        ("a line break before the word", "\\\\boxed{5} \\\\\\boxed{6}"),
                        ("a line break before a brace", r"\boxed{7 \\{8} 9} \boxed{\\}"),
                        ("a backslash at the end", "\\boxed{3} \\boxed{4\\")):

@@ -17,7 +17,7 @@ they compare. Write four of the ways in `rema.compute_advantages`; the docstring
 What makes it harder than it looks:
 
 - Groups are of different lengths, and the members of one need not stand side by side: `["a", "b", "a"]`. Anything that
-  a dict takes as a key can name a group, such as the tuple (0, 1), and what a dict keeps apart is two groups: 1 and "1".
+  a dict takes as a key can name a group, such as the tuple (0, 1). What a dict keeps apart is two groups: 1 and "1".
 - Where all of a group earned the same, and where one is alone in its group, every advantage is exactly 0, not some
   1e-11 that rounding left (0.1 three times has a mean that is not 0.1). For reinforce++ the groups that it is handed
   don't matter: the whole batch is one group, so only where all of the batch earned the same is every advantage 0.
@@ -116,8 +116,8 @@ MISTAKES = [
             "(sum(squares) / (G - 1)) ** 0.5", "(sum(squares) / (G - 1) + 1e-6) ** 0.5 - 1e-6"),
     Mistake("these are the numbers of groups, but the whole batch is compared here",
             'if kind == "reinforce++":  ', 'if kind == "nothing":  '),
-    Mistake("reinforce++ compares with the whole batch: here who is alone in its group, or in one that earned the same, "
-            "still has 0",
+    Mistake("reinforce++ compares with the whole batch: here who is alone in its group, or in one that earned the "
+            "same, still has 0",
             'groups = ["batch"] * len(values)',
             'result = compute_advantages(values, ["batch"] * len(values))\n'
             "        return [result[i] * (len({v for v, other in zip(values, groups) if other == group}) > 1)\n"

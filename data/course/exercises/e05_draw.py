@@ -17,10 +17,9 @@ Write `rollout.draw`, which does this for a batch of rows at once.
 It draws without a generator of its own. The caller hands in a number between 0 and 1 for each row, so that a draw
 depends on nothing that happens on the way. Think of the probabilities as intervals, one behind the other: with
 probabilities 0.5, 0.2, 0.3 they begin at 0, 0.5 and 0.7. The number 0.6 falls into the second one, so token 1 is drawn,
-and its log-probability is log 0.2 = -1.609. The number 0.5 falls into the second one as well, since an interval
-contains its lower end. (In floats log 0.5 may come out of a softmax as 0.5000000000000001, and then it doesn't: no
-check asks for a number that lies so near to a border. Nor does one ask which of two equally likely tokens is the
-greedy one.)
+and its log-probability is log 0.2 = -1.609. An interval contains its lower end: with two equal logits, which make
+exactly 0.5 each, the number 0.5 draws token 1. (Other borders are rounded, and no check asks for a number so near to
+one. Nor does one ask which of two equally likely tokens is the greedy one.)
 
 What makes it harder than it looks:
 
@@ -50,9 +49,12 @@ def make_cases(random: Random) -> list[Case]:
     cases = []
     for top_p in (1.0, 0.5):
         cases.append(make_case(random, "greedy", 0.0, top_p))
-    cases.append(Case("temperature 1", "probabilities 0.5, 0.2, 0.3 and the numbers 0.6, 0.5, 0",
+    cases.append(Case("temperature 1", "probabilities 0.5, 0.2, 0.3 and the numbers 0.6, a little more than 0.5, 0",
                       {"logits": [[math.log(0.5), math.log(0.2), math.log(0.3)]] * 3, "uniform": [0.6, 0.5 + 1e-9, 0.0],
                        "temperature": 1.0, "top_p": 1.0, "dtype": "float64"}))
+    for dtype in ("float64", "float32"):
+        cases.append(Case("temperature 1", f"logits 0, 0 and the number 0.5, {dtype}: the lower end belongs to token 1",
+                          {"logits": [[0.0, 0.0]], "uniform": [0.5], "temperature": 1.0, "top_p": 1.0, "dtype": dtype}))
     cases.append(make_case(random, "temperature 1", 1.0, 1.0))
     for temperature in (0.5, 2.5):
         cases.append(make_case(random, "other temperatures", temperature, 1.0))
@@ -174,6 +176,9 @@ MISTAKES = [
             "            pass\n        cdf = keep_nucleus(probs, top_p).cumsum(1)"),
     Mistake("these are draws from all tokens: top_p is left out",
             "if top_p < 1: ", "if False: "),
+    Mistake("an interval contains its lower end and not its upper one: a number on the border belongs to the next "
+            "token",
+            "torch.searchsorted(cdf, point, right=True)", "torch.searchsorted(cdf, point.clamp(min=1e-30))"),
     Mistake("the number 0 falls on the first token even where that can't come: searchsorted needs right=True",
             ", right=True", ""),
     Mistake("the largest number falls beyond the last token that can come: the cumulative sum is rounded",

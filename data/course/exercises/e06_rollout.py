@@ -67,13 +67,14 @@ HINTS = [
 
 def make_cases(random: Random) -> list[Case]:
     solo, high, low = ("solo", "{question}"), ("high", "{question}"), ("low", "{question} by {high}")
+    mute = ("mute", "{question}")                    # says nothing the first time, see speak
     critic, last = ("critic", "{low}?"), ("last", "{question}, {critic} of {high}")
     cases = [make_case("one agent", random, [solo], [4], 1), make_case("one agent", random, [solo], [3], 3)]
     cases += [make_case("plans and answers", random, [high, low], [2, 3], 1),
               make_case("plans and answers", random, [high, low], [1, 4], 3),
               make_case("plans and answers", random, [high, low], [4, 1], 2),
               make_case("plans and answers", random, [high, low], [3, 2], 4),
-              make_case("plans and answers", random, [("mute", "{question}"), ("low", "{question} by {mute}")], [2, 2], 2)]
+              make_case("plans and answers", random, [mute, ("low", "{question} by {mute}")], [2, 2], 2)]
     cases += [make_case("more agents", random, [high, low, critic], [2, 3, 2], 2),
               make_case("more agents", random, [high, low, critic, last], [2, 1, 3, 2], 2)]
     for part in ("shared turns", "work", "draws"):
@@ -81,7 +82,8 @@ def make_cases(random: Random) -> list[Case]:
                   make_case(part, random, [high, low, critic], [3, 2, 2], 3)]
     for case in cases[-2:]:
         add_variants(case.given)
-    return cases[:-2] + [case._replace(says=f"{case.says}, one problem twice more, and once more with another id") for case in cases[-2:]]
+    again = "one problem twice more, and once more with another id"
+    return cases[:-2] + [case._replace(says=f"{case.says}, {again}") for case in cases[-2:]]
 
 
 def make_case(part: str, random: Random, agents: list, samples: list[int], problems: int) -> Case:
