@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -17,6 +18,8 @@ from data import UserError
 from data.formats import files, hub, runs
 from data.problems import benchmarks, choosing, reading
 from data.views import statistics, terminal
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def refuse(function, *arguments):
@@ -219,3 +222,11 @@ def test_contradicting_answers_are_named(tmp_path, capsys):
     choosing.split_data(str(path), None, 10, None)
     told = capsys.readouterr().err
     assert "1 rows give another answer to a problem than an earlier row, such as '1+1'" in told
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signal")
+def test_ctrl_c_while_torch_is_imported_is_one_line():
+    code = ("import os, signal, sys, threading; sys.argv = ['train.py']; sys.modules['__main__'].__file__ = 'train.py'; "
+            "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start(); import train")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode in (-2, 130) and done.stderr.strip().splitlines() == ["train.py: interrupted"]
