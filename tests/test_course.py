@@ -388,13 +388,26 @@ def test_the_page_lists_the_exercises(made):
     assert rows == [line for line in handout.split("## 1.")[0].splitlines() if line.startswith("|")]
 
 
-def test_a_copy_of_some_exercises(tmp_path, monkeypatch):
+def test_a_copy_of_some_exercises(tmp_path, capsys):
     making.make(tmp_path / "copy", "", [8, 2], update=False)
     text = (tmp_path / "copy/rewards.py").read_text(encoding="utf-8")
     assert 'NotImplementedError("exercise 2")' in text and 'NotImplementedError("exercise 1")' not in text
     with zipfile.ZipFile(tmp_path / "copy/data/course/reference.bin") as archive:
         names = [name for name in archive.namelist() if "/" in name]
     assert [reference.get_number(name) for name in names] == [2, 8]
+    making.make(tmp_path / "copy", "", [], update=True)
+    said = capsys.readouterr().out
+    assert "exercises [2, 8] of reference" in said and "not in this copy: exercises [1, 3, 4, 5, 6, 7]" in said
+
+
+def test_whoever_reads_no_further_is_told_nothing(capsys, monkeypatch, copy):
+    def stop(*things, **how):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(terminal, "print", stop, raising=False)
+    with pytest.raises(SystemExit):
+        commands.main([])
+    assert capsys.readouterr().err == ""
 
 
 def test_strange_submissions_have_a_row(tmp_path):

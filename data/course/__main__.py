@@ -2,10 +2,10 @@
 
 in a student's copy:
     python -m data.course               what there is to do, and how far you are
-    python -m data.course check 4       points for exercise 4, and what is wrong; without a number: all of them
-    python -m data.course hint 4        the next of three hints
-    python -m data.course compare 4     our solution beside yours, once yours is right
-    python -m data.course reveal 4      our solution; the exercise then counts 0 points
+    python -m data.course check N       points for exercise N, and what is wrong; without a number: all of them
+    python -m data.course hint N        the next of three hints
+    python -m data.course compare N     our solution beside yours, once yours is right
+    python -m data.course reveal N      our solution; the exercise then counts 0 points
     python -m data.course pack          the file to hand in
 for instructors, in the repository:
     python -m data.course make DIR      a student's copy
@@ -66,11 +66,11 @@ def main(argv: list[str] | None = None) -> None:
         arguments = parse(argv)
         function = arguments.pop("function")
         sys.exit(function(**arguments) is False)
+    except (KeyboardInterrupt, EOFError, BrokenPipeError):
+        sys.exit(130)
     except (UserError, OSError, SyntaxError) as error:
         print(f"python -m data.course: {error}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, EOFError):
-        sys.exit(130)
 
 
 if __name__ == "__main__":

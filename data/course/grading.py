@@ -24,7 +24,7 @@ def grade(submissions: list[Path], only: list[int], csv: Path | None, seeds: lis
             row["notes"] = f"could not be graded: {type(error).__name__}: {error}"
         table.writerow(row)
         print(f"{row['submission']}: {row['total']} of {row['of']} points. {row['notes']}")
-    if csv is not None:
+    if csv:
         atomic_write(csv, text.getvalue())
 
 
@@ -55,7 +55,7 @@ def grade_submission(path: Path, only: list[int], seeds: list[int]) -> dict:
 
 def make_plain(text: str) -> str:
     """Nothing that a table program takes for a formula."""
-    if text[:1] in ("=", "+", "-", "@"):
+    if text.startswith(tuple("=+-@")):
         return f"'{text}"
     return text
 

@@ -18,7 +18,7 @@ INTRODUCTION = """# The method, by hand
 
 Two language models learn to work together: one writes a plan, the other solves the problem by it, and reinforcement
 learning trains them in turn (ReMA, [arXiv 2503.09501](https://arxiv.org/abs/2503.09501)). You have the six scripts of
-a small implementation. {functions} functions are missing, and you write them.
+a small implementation. Some functions are missing, and you write them.
 
 ```
 pip install -r requirements.txt
@@ -40,7 +40,8 @@ are ignored. What a function prints is shown where it is wrong.
 
 **How it is checked.** Your function gets numbers, and what it returns is compared with what is due, to nine digits.
 An exercise has parts, and each part that is right has its points. Grading runs the same checks with other numbers.
-Types count: True is not 1.0, and a tensor is no list. A part has ten seconds.
+Types count: True is not 1.0, and a tensor is no list. A part has ten seconds, so a loop that
+never ends takes that long for each part that meets it.
 
 | | exercise | functions | points | minutes |
 |---|---|---|---|---|
@@ -88,11 +89,11 @@ def write_rest(directory: Path, state: dict) -> None:
                 archive.writestr(file, reference.read_text(file))
     atomic_write(directory / "README.md", write_handout(state["exercises"]))
     write_state(directory, {**state, "version": version})
-    print(f"{directory}: made from reference {version}; its README.md is the handout")
+    print(f"{directory}: exercises {state['exercises']} of reference {version}; its README.md is the handout")
 
 
 def write_handout(numbers: list[int]) -> str:
-    rows, texts, functions, points, minutes = [], [], 0, 0, 0
+    rows, texts, points, minutes = [], [], 0, 0
     for number, exercise in reference.load_exercises(numbers).items():
         worth = sum(exercise.PARTS.values())
         targets = ", ".join(f"`{target}`" for target in exercise.TARGETS)
@@ -100,10 +101,9 @@ def write_handout(numbers: list[int]) -> str:
         rows.append(f"| {number} | {exercise.TITLE} | {targets} | {worth} | {exercise.MINUTES} |")
         texts.append(f"\n## {number}. {exercise.TITLE.capitalize()}\n\nWrite {targets}.\n"
                      f"About {exercise.MINUTES} minutes, {worth} points: {parts}.\n\n{exercise.TEXT.strip()}\n")
-        functions += len(exercise.TARGETS)
         points += worth
         minutes += exercise.MINUTES
-    head = INTRODUCTION.format(functions=functions, table="\n".join(rows), points=points, minutes=minutes)
+    head = INTRODUCTION.format(table="\n".join(rows), points=points, minutes=minutes)
     return head + "".join(texts)
 
 
@@ -111,7 +111,7 @@ def write_handout(numbers: list[int]) -> str:
 # Update: the new reference, with what the student has written
 
 def bring_up_to_date(directory: Path) -> None:
-    """The old scripts stay as NAME.py.before."""
+    """The old scripts stay as NAME.py.before. The copy keeps its exercises: new ones are in a new copy."""
     state = read_state(directory)
     new = {}
     for script, text in cut_scripts(state["exercises"]).items():
@@ -121,6 +121,9 @@ def bring_up_to_date(directory: Path) -> None:
         shutil.copy(path, f"{path}.before")
         atomic_write(path, text)
     write_rest(directory, state)
+    missing = reference.load_exercises().keys() - state["exercises"]
+    if missing:
+        print(f"not in this copy: exercises {sorted(missing)}; a new copy has them (make, without --update)")
 
 
 def carry_over(path: Path, new: str) -> str:

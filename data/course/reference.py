@@ -58,7 +58,7 @@ def load_exercises(numbers: list[int] = ()) -> dict[int, ModuleType]:
             found[get_number(file)] = importlib.import_module(name)
     for number in numbers:
         if number not in found:
-            raise UserError(f"there is no exercise {number}: there are {', '.join(map(str, found))}")
+            raise UserError(f"there is no exercise {number}: there are {list(found)}")
     return {number: found[number] for number in sorted(numbers or found)}
 
 

@@ -58,7 +58,7 @@ def count_points(state: dict, number: int) -> int:
 def show_table() -> None:
     state = read_state(ROOT)
     total, most, following = 0, 0, ""
-    print(f"{state['student']}, reference {state['version']}".lstrip(", "))
+    print("reference", state["version"], state["student"])
     for number, exercise in reference.load_exercises().items():
         points, worth = count_points(state, number), sum(exercise.PARTS.values())
         bar = ("#" * (WIDTH * points // worth)).ljust(WIDTH, "-")
@@ -89,7 +89,7 @@ def check(numbers: list[int]) -> bool:
             message = messages.get(part, "")
             print(f"  {part:30} {0 if message else worth} of {worth}")
             if message and message != said:
-                print(textwrap.indent(message, " " * 6))
+                print(textwrap.indent(message, "      "))
             said = message
         state["earned"][str(number)] = points
         write_state(ROOT, state)
@@ -152,7 +152,7 @@ def wrap(text: str, width: int) -> list[str]:
     """Its lines, those that are longer in pieces."""
     lines = []
     for line in text.splitlines():
-        lines += textwrap.wrap(line, width, subsequent_indent=" " * 12) or [""]
+        lines += textwrap.wrap(line, width) or [""]
     return lines
 
 
