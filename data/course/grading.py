@@ -24,8 +24,8 @@ def grade(submissions: list[Path], only: list[int], csv: Path | None, seeds: lis
             row["notes"] = f"could not be graded: {type(error).__name__}: {error}"
         table.writerow(row)
         print(f"{row['submission']}: {row['total']} of {row['of']} points. {row['notes']}")
-    if csv:
-        atomic_write(csv, text.getvalue())
+        if csv:                                      # after each: Ctrl-C keeps what is graded
+            atomic_write(csv, text.getvalue())
 
 
 def grade_submission(path: Path, only: list[int], seeds: list[int]) -> dict:

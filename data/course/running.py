@@ -57,6 +57,8 @@ def run_child(exercise, scripts: dict[str, str], cases: list, limit: float) -> t
                 problem = "the process ended before there was a result"
         process.kill()
         process.wait()
+    if problem:                                      # a sign of life, ten seconds after the last one
+        print(f"  {problem}", file=sys.stderr)
     return found[1:], problem
 
 

@@ -17,8 +17,6 @@ from data.formats.files import atomic_write
 
 STATE = "course.json"
 LARGEST = 2_000_000         # bytes of a file in a copy
-WIDTH = 16                  # of a bar
-WIDE = 100                  # columns of a terminal in which two texts stand side by side
 
 
 def read_file(copy: Path | zipfile.Path, name: str) -> str:
@@ -61,7 +59,7 @@ def show_table() -> None:
     print("reference", state["version"], state["student"])
     for number, exercise in reference.load_exercises().items():
         points, worth = count_points(state, number), sum(exercise.PARTS.values())
-        bar = ("#" * (WIDTH * points // worth)).ljust(WIDTH, "-")
+        bar = ("#" * (16 * points // worth)).ljust(16, "-")
         note = ""
         if number in state["revealed"]:
             note = "  revealed"
@@ -117,7 +115,6 @@ def reveal(number: int) -> None:
     if number not in state["revealed"]:
         answer = input(f"This shows our solution of exercise {number}, which from then on counts 0 points. Type yes: ")
         if answer != "yes":
-            print("nothing was shown")
             return
         state["revealed"].append(number)
         write_state(ROOT, state)
@@ -139,7 +136,7 @@ def compare(number: int) -> None:
 def show_beside(yours: str, ours: str) -> None:
     """In two columns where the terminal is wide enough, else one under the other."""
     columns = shutil.get_terminal_size().columns
-    if columns < WIDE:
+    if columns < 100:
         print(f"--- yours\n{yours}\n--- ours\n{ours}")
         return
     width = (columns - 3) // 2
