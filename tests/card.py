@@ -16,6 +16,7 @@ shape or size is not seen here, nor how fast it is.
 """
 import collections
 import contextlib
+import functools
 from unittest import mock
 
 import torch
@@ -127,6 +128,16 @@ def collect_leaves(args, found):
 # ------------------------------------------------------------------------------------------------------------
 # Operations
 
+@functools.cache
+def describe(func):
+    """Of an operation: its name, whether it writes in place, whether a CPU number may mix with tensors on the card."""
+    name = func._schema.name.removeprefix("aten::")
+    returned = func._schema.returns
+    writes = bool(returned) and returned[0].alias_info is not None and returned[0].alias_info.is_write
+    loose = torch.Tag.pointwise in func.tags or name.startswith(("where", "masked_fill", "index_put"))
+    return name, writes, loose
+
+
 class Operations(TorchDispatchMode):
     """Sees every operation; those with a Card among their arguments come by Card.__torch_dispatch__."""
 
@@ -148,12 +159,14 @@ class Operations(TorchDispatchMode):
         return self.run(func, args, kwargs or {})
 
     def run(self, func, args, kwargs):
-        name = func._schema.name.removeprefix("aten::")
+        name, writes, loose = describe(func)
         leaves = collect_leaves(args, collect_leaves(kwargs.values(), []))
         tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+        asked = kwargs.get("device")
+        if asked is None and not any(isinstance(x, Card) for x in tensors):
+            return func(*args, **kwargs)             # of the CPU alone
         on_card = any(isinstance(x, Card) and x.device == CUDA for x in tensors)
         from_card = on_card
-        asked = kwargs.get("device")
         if asked is not None:
             # Where C++ makes something beside a Card it asks for "meta": that is where it takes the Card to be.
             on_card = asked.type == "cuda" or (asked.type == "meta" and not self.meant)
@@ -163,7 +176,7 @@ class Operations(TorchDispatchMode):
             crosses = len({x.device.type for x in tensors}) == 2 or (name == "_to_copy" and on_card != from_card)
             self.waits["copy"] += crosses and not kwargs.get("non_blocking")
         elif on_card:
-            self.check_devices(func, name, args, tensors)
+            self.check_devices(name, loose, args, tensors)
             if any(isinstance(x, torch.Generator) and x.device == CPU for x in leaves):
                 raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
             self.waits[name] += name in WAITING
@@ -171,8 +184,7 @@ class Operations(TorchDispatchMode):
             self.launches[name] += 1
         kwargs = {key: get_content(x) for key, x in kwargs.items()}
         result = func(*get_content(args), **kwargs)
-        returned = func._schema.returns
-        if returned and returned[0].alias_info is not None and returned[0].alias_info.is_write:
+        if writes:
             if "out" in kwargs:                      # in place: the very tensor that came in
                 return kwargs["out"]
             return args[0]
@@ -180,7 +192,7 @@ class Operations(TorchDispatchMode):
             return wrap(result)
         return result
 
-    def check_devices(self, func, name, args, tensors):
+    def check_devices(self, name, loose, args, tensors):
         """RuntimeError where CUDA has one."""
         if name in ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"):
             indices = [x for x in args[1] if x is not None]
@@ -189,7 +201,6 @@ class Operations(TorchDispatchMode):
             self.waits["boolean index"] += any(x.dtype == torch.bool for x in indices)
             self.waits["copy"] += sum(x.device == CPU for x in indices)        # those are moved by themselves
             tensors = [args[0], *args[2:3]]
-        loose = torch.Tag.pointwise in func.tags or name.startswith(("where", "masked_fill", "index_put"))
         for x in tensors:
             if x.device != CUDA and not (loose and x.dim() == 0):              # a CPU number may mix
                 raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, "

@@ -263,7 +263,7 @@ def step_1b(report, settings, device, dtype, small):
     turns = time_a_step(report, "llama-1b", agent, args, settings, device)
     few = train.make_micro_batches(turns, args.micro_tokens)[0]
     prompts = make_prompts(agent.model.config, settings["rows"][0], settings["prompt"])
-    steps = min(16, settings["new"])
+    steps = min(4 if small else 16, settings["new"])
 
     def learn():
         train.update(agent, few, args)
