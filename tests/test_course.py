@@ -155,7 +155,7 @@ def check_hostile(what, limit=10.0):
     ("if part == 'b': return (lambda f: f(f))(lambda f: f(f))", "RecursionError"),
     ("if part == 'b': return True", "bool"),
     ("if part == 'b': return [0.0] * 10_000_000", "10,000,000 elements"),
-    ("if part == 'b': return 10 ** 10_000", "4300 digits"),
+    ("if part == 'b': return 10 ** 10_000", "4300"),
     ("if part == 'b': response = []; response.append(response); return response", "RecursionError"),
 ])
 def test_a_part_that_fails_costs_its_own_points(what, message):
