@@ -60,6 +60,7 @@ out, programs = sys.argv[2], sys.argv[3:]
 import train
 train.main(["--steps", "1", "--questions", "2", "--eval-questions", "4", "--device", "cpu", "--out", out])
 assert locked, "no lock was asked for"
+train.main(["--model", "llama-1b", "--fit"])
 for program in programs:
     sys.argv = [program, "--help"]
     try:

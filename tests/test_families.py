@@ -170,6 +170,12 @@ def test_what_frames_a_turn_is_no_text_and_what_frames_a_thought_is(tmp_path, na
     assert tokenizer.stop_ids == {tokenizer.after([])[0]}
 
 
+def test_a_system_message_that_says_what_day_it_is_is_not_made_up(tmp_path):
+    """Mistral Small's default would be another one tomorrow: a conversation without a system message is refused."""
+    with pytest.raises(UserError, match="begin with a system message"):
+        speaker(tmp_path, "Mistral Small").chat([USER])
+
+
 def test_one_system_message_where_it_joins_a_question(tmp_path):
     tokenizer = speaker(tmp_path, "Mistral Nemo")
     with pytest.raises(UserError, match="no system messages but one"):
