@@ -1,8 +1,11 @@
 """On Windows and macOS, as far as that shows here: programs import, parse and train without what those systems lack."""
 import ast
+import os
 import pathlib
 import subprocess
 import sys
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -86,6 +89,7 @@ def find_programs():
     return sorted(set(found) - {"data.course.child"})        # data.course imports it
 
 
+@pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="15 seconds: set REMA_SLOW=1")
 def test_programs_run_without_what_windows_and_macos_lack(tmp_path):
     programs = find_programs()
     assert {"train", "eval", "rollout", "data.tiny.make_tiny"} <= set(programs)

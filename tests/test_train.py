@@ -29,6 +29,7 @@ from data.views import curves, terminal
 from test_rollout import prompts, small
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+slow = pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="10 seconds each: set REMA_SLOW=1")
 PLAIN = SimpleNamespace(device="cpu", dtype="float32", plan_format="text", graphs=False)     # what load_agents looks at
 
 
@@ -811,8 +812,8 @@ def press_ctrl_c(monkeypatch, name, times):
 
 @pytest.mark.parametrize("name, call, steps", [
     ("sample_episodes", 2, 2),           # a step after which the agents are measured, every second one
-    ("sample_episodes", 3, 3), ("sample_episodes", 5, 5),                      # one without, and the last one
-    ("measure_held_out", 2, 2), ("measure_held_out", 4, 5)])                   # while they are measured
+    pytest.param("sample_episodes", 3, 3, marks=slow), pytest.param("sample_episodes", 5, 5, marks=slow),
+    pytest.param("measure_held_out", 2, 2, marks=slow), ("measure_held_out", 4, 5)])           # while they are measured
 def test_ctrl_c_saves_and_measures_later(name, call, steps, tmp_path, monkeypatch, capsys):
     """The step ends and is saved; no evaluation is begun, or ended. What goes on is what was never interrupted."""
     flags = [*SMALL_RUN, "--steps", "5", "--eval-questions", "3", "--save-every", "4"]
@@ -1226,13 +1227,12 @@ train.main(sys.argv[1:], assign_advantages=fail)
 """
 
 
-slow = pytest.mark.skipif("REMA_SLOW" not in os.environ, reason="10 seconds each: set REMA_SLOW=1")
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
 @pytest.mark.parametrize("rank, what, sleep, status, said", [
     pytest.param("1", KILL, True, -9, "rank 1 has given no sign of life", marks=slow),
-    ("0", "raise UserError('no such')", False, 2, "no such"),
+    pytest.param("0", "raise UserError('no such')", False, 2, "no such", marks=slow),
     pytest.param("0", KILL, True, -9, "cannot be reached", marks=slow),
     pytest.param("1", KILL, False, -9, "ended", marks=slow), pytest.param("0", KILL, False, -9, "ended", marks=slow),
     pytest.param("1", "raise UserError('no such')", True, 2, "no such", marks=slow),
