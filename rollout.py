@@ -257,8 +257,8 @@ def run_turns(model: Transformer, turns: list[Turn]) -> tuple[Tensor, Tensor]:
     places = torch.tensor(learned).flatten().nonzero()[:, 0].to(device)        # (N,); found here: a card would wait
 
     # What predicts a token is the hidden state one before it. A prompt of 3 ids, and a turn of the tokens a, b, c:
-    #     run            . . prompt's last    a    b        c predicts nothing that is learned
-    #     predicted             a             b    c
+    #     what is run      id  id  id   a   b        (c would predict what comes after the turn)
+    #     it predicts              a    b   c
     hidden = last[owner][:, None]                                              # (B, 1, D)
     if longest > 1:
         rest = model.hidden(tokens[:, :-1], cache.select(owner))
@@ -316,9 +316,9 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     it is shown, which is what its role's prompt makes of the row and of what was said before. It is asked once, by
     sample_turns, with the prompts of all rows and all that was said about them.
     There is an episode for each turn of the last agent, in the order of rows, then of places (a turn without tokens is
-    answered as any other). Turn number j (from 0)
-    about rows[i] has the place (i, j); what answers it has (i, j, 0), (i, j, 1) ... An episode's place is that of its
-    last turn. Episodes that begin with the same turn hold the same object.
+    answered as any other). Turn number j (from 0) about rows[i] has the place (i, j); what answers it has (i, j, 0),
+    (i, j, 1) ... An episode's place is that of its last turn. Episodes that begin with the same turn hold the same
+    object.
     rows: dicts with problem, answer, id and, where a problem stands there twice, copy (else 0). key: (seed, step ...).
     Each prompt has a generator of its own (make_generator), which follows from key, the row's id and copy, which
     samples were drawn before (the place without its first number) and the agent's name: not from the place in rows.

@@ -453,12 +453,11 @@ from dataclasses import replace  # noqa: E402
 
 from data.extensions import memory, processes  # noqa: E402
 from data.views.program import pick_device  # noqa: E402
-from data.views.statistics import count_turns  # noqa: E402
 from data.formats.hub import NAMES  # noqa: E402
 from data.formats.runs import find_agents, holds_adapters  # noqa: E402
 from data.formats.files import atomic_write, read_json  # noqa: E402
 from data.problems.reading import read_conversations  # noqa: E402
-from data.views.statistics import count_tokens, group_by_question  # noqa: E402
+from data.views.statistics import count_tokens, count_turns, group_by_question  # noqa: E402
 from model import TARGETS, add_adapters, load  # noqa: E402
 from rollout import VARIATIONS, add_variant_flags, equip, make_generator  # noqa: E402
 
