@@ -61,7 +61,8 @@ def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temp
 def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float | None]]:
     """What a table shows of episodes: {figure: (mean, standard error)}, in percent, but "tokens of ..." in tokens.
 
-    Several samples of a problem, and copies of it, count as one, by their mean: standard errors are over problems.
+    All samples of a problem, and of copies of it, are first averaged: a problem is one number, and standard errors are
+    over problems.
     """
     groups = statistics.group_by_problem(episodes)
     table = {}
@@ -208,7 +209,7 @@ def is_answer(choice: str | None, gold: str) -> bool:
 def rate_samples(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]:
     """How often problems are solved by several samples: all of them, then those of each level, subject, category.
 
-    Nothing if most have one sample, as where a file holds one problem twice.
+    Nothing if fewer than half of the problems have several: then a file only holds some problems twice.
     """
     several = [group for group in groups if len(group) > 1]
     if 2 * len(several) < len(groups):
@@ -225,7 +226,7 @@ def compute_rates(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]
     table = {}
     n = max(len(group) for group in groups)
     k = 2
-    while k < 2 * n:
+    while k < 2 * n:                                 # 2, 4, 8 ... and n itself last: with n = 6 these are 2, 4, 6
         shares = []
         for group in groups:
             outcomes = [episode.correct for episode in group]
@@ -302,7 +303,7 @@ def subtract(first: list[bool], second: list[bool]) -> list[int]:
 
 
 def describe_diagnosis(outcomes: dict[str, list[bool]]) -> str:
-    """What swapped and emptied plans cost, paired problem by problem; what follows only if two errors say so."""
+    """What swapped and emptied plans cost, paired problem by problem, and in words what differs by two errors."""
     kept = outcomes["kept"]
     mean, error = compute_percent(kept)
     lines = [f"  greedy, plan kept            {mean:6.1f} % +- {show_error(error)}"]

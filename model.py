@@ -38,7 +38,11 @@ def compute_rope_frequencies(config: Config) -> Tensor:
 
 
 def compute_rotation(positions: Tensor, frequency: Tensor, dtype: torch.dtype):
-    """positions (B, T) -> cos, sin (B, 1, T, C), once for all layers. sin of the first half has its sign turned."""
+    """positions (B, T) -> cos, sin (B, 1, T, C), once for all layers.
+
+    rotate() turns the pair (a, b) = (x[i], x[i + C / 2]) to (a cos - b sin, b cos + a sin). So the sin that the first
+    half is multiplied by has a minus.
+    """
     angle = positions[:, None, :, None] * frequency                            # (B, 1, T, C / 2)
     cos, sin = angle.cos(), angle.sin()
     return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
@@ -46,7 +50,7 @@ def compute_rotation(positions: Tensor, frequency: Tensor, dtype: torch.dtype):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn channel i with channel i + C / 2 by the position's angle: Hugging Face's half-split order."""
-    swapped = x.roll(x.shape[-1] // 2, -1)
+    swapped = x.roll(x.shape[-1] // 2, -1)           # the halves change places: each a beside its b
     return x * cos + swapped * sin
 
 
@@ -60,27 +64,29 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        # x / sqrt(mean(x^2) + eps), computed in float32 at least; rounded before the gain, as published models do
+        # x / sqrt(mean(x^2) + eps). For bfloat16 it is computed in float32, and rounded to bfloat16 BEFORE it is
+        # multiplied by the weight: that is how the published models were trained.
         return self.weight * F.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
 def attend(q, k, v, mask):
     """softmax(q k^T / sqrt C) v: q (B, H, T, C), k and v (B, K, S, C) -> (B, H, T, C).
 
-    mask (B, 1, T, S), added to the scores: 0 for a key that a query sees, else -inf; None: it sees those up to its
-    own (T = S). H / K query heads look at the same keys.
+    mask (B, 1, T, S), added to the scores: 0 for a key that a query sees, -inf for one that it does not see. None:
+    plain causal attention (T = S). H / K query heads share each key-value head.
     """
     B, H, T, C = q.shape
     K = k.shape[1]
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     if T == 1 and not torch.is_grad_enabled():
-        # Decoding: two plain products, the query heads of a key-value head side by side.
+        # Decoding, written out: the H / K query heads of a key-value head are the rows of one small matrix.
         q = q.view(B, K, H // K, C) / math.sqrt(C)
         scores = q @ k.transpose(2, 3) + mask                                  # (B, K, H / K, S)
         return (scores.softmax(-1) @ v).view(B, H, 1, C)
     if q.is_cuda:
-        # With a mask AND fewer key heads a card would compute in float32 and keep all scores: repeat the keys.
+        # With a mask AND fewer key-value heads a card has no fast kernel: it would compute in float32 and keep all
+        # scores in memory. With the keys repeated it has one.
         k = k.repeat_interleave(H // K, 1)
         v = v.repeat_interleave(H // K, 1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=k.shape[1] < H)
@@ -150,13 +156,15 @@ class Transformer(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.width), freeze=False)
+        # nn.Embedding(V, D) would draw V x D random numbers, which are not wanted and take seconds.
+        empty = torch.empty(config.vocab_size, config.width)
+        self.embed_tokens = nn.Embedding.from_pretrained(empty, freeze=False)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tied:
             self.lm_head.weight = self.embed_tokens.weight
-        self.frequency = None                # (C / 2,), made on the weights' device: .to(bfloat16) must not round it
+        self.frequency = None                # (C / 2,) float32, made at the first call, on the device of the weights
         self.checkpointing = False           # recompute the blocks in the backward pass, to save memory
         self.adapter = None                  # of a model with LoRA: its adapter_config.json
 
@@ -174,8 +182,8 @@ class Transformer(nn.Module):
     def hidden(self, tokens: Tensor, cache: "Cache | Buffers | None" = None, real: Tensor | None = None):
         """tokens (B, T) -> the normed output of the last block (B, T, D); the head turns it into logits.
 
-        Without a cache, rows are plain causal sequences: padding goes right, where nothing looks at it. With one,
-        they follow what it holds. real (B, T) bool: which of the tokens are no padding (None: all).
+        Without a cache, rows are plain causal sequences: padding goes right, where nothing looks at it. With a cache,
+        the tokens come after those that it holds. real (B, T) bool: which of the tokens are no padding (None: all).
         """
         x = self.embed_tokens(tokens)                                          # (B, T, D)
         if cache is None:
@@ -198,22 +206,30 @@ class Transformer(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------------------
-# The KV cache. Prompts are padded on the left, so that they all end at the same slot and every row puts its next token
-# into the next one. A row's position is the number of its real slots so far.
+# The KV cache: keys and values of the tokens that were run, in slots 0, 1, 2 ... of each row.
+#
+# Prompts are padded on the left, so that all end at the same slot and all rows put their next token into the next slot.
+# Two prompts of 3 and 1 tokens, then two steps of decoding (. is padding, which nobody looks at):
+#
+#     slot        0  1  2 | 3  4
+#     row 0       a  b  c | d  e          positions 0 1 2 3 4
+#     row 1       .  .  f | g  h          positions     0 1 2: the number of real slots before it
 
 class Cache:
-    """Keys and values of B rows that one call of the model made, for the next call to go on from, with gradients.
+    """Keys and values of B rows that one call of the model makes, for a later call to go on from, with gradients.
 
-    A Cache is for one call: Cache() starts out empty, and the call fills it. Then it has one of two uses:
+    1. `cache = Cache()` is empty. Hand it to one call of the model, which fills it.
+    2. Then ask it for what the next call needs:
 
-        sampling    the prompts' call -> repeat() -> Buffers -> decoding, a token a call
-        training    the prompts' call -> select() -> another Cache -> one call with all tokens of the samples
+        sampling    prompts -> Cache -> repeat() -> Buffers, for decoding, a token a call
+        training    prompts -> Cache -> select() -> a second Cache, for one call with all tokens of the samples
     """
 
     def __init__(self, real: Tensor | None = None, past: dict | None = None):
         self.real = real                 # (B, S) bool: in which slots a row has a token; None: no call was made
-        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) that the call goes on from
-        self.new = {}                    # layer -> those that the call makes, and with checkpointing makes again
+        self.past = past or {}           # layer -> keys and values (2, B, K, S, C) of earlier calls: only read
+        self.new = {}                    # layer -> those of this call. Written, not added to: checkpointing runs a
+                                         # layer twice, and the second time must give what the first one gave
 
     def begin(self, tokens: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Before the first layer -> positions (B, T) of the call's tokens, what each sees (B, 1, T, S)."""
@@ -250,7 +266,7 @@ class Cache:
 
 
 class Buffers:
-    """The same while tokens are drawn: written in place, call by call, so nothing is allocated on the way."""
+    """What Cache.repeat makes for decoding: room for all tokens to come, so each call writes its own into place."""
 
     def __init__(self, real: Tensor, kv: dict[int, Tensor], filled: int):
         self.real = real                 # (B, capacity) bool
@@ -269,7 +285,7 @@ class Buffers:
         return kv[:, :, :, :self.filled]
 
     def keep(self, rows: Tensor) -> None:
-        """Only these rows (n,) go on. They move to the front."""
+        """Only these rows (n,) go on: their keys and values move to rows 0 to n - 1, the others are forgotten."""
         n = len(rows)
         self.real[:n] = self.real[rows]
         self.real = self.real[:n]
@@ -424,7 +440,7 @@ def reserve(cache: Buffers, room: int) -> None:
 
 
 def hide(cache: Buffers, first: int, lengths: Tensor) -> None:
-    """From slot `first` on only the first lengths[b] tokens of row b count: it forgets what it drew behind them."""
+    """Of the slots from `first` on only the first lengths[b] of row b stay real: what it drew later becomes padding."""
     places = torch.arange(cache.filled - first, device=lengths.device)
     cache.real[:, first:cache.filled] &= places < lengths[:, None]
 

@@ -28,8 +28,8 @@ from data import UserError
 class Turn:
     """What one agent said once. The sampler fills in the first part, `score` and the trainer the second.
 
-    place says which sample it is: (question, 2) is the plan number 2 to that question, (question, 2, 5) the
-    answer number 5 under that plan. So all that stands before the last number is what was said before.
+    place numbers the samples, from 0: (7, 2) is plan 2 to question 7, and (7, 2, 5) is answer 5 to that plan. Without
+    its last number, a place names what was said before: answer (7, 2, 5) follows plan (7, 2).
     """
     prompt: list[int]                    # the ids that the agent was shown
     tokens: list[int]                    # the ids that it sampled, its end token included
@@ -47,9 +47,10 @@ class Turn:
 
     @property
     def group(self) -> tuple[int, ...]:
-        """Rewards are compared within a group: turns that answer exactly the same words.
+        """Rewards are compared within a group: turns that follow the same turn.
 
-        Plans of one question are a group; answers are one if they share the question AND the plan.
+        All plans to a question are a group, and so are all answers to one plan. (Plans are told apart by their number:
+        the answers to two plans that happen to have the same text are two groups.)
         """
         return self.place[:-1]
 
@@ -117,17 +118,17 @@ def collect_turns(episodes: list[Episode], position: int) -> list[Turn]:
 def reward_answer(turn: Turn, episodes: list[Episode]) -> float:
     """Of who speaks last: +1 for a right answer, -0.5 for a wrong one in a box, -1 without a box.
 
-    What was said last is graded, so a role that somebody follows needs another reward: how often that ends right.
+    What is graded is the last turn of the episode. So a role that does not speak last needs another reward.
     """
     episode = episodes[0]                # nobody speaks after it, so there is one
     return rewards.compute_reward(episode.response, episode.row["answer"])
 
 
 def reward_plan(turn: Turn, episodes: list[Episode]) -> float:
-    """Of who speaks earlier: how often the episodes that follow are right, minus 1 if it states an answer.
+    """Of who speaks earlier: the share of right episodes among those given, minus 1 if the plan states an answer.
 
-    episodes: those that begin with this turn, with eight answers to a plan eight of them. (The paper's other setting,
-    how far the answers agree, is reward_agreement, among the extensions.)
+    episodes: those that begin with this turn. If a plan has eight answers, there are eight of them. (The paper's other
+    setting, how far the answers agree, is reward_agreement, among the extensions.)
     """
     correct = [episode.correct for episode in episodes]
     return rewards.plan_reward(turn.text, correct)
@@ -164,10 +165,11 @@ HIGH = Role("high", "You guide a weaker solver. Write a short plan: the steps th
 LOW = Role("low", f"Follow the plan and show every step. {BOX}", "Problem:\n{question}\n\nPlan:\n{high}",
            reward_answer)
 
-# Who speaks, in order, in the three processes of the paper (its equations 3 to 5). A third agent is a third Role in
-# such a list, given to train.main: what it is shown (`user`), what it earns, when it learns, how many turns it draws
-# and where it is saved and loaded follow from its position in the list and its name. Who was last before needs another
-# reward then (README, "Your own data, reward, role"; there also how to evaluate it).
+# Who speaks, in order, in the three processes of the paper (its equations 3 to 5).
+#
+# For a third agent, give train.main a list of three Roles. What it is shown stands in its `user`, what it earns in its
+# `reward`. When it learns, how many turns it draws and where it is saved follow from its position and its name. LOW
+# then no longer speaks last, so it needs another reward than reward_answer (README, "Your own data, reward, role").
 PROCESSES = {"vrp": [VRP], "mrp": [MRP], "rema": [HIGH, LOW]}
 
 
@@ -200,9 +202,10 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
     dr_grpo      R - group mean                                            arXiv 2503.20783
     rloo         R - mean of the others in the group                       arXiv 2402.14740
     reinforce++  (R - batch mean) / (batch std + 1e-6)                     arXiv 2501.03262
-    Standard deviations are the unbiased ones (n - 1). Of reinforce++ the whole batch is the group. Who is alone in its
-    group, or in one that earned the same, has nothing to be compared with: exactly 0 (drop_dead_groups asks for that).
-    (Who is alone: the others were cut off before they spoke. train.py refuses groups of one where all would be that.)
+    Standard deviations are the unbiased ones (n - 1). For reinforce++ the whole batch is one group.
+
+    If all rewards of a group are equal, its advantages are exactly 0.0, which drop_dead_groups looks for. A group of
+    one is such a group. (It occurs when the other samples were cut off before they could speak.)
 
     >>> compute_advantages([1, 0, 0, 0], ["q"] * 4, "rloo")
     [1.0, -0.3333333333333333, -0.3333333333333333, -0.3333333333333333]
@@ -218,7 +221,7 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
         rewards_of_group = [values[i] for i in indices]
         G = len(indices)
         if min(rewards_of_group) == max(rewards_of_group):
-            continue                                 # nothing was better than anything, or one is alone: exactly 0
+            continue                                 # all are equal, or there is only one: exactly 0
         mean = sum(rewards_of_group) / G
         squares = [(value - mean) ** 2 for value in rewards_of_group]
         std = (sum(squares) / (G - 1)) ** 0.5
@@ -246,9 +249,9 @@ def assign_advantages(turns: list[Turn], kind: str = "grpo") -> None:
 def drop_dead_groups(turns: list[Turn]) -> list[Turn]:
     """Leave out groups in which every advantage is 0: all earned the same, which teaches nothing.
 
-    Otherwise their tokens would count in the loss's denominator and make every step smaller. (Under reinforce++ a
-    group of equal rewards may be better than the batch, and stays.) The log counts groups of equal rewards all the
-    same; if nothing is left, the step changes no weights.
+    Otherwise their tokens would count in the loss's denominator and make every step smaller. If nothing is left, the
+    step changes no weights. (reinforce++ compares with the whole batch. There a group of equal rewards can have
+    advantages that are not 0, and then it stays.)
     """
     alive = set()
     for turn in turns:
@@ -263,8 +266,8 @@ def drop_dead_groups(turns: list[Turn]) -> list[Turn]:
 def assign_weights(turns: list[Turn]) -> None:
     """Note on each turn what its tokens weigh in the loss: all tokens of the WHOLE batch alike (DAPO's choice).
 
-    The weights are fixed before the batch is cut into micro-batches, so how it is cut changes nothing. The loss only
-    multiplies by them: another average is another function in this place, such as assign_other_weights.
+    The weights are fixed before the batch is cut into micro-batches, so how it is cut changes nothing. policy_loss only
+    multiplies by them. For another average, put another function here, such as assign_other_weights.
     """
     total = sum(turn.count_learned() for turn in turns)
     for turn in turns:
@@ -282,18 +285,19 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
         loss = sum of weight * (-gain + kl * k3)
 
     new, old, ref: log-probs under the weights that learn, when sampled, and under the first weights.
-    turn_numbers: average_over_turns makes one log-ratio a turn of new - old, before the 3 bounds it.
-    dual_clip: bound_loss bounds the gain; 0 leaves it as it is. (Both are among the extensions.)
-    statistics: clip_share, the share of tokens whose clipped product is less than the other (of the N, not by weight,
-    and before bound_loss); where kl is not 0, the mean of k3 as "kl". Tensors of no dimension, without a gradient.
+    turn_numbers: if given, average_over_turns replaces new - old by its mean over each turn, before min(..., 3).
+    dual_clip: if not 0, bound_loss bounds the gain. (Both are among the extensions.)
+    statistics: "clip_share", the share of the N tokens with clip(r, ...) A < r A (before bound_loss, weights do not
+    matter), and where kl is not 0 "kl", the mean of k3. Both are tensors of no dimension, without a gradient.
     """
     log_ratio = new - old
     if turn_numbers is not None:                     # extension
         log_ratio = average_over_turns(log_ratio, turn_numbers)
-    ratio = torch.exp(log_ratio.clamp(max=3))        # as in ReMA's code: exp(3) = 20 bounds what a bad token costs
+    ratio = torch.exp(log_ratio.clamp(max=3))        # as in ReMA's code: no ratio above exp(3) = 20
     clipped_ratio = ratio.clamp(1 - clip, 1 + clip)
-    # The same min for both signs of A: a token that got better stops counting once it has moved far enough (A > 0
-    # above 1 + clip, A < 0 below 1 - clip); a step for the worse is always taken back.
+    # With A > 0 a token shall become likelier. Above 1 + clip the min picks the clipped product, which is constant: no
+    # gradient, it has moved far enough. With A < 0 it shall become less likely, and the same happens below 1 - clip.
+    # A token that moved the wrong way is never clipped, so it is pulled back.
     gain = torch.minimum(ratio * advantages, clipped_ratio * advantages)
     was_clipped = clipped_ratio * advantages < ratio * advantages
     if dual_clip:                                    # extension
@@ -301,7 +305,7 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
     loss = -(weights * gain).sum()
     statistics = {"clip_share": was_clipped.float().mean()}
     if kl:
-        difference = (ref - new).clamp(max=20)       # of a token that has gone further: finite, without a pull back
+        difference = (ref - new).clamp(max=20)       # so that exp stays finite; beyond 20 there is no gradient
         k3 = torch.exp(difference) - difference - 1
         loss = loss + kl * (weights * k3).sum()
         statistics["kl"] = k3.mean().detach()
@@ -316,8 +320,8 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
 
     Each learns for switch_every steps, then the next in speaking order does; after the last one the agent at
     position 0 does. While the others are frozen the learner faces a world that stands still: block coordinate ascent.
-    switch_every 0: all of them learn at every step, whatever `first` is. (Phases are of one length: filter_problems in
-    train.py and the default of --eval-every count on that.)
+    switch_every 0: all of them learn at every step, whatever `first` is. (Whoever makes phases of different lengths:
+    filter_problems in train.py and the default of --eval-every count on equal ones.)
 
     >>> [choose_learners(step, agents=2, switch_every=10) for step in (0, 9, 10, 20)]
     [[0], [0], [1], [0]]
@@ -331,11 +335,12 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
 def choose_samples(learning: list[int], agents: int, sizes: list[int], followers: int = 1) -> list[int]:
     """How many turns each agent draws for each thing that it is shown -> one number an agent.
 
-    learning: the positions of those who learn. Each of them draws a group, of sizes[0], or the agent at position i of
-    sizes[i] where each has its own. Who spoke before it (if several learn: before the first of them) draws one, so that
-    a group shares everything that was said before; who speaks after it draws `followers`: more of them make the
-    learner's reward less noisy. While the high-level agent learns these are G plans and 1 answer to each
-    (k1 = G, k2 = 1); while the low-level agent learns, 1 plan and G answers.
+    learning: the positions of those who learn. Each agent draws, for each thing that it is shown,
+        if it learns                        a group: sizes[i] turns at position i, or sizes[0] if there is only one size
+        if it speaks before the learner     one turn, so that the learner's group shares all that was said before
+        if it speaks after the learner      `followers` turns: more of them make the learner's reward less noisy
+    If several learn, before means before the first of them, and all others speak after. While the high-level agent
+    learns these are G plans and 1 answer to each (k1 = G, k2 = 1); while the low-level agent learns, 1 plan, G answers.
 
     >>> choose_samples([0], 2, [8]), choose_samples([1], 2, [8])
     ([8, 1], [1, 8])
@@ -383,7 +388,7 @@ def add_examples(roles: list[Role], worked: list[dict]) -> list[Role]:
 
 
 def write_example_plan(role: Role, roles: list[Role], plan: str) -> str:
-    """A worked example's plan as the high-level agent among these roles would write it."""
+    """A worked example's plan as the high-level agent of these roles would write it."""
     if roles[0] is HIGH_JSON:
         return json.dumps({"action": "DECOMPOSE", "output": plan})
     if roles[0] is HIGH_TURNS:                       # a conversation of one turn each
@@ -498,7 +503,7 @@ class Conversation(Episode):
             return self.joined[name]
         row = Turn([], [], [], True, name, place=self.place, learned=[])
         for turn in self.turns:
-            if turn.agent != name or not turn.tokens:        # one without room filled the context
+            if turn.agent != name or not turn.tokens:        # no tokens: the context had no room left for it
                 continue
             if not row.prompt:
                 row.prompt = turn.prompt
@@ -517,7 +522,7 @@ class Conversation(Episode):
 # Other averages of the loss (--normalise), one ratio a turn (--ratio turn), the dual clip (--dual-clip)
 
 def number_turns(row: Turn) -> list[int]:
-    """Which turn each learned token of a row belongs to, from 0: a new one begins behind tokens only read.
+    """Which turn each learned token of a row belongs to, from 0. Between two turns stand tokens that were only read.
 
     >>> number_turns(Turn([], [5, 6, 7, 8], [], True, learned=[True, True, False, True]))
     [0, 0, 1]
@@ -606,7 +611,8 @@ def make_lesson(tokenizer, messages: list[dict]) -> Turn:
 
     What was said stays as it is, as when a conversation is sampled, even where a template would trim it.
     """
-    end = tokenizer.after([])[0]
+    end = tokenizer.after([])[0]         # after(ids): what the template puts behind a turn, its end token first if ids
+                                         # lack it
     ids, learned = [], []
     last = 0                                         # the assistant's last message
     for i, message in enumerate(messages):

@@ -11,7 +11,8 @@ from data.answers.comparing import count_answers, drop_thought, equivalent
 
 MAX_RESPONSE = 10_000       # characters at the end of a response in which a box is looked for
 
-BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)     # a box opens; another \x, such as \{; a brace
+# What matters in a text, left to right: \boxed{ or \fbox{; any other backslash with the sign behind it; a single brace.
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def find_boxes(text: str) -> list[tuple[int, str]]:
@@ -26,11 +27,11 @@ def find_boxes(text: str) -> list[tuple[int, str]]:
     [(0, '\\frac{1}{2}'), (23, '3')]
     """
     boxes = []
-    opened = []
+    opened = []                          # a stack of what is still open: boxes and single braces
     for token in BOX.finditer(text):
         if token[0] == "}" and opened:
             opening = opened.pop()
-            if opening[0] != "{":
+            if opening[0] != "{":        # so it was a box
                 content = text[opening.end():token.start()]
                 boxes.append((opening.start(), content.strip()))
         elif token[0].endswith("{") and token[0] != "\\{":
@@ -42,7 +43,7 @@ def extract(response: str, lenient: bool = False) -> str | None:
     """What the last closed box holds, of find_boxes in the last MAX_RESPONSE characters; None without a box.
 
     lenient: without a box, what find_stated_answer finds in the same characters (it follows "the answer is").
-    Of a model that thinks only what it says behind </think> counts: a box in its thoughts is no answer yet.
+    If a model thinks first, only what it says behind </think> counts: a box in its thoughts is no answer yet.
     """
     response = drop_thought(response)                # extension
     text = response[-MAX_RESPONSE:]
@@ -101,7 +102,7 @@ from data.answers.comparing import parse  # noqa: E402
 
 
 def is_spread_over_boxes(response: str, answer: str) -> bool:
-    r"""Do the boxes of the last line that has any hold the gold answers? "The roots are \boxed{-2} and \boxed{7}"."""
+    r"""Do the boxes of the last line with a box hold all gold answers? "The roots are \boxed{-2} and \boxed{7}"."""
     text = drop_thought(response)[-MAX_RESPONSE:]
     boxes = find_boxes(text)
     line_start = text.rfind("\n", 0, boxes[-1][0])
@@ -110,10 +111,10 @@ def is_spread_over_boxes(response: str, answer: str) -> bool:
 
 
 def consistency_reward(plan_text: str, responses: list[str], leak: float = 1.0) -> float:
-    """Share of the most frequent answer, whatever the truth; 0 if most give none; the same penalty (C.2).
+    """Share of the most frequent answer, whatever the truth; minus the same penalty as plan_reward (C.2).
 
-    The share is one of all responses. An answer is what extract finds, and equivalent answers are the same one.
-    Where half of the responses give an answer, that is enough. Without responses the share is 0.
+    The share is one of all responses, those without an answer included. If less than half of the responses give an
+    answer, it is 0. An answer is what extract finds, and equivalent answers are the same one.
     """
     given = []
     for response in responses:
@@ -130,6 +131,7 @@ def consistency_reward(plan_text: str, responses: list[str], leak: float = 1.0) 
 
 
 TAG = re.compile(r"\[([A-Z])\]")            # also inside [[A]]
+# "Verdict: [A]", "my choice is [[B]]": a word that announces the verdict, anything but brackets, the tag.
 LAST_WORD = re.compile(r"\b(?:verdict|decision|winner|choose|pick|prefer|conclusion|therefore|overall|"
                        r"(?:final|my)\s(?:answer|choice))\b[^\[\]]{0,200}\[+([A-Z])\]", re.I)
 
@@ -159,11 +161,14 @@ def box_verdict(response: str) -> str:
     return f"\\boxed{{{found}}}"
 
 
+# "answer is", "answer: ", "answer to the first part would be", "####" -> the rest of the line.
 STATED = re.compile(r"(?:####|\banswer\b[^.:=#\n]{0,60}?(?:\bis\b|\bbe\b|:|=))[\s:*$]*([^\n]*)", re.I)
+# With which an answer may begin without being part of it: blanks, $, \(, "therefore" ...
 OPENING = re.compile(r"(?:[\s:*$,]|\\[(\[]|\b(?:therefore|thus|hence|so|then|simply|just|now|clearly)\b)*", re.I)
 # Where an answer ends and prose begins. A comma ends it only before a word: "72, in total", but "5, 6 and 7".
 PROSE = re.compile(r"\$|\*\*|\\[)\]]|[.!?;]\s|\s(?:because|since|so|as|which|in total|and not)\b|\s\((?=[a-z]{2})"
                    r"|(?<=\d),\s(?!and\b|or\b)(?=[a-z]{2})", re.I)
+# "5 apples" -> 5, apples
 COUNT = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)\s([a-z]+s)\b")
 
 
@@ -180,6 +185,7 @@ def find_stated_answer(text: str) -> str | None:
     answer = answer[OPENING.match(answer).end():]
     answer = PROSE.split(answer)[0].rstrip(" .,*")
     counted = COUNT.match(answer)
+    # Outside of a box people say what they have counted. To the grader "5 apples" is a number with a unit.
     if counted and parse(counted[0])[0] == "unit" and counted[2] not in ("is", "was", "has", "times", "less"):
-        answer = counted[1]                             # outside of a box, people say what they have counted
+        answer = counted[1]
     return answer or None

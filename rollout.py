@@ -30,7 +30,7 @@ from rema import Episode, Role, Turn
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Flags that rollout.py and eval.py share. VARIATIONS: functions by which extensions change the roles.
+# Flags that rollout.py and eval.py share. VARIATIONS: functions (roles, args, rows) -> roles, appended by extensions.
 
 VARIATIONS = []
 
@@ -89,9 +89,11 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
         if top_p < 1:                                # extension
             probs = keep_nucleus(probs, top_p)
         cdf = probs.cumsum(1)
+        # right=True: the first token whose sum is ABOVE the point. A token without probability has the sum of the token
+        # before it, so it is never the first. There must be one: the point is kept below the last sum.
         end = cdf[:, -1:]                            # 1, but for rounding
         below = torch.nextafter(end, torch.zeros_like(end))                    # the next smaller number
-        point = torch.minimum(uniform.to(cdf)[:, None] * end, below)           # never beyond the last token
+        point = torch.minimum(uniform.to(cdf)[:, None] * end, below)
         tokens = torch.searchsorted(cdf, point, right=True)
         if cdf.is_cuda:                              # extension
             tokens = avoid_impossible(tokens, probs)
@@ -122,15 +124,16 @@ def count_common(prompts: list[list[int]]) -> int:
 def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
     """Run P prompts -> their Cache and the last hidden state of each (P, D). Sampling and training share this.
 
-    What all of them begin with is run once, and each goes on from there: a fifth less time for the default run.
+    The ids that all of them begin with are run once, in one row, and then each prompt goes on from there. (That takes a
+    fifth off the time of the default run.)
     """
     cache = Cache()
     shortest = min(len(prompt) for prompt in prompts)
-    common = min(count_common(prompts), shortest - 1)                          # each runs its last token
+    common = min(count_common(prompts), shortest - 1)                          # at least its last id is left of each
     if common and len(prompts) > 1:
         beginning = torch.tensor([prompts[0][:common]], device=model.device)
         model.hidden(beginning, cache)
-        cache = cache.select(beginning.new_zeros(len(prompts)))
+        cache = cache.select(beginning.new_zeros(len(prompts)))                # all prompts go on from row 0
         prompts = [prompt[common:] for prompt in prompts]
     tokens, real = pad_left(prompts, model.device)
     hidden = model.hidden(tokens, cache, real)
@@ -172,8 +175,9 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
         logits = model.lm_head(hidden).repeat_interleave(samples, 0)           # (B, V)
         room = [min(max_new_tokens, context - len(prompt)) for prompt in chosen_prompts for _ in range(samples)]
         uniform = torch.cat([uniforms[i] for i in chosen])                     # (B, max_new_tokens)
+        # No name is given to the buffers, so they are freed before those of the next prompts are made.
         drawn = decode(model, cache.repeat(samples, max_new_tokens), logits, room, uniform, temperature, top_p,
-                       stop_ids, bar=bar)            # nothing holds the buffers any longer when the next are made
+                       stop_ids, bar=bar)
         for j, i in enumerate(chosen):
             turns[i] = drawn[j * samples:(j + 1) * samples]
             for turn in turns[i]:
@@ -183,11 +187,15 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
 
 def decode(model: Transformer, cache: Buffers, logits: Tensor, room: list[int], uniform: Tensor,
            temperature: float, top_p: float, stop_ids, drop_done: bool = True, bar=NO_BAR) -> list[Turn]:
-    """A token a row and step until all rows are done: logits (B, V) of the first one -> B Turns, without prompts.
+    """In each step a token for each row, until all rows are done -> B Turns, without their prompts.
 
-    cache: what the rows hold; what they draw is added, but for the last step's tokens. room: how many tokens each row
-    may draw, by max_new_tokens and by what is left of the context; uniform (B, the most of them). drop_done: rows that
-    are done leave the batch and, by cache.keep, the cache. bar: advanced by each row that is done.
+    logits (B, V): of the first token. cache: keys and values of what the rows hold so far; each step runs the tokens
+    that were just drawn, and adds theirs (but the tokens of the last step are not run). room: how many tokens each row
+    may draw at most. uniform (B, at least max(room)): the random numbers.
+
+    A row that is done is taken out of the batch and, by cache.keep, out of the cache. Until then it goes on drawing,
+    and what it draws is cut off at the end. drop_done False: rows stay until all are done. bar: advanced by each row
+    that is done.
     """
     if not logits.isfinite().all():
         raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
@@ -196,20 +204,22 @@ def decode(model: Transformer, cache: Buffers, logits: Tensor, room: list[int], 
     stops = torch.tensor(sorted(stop_ids), device=device)
     tokens = torch.zeros(B, most, dtype=torch.int64, device=device)
     logprobs = torch.zeros(B, most, device=device, dtype=torch.promote_types(logits.dtype, torch.float32))
-    length = torch.tensor(room, device=device)       # where each row ends: at first at its room, then at its end token
-    live = torch.arange(B, device=device)            # the rows still in the batch, by their first numbers
+    length = torch.tensor(room, device=device)       # how many tokens each row has in the end: its room, or less if
+                                                     # it draws an end token
+    live = torch.arange(B, device=device)            # the rows still in the batch
     look_every = 1
     if device.type == "cuda":
         look_every = 16                              # asking a card whether rows are done makes it wait
-    # Three rows with room for 3, 2 and 3 tokens; the first one draws its end token at once:
-    #     t = 0    live 0 1 2    length 1 2 3        row 0 has ended, and leaves
-    #     t = 1    live 1 2      length 1 2 3        row 1 has no room left, and leaves
-    #     t = 2    live 2        length 1 2 3        the last step
+    # Three rows with room for 3, 2 and 3 tokens, looked at after every step; row 0 draws an end token at once:
+    #     step     in the batch    length after the draw
+    #     t = 0    rows 0 1 2      1 2 3          row 0 has its one token, and leaves
+    #     t = 1    rows 1 2        1 2 3          row 1 has its two, and leaves
+    #     t = 2    row 2           1 2 3          the last step
     for t in range(most):
         token, logprob = draw(logits, uniform[live, t], temperature, top_p)
         tokens[live, t] = token
         logprobs[live, t] = logprob
-        ends_here = torch.isin(token, stops) & (t < length[live])
+        ends_here = torch.isin(token, stops) & (t < length[live])              # of rows that are not done yet
         length[live] = torch.where(ends_here, t + 1, length[live])
         if t + 1 == most:
             break
@@ -217,7 +227,8 @@ def decode(model: Transformer, cache: Buffers, logits: Tensor, room: list[int], 
             going = (length[live] > t + 1).nonzero()[:, 0]
             if len(going) == 0:
                 break
-            if drop_done and len(going) <= 0.9 * len(live):  # leaving copies the cache: not below a tenth
+            # Taking rows out copies the cache, so it waits until a tenth of the rows are done.
+            if drop_done and len(going) <= 0.9 * len(live):
                 cache.keep(going)
                 bar.update(len(live) - len(going))
                 live, token = live[going], token[going]
@@ -254,14 +265,15 @@ def run_turns(model: Transformer, turns: list[Turn]) -> tuple[Tensor, Tensor]:
         tokens.append(turn.tokens + [0] * padding)
         learned.append((turn.learned or [True] * len(turn.tokens)) + [False] * padding)
     tokens = torch.tensor(tokens, device=device)                               # (B, T)
-    places = torch.tensor(learned).flatten().nonzero()[:, 0].to(device)        # (N,); found here: a card would wait
+    places = torch.tensor(learned).flatten().nonzero()[:, 0].to(device)        # (N,), found before they go to a card,
+                                                                               # where nonzero() makes the program wait
 
     # What predicts a token is the hidden state one before it. A prompt of 3 ids, and a turn of the tokens a, b, c:
     #     what is run      id  id  id   a   b        (c would predict what comes after the turn)
     #     it predicts              a    b   c
     hidden = last[owner][:, None]                                              # (B, 1, D)
     if longest > 1:
-        rest = model.hidden(tokens[:, :-1], cache.select(owner))
+        rest = model.hidden(tokens[:, :-1], cache.select(owner))               # each turn behind its prompt
         hidden = torch.cat((hidden, rest), 1)                                  # (B, T, D)
     return hidden.flatten(0, 1)[places], tokens.flatten()[places]
 
@@ -315,13 +327,16 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     question -> plans -> answers to each plan: agent i draws samples[i] turns, at temperatures[i], for each thing that
     it is shown, which is what its role's prompt makes of the row and of what was said before. It is asked once, by
     sample_turns, with the prompts of all rows and all that was said about them.
-    There is an episode for each turn of the last agent, in the order of rows, then of places (a turn without tokens is
-    answered as any other). Turn number j (from 0) about rows[i] has the place (i, j); what answers it has (i, j, 0),
-    (i, j, 1) ... An episode's place is that of its last turn. Episodes that begin with the same turn hold the same
-    object.
-    rows: dicts with problem, answer, id and, where a problem stands there twice, copy (else 0). key: (seed, step ...).
-    Each prompt has a generator of its own (make_generator), which follows from key, the row's id and copy, which
-    samples were drawn before (the place without its first number) and the agent's name: not from the place in rows.
+
+    There is an episode for each turn of the last agent, in the order of rows, then of places. Episodes that begin with
+    the same turn hold the same object. A turn without tokens is answered as any other.
+
+    Turn number j (from 0) about rows[i] has the place (i, j); what answers it has (i, j, 0), (i, j, 1) ... An
+    episode's place is that of its last turn.
+
+    rows: dicts with problem, answer, id and, where a problem stands there twice, copy (else 0).
+    key: (seed, step ...). Each prompt has a generator of its own, from make_generator of: key; the row's id and copy;
+    the place of what it follows, without its first number, so that the place in rows does not matter; agent's name.
     how: what generate takes besides (max_new_tokens, top_p, batch, bar).
     """
     episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]          # what was said so far
@@ -421,7 +436,8 @@ def vary_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Rol
 def recall_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Role]:
     """The roles of the run that --model or --resume names, if it says which: its prompts may be other ones by now.
 
-    The house's for judge tasks stay as they are where the run had none, and the other way round.
+    Not if the run was trained on judge tasks and these rows are none, or the other way round: then the roles stay as
+    they are (unless a program brought roles of its own: those are the run's in any case).
     """
     saved = getattr(args, "roles", None)
     if not saved:
@@ -474,9 +490,9 @@ def use_graphs(agents: list[Agent]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# On a card a cumulative sum is added up in parallel, so by rounding it may fall, or rise where a probability is 0.
-# A search still ends at a place where it rises above the point, the last one being above every point: in range, and
-# off by rounding at most. But such a rise may be at a token that cannot be drawn, whose log-prob is -inf.
+# On a card a cumulative sum is computed in parallel. By rounding it may then fall a little from one token to the next,
+# or rise at a token whose probability is 0, and draw() may find that token: its log-prob is -inf. (The token that it
+# finds is always in range, since the last sum is above every point.)
 
 def avoid_impossible(tokens: Tensor, probs: Tensor) -> Tensor:
     """tokens (B, 1) drawn from probs (B, V) -> those of probability 0 replaced by the likeliest of their row."""
@@ -545,7 +561,7 @@ class GuidedAgent(Agent):
         return groups
 
     def write(self, cache, logits, room, uniform, temperature, top_p):
-        """As decode(), all rows until all have come to their end: those that have go on and are cut."""
+        """As decode(), but no row leaves early: those that are done go on drawing, and that is cut off."""
         if not logits.isfinite().all():
             raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
         guide, device = self.guide, logits.device
@@ -651,7 +667,7 @@ def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, to
         for agent, temperature in zip(agents, temperatures):
             context = agent.model.config.context
             most = min(max_new_tokens, context)      # buffers are made for no more
-            for episode in live:
+            for episode in live:                     # an empty turn first, which is filled in below
                 episode.turns.append(Turn(list_new_ids(agent, episode), [], [], False, agent.name))
             live = drop_ended(live, caches, [count_seen(agent, episode) < context for episode in live])
             if not live:
@@ -674,8 +690,9 @@ def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, to
                 turn.thought, turn.text = agent.tokenizer.read(said.tokens)
                 answered = agent is agents[-1] and rema.FINISH in episode.turns[-len(agents)].text
                 going.append(turn.stopped and not answered)
-                kept.append(len(turn.tokens) - 1)    # a last token was drawn, but not run
-            # Rows went on drawing behind their ends.
+                kept.append(len(turn.tokens) - 1)
+            # Rows that were done went on drawing: what the cache holds of that is hidden. A turn's last token has not
+            # been run yet, so the cache lacks it: run_new_ids runs it, before what the others say next.
             hide(cache, first, torch.tensor(kept, device=logits.device))
             live = drop_ended(live, caches, going)
             if not live:

@@ -8,7 +8,7 @@
     python train.py --resume out/tiny-rema-s0             go on where a run was interrupted
 
 Deviations from the paper, on purpose:
-- GRPO, its loss averaged over the tokens of the whole batch, not REINFORCE++ (--advantage reinforce++);
+- GRPO where the paper has REINFORCE++ (--advantage reinforce++); the loss is a mean over all tokens of the batch;
 - no KL term unless asked for (--kl 0.01: the paper's single-turn value), then in the loss, not the reward;
 - one update for each batch of rollouts (--updates), so that the ratio is 1 and clipping does nothing;
 - no difficulty filter unless asked for (--filter 200): problems are drawn from the whole training set;
@@ -45,17 +45,20 @@ from rollout import Agent, choose_roles, load_agents, sample_episodes
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Flags and their defaults. What a model wants when no flag says otherwise: real ones take the literature's
-# full-weight rate, 1e-6; the tiny one is far from what it was trained to be.
+# Flags and their defaults. TINY and REAL: what fits the embedded model, and any other one. Real models take the usual
+# learning rate for all weights, 1e-6; the tiny one is small and has much to learn, so it takes 300 times that.
 
 TINY = dict(data="arithmetic", lr=3e-4, max_new_tokens=64, questions=32, steps=60, eval_questions=1000,
             micro_tokens=16384)
 REAL = dict(data="words", lr=1e-6, max_new_tokens=512, questions=16, steps=100, eval_questions=100,
             micro_tokens=16384)
 
-# Where extensions step in. They append, at the end of this file, functions that add flags, fill in defaults (before
-# ours, which depend on them), check what was asked for, and look at the agents after training. EXTENSION_DEFAULTS: what
-# their flags are when nobody asks for them. Lines of the core that call an extension are marked so.
+# Where extensions step in. At the end of this file they append functions to these lists:
+#     FLAGS        add flags
+#     DEFAULTS     fill in defaults, before fill_in_defaults does
+#     CHECKS       refuse what can't work
+#     AFTER        look at the agents after training
+# EXTENSION_DEFAULTS are their settings when nobody asks for them. A line of the core that calls an extension says so.
 FLAGS, DEFAULTS, CHECKS, AFTER = [], [], [], []
 EXTENSION_DEFAULTS = dict(turns=1, plan_format="text", example=False, sft=None, preset=None, lora=0, share=False,
                           fit=False, filter=0, reward="base", normalise="batch", ratio="token", dual_clip=0.0,
@@ -139,8 +142,8 @@ def fill_in_defaults(args: Namespace) -> None:
 class Optimizer:
     """AdamW with a warm-up, on the weights themselves. See MasterOptimizer for weights in half precision.
 
-    What --resume needs of it (data/formats/runs.py writes and reads it) are its masters, the tensors that torch's
-    optimizer keeps for each of them, whatever their names, and the number of updates.
+    data/formats/runs.py writes and reads what --resume needs of it: the masters, the number of updates, and all tensors
+    that torch's optimizer keeps (of AdamW, its moments).
     """
 
     def __init__(self, model: Transformer, args: Namespace):
@@ -148,7 +151,7 @@ class Optimizer:
         self.lr = args.lr                            # its peak
         self.updates = 0
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.masters = self.make_masters()           # what is learned: here the weights
+        self.masters = self.make_masters()           # what the optimizer changes: here the weights themselves
         self.adamw = torch.optim.AdamW(self.masters, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0,
                                        fused=self.weights[0].is_cuda)
 
@@ -203,7 +206,8 @@ def make_micro_batches(turns: list[Turn], budget: int) -> list[list[Turn]]:
     for turn in ordered:
         prompts.add(tuple(turn.prompt))
         longest = max(longest, len(turn.tokens))
-        # This prompt is the longest so far. All are padded to it, and all turns to the longest one.
+        # Turns come in the order of their prompts' lengths, so this prompt is the longest so far. All prompts are
+        # padded to its length, and all turns to that of the longest turn.
         padded = len(prompts) * len(turn.prompt) + (len(batches[-1]) + 1) * longest
         if padded > budget and batches[-1]:
             batches.append([])
@@ -238,7 +242,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
     device = agent.model.device
 
     sums = {"clip_share": 0.0, "entropy": 0.0, "kl": 0.0, "sampling_logp_difference": 0.0}
-    counts = dict.fromkeys(sums, 0)                  # of the tokens that each is a sum over
+    counts = dict.fromkeys(sums, 0)                  # over how many tokens; the log has sum / count
     references = [None] * len(batches)
     if args.kl:
         references = compute_references(agent, batches, args.temperature)
@@ -275,7 +279,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
 
 def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: list[dict],
           assign_advantages=rema.assign_advantages, interrupted=()) -> bool:
-    """All steps that are to be done, or until interrupted is not empty -> whether that left some undone.
+    """Make all steps that are left, or stop after a step once `interrupted` holds something -> whether it stopped so.
 
     agents: in speaking order, each with its optimizer. rows, held_rows: to learn from, to measure with.
     assign_advantages(turns, kind): see rema.assign_advantages. Everything goes to the directory args.out.
@@ -286,7 +290,7 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
     first = names.index(args.first)                  # check_agents filled it in
     done = run.restore()
     stopped = False
-    for step in bars.count_steps(done, args.steps):
+    for step in bars.count_steps(done, args.steps):  # 1, 2, 3 ... as in the log; rema counts from 0
         started = time.perf_counter()
         learning = rema.choose_learners(step - 1, len(agents), args.switch_every, first)
         if args.dtype == "bfloat16":                 # extension: the others' moments leave the card
@@ -340,16 +344,16 @@ class Run:
 
     def restore(self) -> int:
         """Go back to the last step that was saved -> its number, 0 if there is none. Measure it, if it was not."""
-        # The state: weights and moments of all agents, and the note. Random draws follow from the step alone.
+        # The state holds the weights and moments of all agents, and a note. No generators: draws follow from the step.
         if self.args.dtype == "bfloat16":            # extension: a card has no room for the moments of all
             move_optimizers(self.agents, [], "cpu")
         note = load_state(Path(self.args.resume or self.out), self.agents)
         self.failures = note["failures"]             # gradients in a row that were not finite
         # Held-out accuracy of the best evaluation after the start; the metrics of the step that was saved.
         self.best, self.before = go_back(self.args, note["step"])
-        if note["unmeasured"]:
+        if note["unmeasured"]:           # the start, or a step after which the run was stopped
             if self.measure(note["step"], self.before):
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt              # Ctrl-C while it was measured: nothing to go on with
             complete_line(self.out, self.before)
         terminal.show_start(self.before, len(self.held_rows))
         return note["step"]
@@ -368,16 +372,19 @@ class Run:
             self.save_agents(self.out / "best")
         return "heldout_greedy" not in metrics
 
-    def finish_step(self, step: int, metrics: dict, episodes: list, stop: bool) -> bool:
-        """Evaluate, log, save -> whether to stop here: then at once, and it is measured when it goes on."""
+    def finish_step(self, step: int, metrics: dict, episodes: list, interrupted: bool) -> bool:
+        """Evaluate, log, save -> whether the run stops after this step.
+
+        Then nothing is measured any more, so that it stops at once; restore() makes up for that when the run goes on.
+        """
         args = self.args
         self.failures = count_failures(self.failures, metrics["grad_norm"])
-        stop = stop or self.failures >= 3
+        stop = interrupted or self.failures >= 3
         if dist.is_initialized():                    # extension
             stop = agree(stop, args.device)
         due = step % args.eval_every == 0 or step == args.steps
         if due and not stop:
-            stop = self.measure(step, metrics)
+            stop = self.measure(step, metrics)       # Ctrl-C meanwhile
         log_step(self.out, step, metrics, episodes)
         terminal.show_step(step, metrics, self.before, episodes, args.show_every)
         self.before = metrics
@@ -400,7 +407,7 @@ class Run:
 
 
 def is_first_process() -> bool:
-    """Of torchrun's, which all have the same weights; of one, it is that one."""
+    """Is this the one that saves and prints? (torchrun starts several, which all have the same weights.)"""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
@@ -480,7 +487,10 @@ def add_preset_flag(parser: Parser) -> None:
 
 
 def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespace:
-    """Read the flags again, with the preset's values as defaults; its rate waits for whether there are adapters."""
+    """Read the flags again, with the preset's values as defaults.
+
+    But lr stays None: fill_in_sharing_defaults fills it in, since adapters take ten times the preset's.
+    """
     parser.set_defaults(**{**PRESETS[preset], "lr": None})
     return parser.parse_args(argv)
 
@@ -511,7 +521,9 @@ def fill_in_training_defaults(args: Namespace) -> None:
         if args.advantage == "dr_grpo":
             args.normalise = "constant"
     if args.turns == 1 and args.normalise in ("turn", "turns"):
-        args.normalise = "sequence"                  # a row is one turn, though a guided plan's has forced tokens in it
+        # The same, since a row is one turn. (In a guided plan forced tokens stand between learned ones, which
+        # number_turns would take for several turns.)
+        args.normalise = "sequence"
     if args.checkpointing is None:
         args.checkpointing = args.model != "tiny" and (args.fit or on_card)
     if args.micro_tokens is None and args.model != "tiny" and torch.device(device).type == "cpu" and not args.fit:
@@ -549,7 +561,7 @@ def number_batch(turns: list[Turn], device) -> Tensor:
 
 def copy_model(model: Transformer) -> Transformer:
     """A model as it is now, for --kl. What is frozen is shared with it: the base of adapters."""
-    copied = {}                                      # what deepcopy takes for copied already, by its id()
+    copied = {}                                      # deepcopy's memo: id of an object -> what to take for its copy
     for weight in model.parameters():
         if not weight.requires_grad:
             copied[id(weight)] = weight
@@ -597,7 +609,7 @@ class MasterOptimizer(Optimizer):
         return masters
 
     def collect_gradients(self, weight: Tensor, master: Tensor) -> None:
-        """From now on a gradient of `weight` is added to that of its master, and forgotten."""
+        """From now on: as soon as a backward pass has a gradient of `weight`, add it to its master's and drop it."""
         def collect(weight):
             if master.grad is None:
                 master.grad = weight.grad.float()
@@ -616,7 +628,7 @@ class MasterOptimizer(Optimizer):
 
     def move(self, device: str) -> None:
         """Masters and moments to "cpu" while the agent is frozen, and back: a card holds one agent's only."""
-        if self.masters[0] is self.weights[0]:
+        if self.masters[0] is self.weights[0]:       # adapters: no copies, and so small that they stay
             return
         for master in self.masters:
             master.data = master.data.to(device)
@@ -675,6 +687,7 @@ def check_sharing(args: Namespace) -> None:
         return
     if args.process != "rema":
         raise UserError("--share needs two roles: --process rema")
+    # A run of two agents that learned apart has two directories with different weights: which of them is meant?
     parts = [os.path.join(args.model, name) for name in ("high", "low")]
     if os.path.isdir(parts[0]) and os.path.isdir(parts[1]):
         _, different, _ = filecmp.cmpfiles(*parts, os.listdir(parts[0]), shallow=False)
@@ -780,9 +793,9 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
 
     --filter problems are tried (choose_tries), some of them kept (choose_pool), and those that fill the batch counted.
     """
-    start = (step - 1) // args.switch_every * args.switch_every
+    start = (step - 1) // args.switch_every * args.switch_every                # the phase's first step, from 0
     kept_in = Path(args.resume or args.out) / f"pool-{start}.json"
-    if step - 1 > start:
+    if step - 1 > start:                             # in the middle of a phase: what its first step found
         return read_json(kept_in)["rows"], {}
     order = torch.randperm(len(rows), generator=make_generator(args.seed, "filter", start)).tolist()
     tried = [rows[i] for i in order[:args.filter]]
@@ -835,10 +848,10 @@ def read_lessons(args: Namespace, agents: list[Agent]) -> list[tuple[str, Turn]]
 
 
 def warm_start(args: Namespace, agents: list[Agent]) -> None:
-    """One pass over conversations: an agent learns those with its own system message.
+    """One pass over conversations. Each agent learns those that begin with its own system message.
 
-    A conversation with another system message, or none, teaches all agents. The optimizer starts anew after.
-    A run that goes on has it behind it.
+    A conversation that begins with no agent's system message teaches all of them. Afterwards the optimizer starts anew.
+    (In a run that goes on there are no lessons: it has had them.)
     """
     lessons = read_lessons(args, agents)
     systems = {agent.role.system for agent in agents}
@@ -929,7 +942,7 @@ def add_up_gradients(weights: list[Tensor]) -> None:
 
 
 def add_up_sums(sums: dict[str, float], device) -> None:
-    """The same for what a log is made of."""
+    """As add_up_gradients, for the sums that a log is made of."""
     values = torch.tensor([float(value) for value in sums.values()], device=device)
     dist.all_reduce(values)
     sums.update(zip(sums, values.tolist()))

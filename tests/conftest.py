@@ -4,11 +4,16 @@ REMA_SHARED  benchmark files (default: ../shared beside the repository)
 REMA_MODELS  directories smollm2-135m, llama3, qwen2 and tekken (Mistral's) with real weights or tokenizers
              (default: ../models)
 """
+import functools
 import os
 import pathlib
 
 import pytest
 import torch
+
+from data.formats.tokenizer import Tokenizer
+from data.problems import choosing
+from data.views import curves
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("REMA_SHARED", ROOT.parent / "shared"))
@@ -18,6 +23,18 @@ for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):      # servers of the te
     os.environ.pop(name, None)
 torch.set_flush_denormal(True)
 torch.set_num_threads(1)          # small tensors: a second thread mostly waits, above all on a busy machine
+
+# What some hundred runs of the tests would do again, each for a second: draw the same problems, encode the same texts.
+generate, encode = functools.cache(choosing.generate), functools.lru_cache(100_000)(Tokenizer._encode_plain)
+choosing.generate = lambda *given, **named: [dict(row) for row in generate(*given, **named)]
+Tokenizer._encode_plain = lambda tokenizer, text: list(encode(tokenizer, text))
+
+
+@pytest.fixture(autouse=True)
+def no_curves(request, monkeypatch):
+    """Nor are curves drawn, but in tests that are marked with `curves`."""
+    if not request.node.get_closest_marker("curves"):
+        monkeypatch.setattr(curves, "draw_run", lambda directory, args: None)
 
 
 def need(path):

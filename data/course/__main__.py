@@ -51,7 +51,7 @@ def parse(argv: list[str] | None) -> dict:
         command.add_argument("directory", type=Path)
         command.add_argument("--student", default="", help="the name in the copy and of its zip file")
         command.add_argument("--only", type=read_numbers, default=[], help="exercises, such as 4,5,6 (all)")
-        command.add_argument("--update", action="store_true", help="bring a copy up to date; the student's code stays")
+        command.add_argument("--update", action="store_true", help="bring a copy up to date; the student's code stays, --only adds exercises")
         command = add_command(grading.grade)
         command.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION")
         command.add_argument("--only", type=read_numbers, default=[], help="exercises (those the copy was made with)")

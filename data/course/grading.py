@@ -11,15 +11,14 @@ from data.formats.files import atomic_write
 
 def grade(submissions: list[Path], only: list[int], csv: Path | None, seeds: list[int]) -> None:
     """A line a submission, and a CSV file. only: which exercises; none: those that a copy was made with."""
-    columns = ["submission", "student", "total", "of", "notes"]
-    columns += [f"exercise {number}" for number in reference.load_exercises(only)]
+    exercises = [f"exercise {number}" for number in reference.load_exercises(only)]
     text = io.StringIO()
-    table = DictWriter(text, columns, restval="")
+    table = DictWriter(text, ["submission", "student", "total", "of", "notes", *exercises], restval="")
     table.writeheader()
     for path in submissions:
         row = {"submission": make_plain(path.name), "total": 0, "of": 0}
         try:
-            row = grade_submission(path, only, seeds)
+            grade_submission(path, only, seeds, row)
         except Exception as error:                   # whatever is the matter with it, the others are graded
             row["notes"] = f"could not be graded: {type(error).__name__}: {error}"
         table.writerow(row)
@@ -28,15 +27,15 @@ def grade(submissions: list[Path], only: list[int], csv: Path | None, seeds: lis
             atomic_write(csv, text.getvalue())
 
 
-def grade_submission(path: Path, only: list[int], seeds: list[int]) -> dict:
-    """Its row: points by exercise, and what an instructor should look at. path: a copy, or what `pack` wrote."""
+def grade_submission(path: Path, only: list[int], seeds: list[int], row: dict) -> None:
+    """Fill in its row: points, and what an instructor should look at. path: a copy, or what `pack` wrote."""
     if not path.is_dir():
         path = zipfile.Path(path)
     state, scripts = read_state(path), read_scripts(path)
     notes = []
     if state["version"] != reference.compute_version():
         notes.append(f"made with another reference, {state['version']!r}")
-    row = {"submission": make_plain(path.name), "student": make_plain(state["student"]), "total": 0, "of": 0}
+    row["student"] = make_plain(state["student"])
     for number, exercise in reference.load_exercises(only or state["exercises"]).items():
         messages = judging.check(exercise, scripts, seeds)
         points = judging.count_points(exercise, messages)
@@ -50,7 +49,7 @@ def grade_submission(path: Path, only: list[int], seeds: list[int]) -> dict:
         row[f"exercise {number}"] = points
         row["total"] += points
         row["of"] += sum(exercise.PARTS.values())
-    return {**row, "notes": "; ".join(notes)}
+    row["notes"] = "; ".join(notes)
 
 
 def make_plain(text: str) -> str:

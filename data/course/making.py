@@ -7,7 +7,7 @@ from pathlib import Path
 from data import UserError
 from data.course import reference, sources
 from data.course.filling import add_line
-from data.course.terminal import read_state, write_state
+from data.course.terminal import get_exercise, read_scripts, read_state, write_state
 from data.formats.files import atomic_write
 
 # Of data/.
@@ -56,7 +56,7 @@ never ends takes that long for each part that meets it.
 def make(directory: Path, student: str, only: list[int], update: bool) -> None:
     """only: numbers of exercises; none: all. UserError if there is something in the directory already."""
     if update:
-        bring_up_to_date(directory)
+        bring_up_to_date(directory, only)
         return
     if directory.exists() and any(directory.iterdir()):
         raise UserError(f"{directory} is not empty: name another directory, or bring it up to date with --update")
@@ -68,28 +68,31 @@ def make(directory: Path, student: str, only: list[int], update: bool) -> None:
 
 def cut_scripts(numbers: list[int]) -> dict[str, str]:
     """The six scripts without the functions of these exercises."""
-    scripts = {script: reference.read_text(f"{script}.py") for script in reference.SCRIPTS}
-    for number, exercise in reference.load_exercises(numbers).items():
+    scripts = {script: add_line(text) for script, text in read_scripts(reference.ROOT).items()}
+    cut_out(scripts, numbers)
+    return scripts
+
+
+def cut_out(scripts: dict[str, str], numbers: list[int]) -> None:
+    for number in numbers:
         body = f'raise NotImplementedError("exercise {number}")'
-        for target in exercise.TARGETS:
+        for target in get_exercise(number).TARGETS:
             script, name = target.split(".")
             scripts[script] = sources.replace_body(scripts[script], name, body)
-    return {script: add_line(text) for script, text in scripts.items()}
 
 
 def write_rest(directory: Path, state: dict) -> None:
     """All but the six scripts: what an update replaces."""
-    version = reference.compute_version()
+    state["version"] = reference.compute_version()
     shutil.copytree(reference.ROOT / "data", directory / "data", ignore=LEFT_OUT, dirs_exist_ok=True)
     for file in ("requirements.txt", "LICENSE"):
         shutil.copy(reference.ROOT / file, directory / file)
     with zipfile.ZipFile(directory / "data/course/reference.bin", "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in reference.list_files():
-            if not file.startswith(reference.EXERCISES) or reference.get_number(file) in state["exercises"]:
-                archive.writestr(file, reference.read_text(file))
+        for file in reference.list_files(state["exercises"]):
+            archive.writestr(file, reference.read_text(file))
     atomic_write(directory / "README.md", write_handout(state["exercises"]))
-    write_state(directory, {**state, "version": version})
-    print(f"{directory}: exercises {state['exercises']} of reference {version}; its README.md is the handout")
+    write_state(directory, state)
+    print(f"{directory}: exercises {state['exercises']} of reference {state['version']}; its README.md is the handout")
 
 
 def write_handout(numbers: list[int]) -> str:
@@ -110,20 +113,20 @@ def write_handout(numbers: list[int]) -> str:
 # ------------------------------------------------------------------------------------------------------------
 # Update: the new reference, with what the student has written
 
-def bring_up_to_date(directory: Path) -> None:
-    """The old scripts stay as NAME.py.before. The copy keeps its exercises: new ones are in a new copy."""
+def bring_up_to_date(directory: Path, only: list[int]) -> None:
+    """The old scripts stay as NAME.py.before. only: exercises that the copy gets, besides those that it has."""
     state = read_state(directory)
-    new = {}
-    for script, text in cut_scripts(state["exercises"]).items():
+    scripts = cut_scripts(state["exercises"])
+    for script in scripts:
+        scripts[script] = carry_over(directory / f"{script}.py", scripts[script])
+    added = sorted({*only} - {*state["exercises"]})
+    cut_out(scripts, added)
+    for script, text in scripts.items():
         path = directory / f"{script}.py"
-        new[path] = carry_over(path, text)
-    for path, text in new.items():
         shutil.copy(path, f"{path}.before")
         atomic_write(path, text)
+    state["exercises"] += added
     write_rest(directory, state)
-    missing = reference.load_exercises().keys() - state["exercises"]
-    if missing:
-        print(f"not in this copy: exercises {sorted(missing)}; a new copy has them (make, without --update)")
 
 
 def carry_over(path: Path, new: str) -> str:

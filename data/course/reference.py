@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -40,34 +41,32 @@ def take_scripts_from_archive() -> None:
     sys.path.insert(0, str(ARCHIVE))
 
 
-def list_files() -> list[str]:
-    """What an archive holds: the six scripts and the exercises."""
-    files = [f"{script}.py" for script in SCRIPTS]
+def list_exercises() -> dict[int, str]:
+    """3: "e03_advantages" ..."""
+    names = {}
     for path in (BASE / EXERCISES).iterdir():
         if path.name.startswith("e"):
-            files.append(f"{EXERCISES}/{path.name}")
-    return sorted(files)
+            names[int(path.name[1:3])] = path.name.removesuffix(".py")
+    return names
+
+
+def list_files(numbers: Iterable[int]) -> list[str]:
+    """What an archive holds: the six scripts and these exercises."""
+    names = list_exercises()
+    return [f"{script}.py" for script in SCRIPTS] + [f"{EXERCISES}/{names[number]}.py" for number in sorted(numbers)]
 
 
 def load_exercises(numbers: list[int] = ()) -> dict[int, ModuleType]:
     """Number -> module, in order, of all exercises or of these. UserError for a number that none has."""
-    found = {}
-    for file in list_files():
-        if file.startswith(EXERCISES):
-            name = file.removesuffix(".py").replace("/", ".")
-            found[get_number(file)] = importlib.import_module(name)
-    for number in numbers:
-        if number not in found:
-            raise UserError(f"there is no exercise {number}: there are {list(found)}")
-    return {number: found[number] for number in sorted(numbers or found)}
-
-
-def get_number(file: str) -> int:
-    """Of an exercise: e03_advantages.py is 3."""
-    return int(Path(file).name[1:3])
+    names, found = list_exercises(), {}
+    for number in sorted(numbers or names):
+        if number not in names:
+            raise UserError(f"there is no exercise {number}: there are {sorted(names)}")
+        found[number] = importlib.import_module(f"data.course.exercises.{names[number]}")
+    return found
 
 
 def compute_version() -> str:
     """Ten digits that change with any of the sources."""
-    texts = [read_text(file) for file in list_files()]
+    texts = [read_text(file) for file in list_files(list_exercises())]
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:10]

@@ -64,7 +64,7 @@ def run_child(exercise, scripts: dict[str, str], cases: list, limit: float) -> t
 
 def read_records(stream, nonce: bytes, records: queue.Queue) -> None:
     """In a thread: what the child tells, then None. Other lines are noise of the student's."""
-    for line in iter(lambda: stream.readline(LONGEST), b""):
+    while line := stream.readline(LONGEST):
         if line.startswith(nonce):
             records.put(json.loads(line.removeprefix(nonce)))
     records.put(None)

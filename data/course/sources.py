@@ -5,6 +5,8 @@ A target is a function in a script, such as rema.compute_advantages.
 import ast
 import dis
 
+from data import UserError
+
 
 def find(tree: ast.Module, name: str) -> ast.FunctionDef | None:
     """The function of that name; the last one, as in Python. None if there is none."""
@@ -17,14 +19,16 @@ def find(tree: ast.Module, name: str) -> ast.FunctionDef | None:
 
 def get_lines(text: str, node: ast.stmt) -> str:
     """Of a statement, its decorators too."""
-    first = node.lineno
-    for decorator in getattr(node, "decorator_list", []):
-        first = min(first, decorator.lineno)
+    first = min(part.lineno for part in [node, *getattr(node, "decorator_list", [])])
     return "".join(text.splitlines(keepends=True)[first - 1:node.end_lineno])
 
 
 def get_source(text: str, name: str) -> str:
-    return get_lines(text, find(ast.parse(text), name))
+    """UserError if there is no such function."""
+    node = find(ast.parse(text), name)
+    if node is None:
+        raise UserError(f"there is no function {name}: was it renamed?")
+    return get_lines(text, node)
 
 
 def replace_body(text: str, name: str, body: str) -> str:

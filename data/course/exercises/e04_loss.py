@@ -3,7 +3,7 @@ import math
 from random import Random
 from statistics import fmean
 
-from data.course.exercises import Case, Mistake, Wrong, demand
+from data.course.exercises import Case, Mistake, Tensor, Wrong, demand
 
 TITLE = "the clipped loss"
 MINUTES = 50
@@ -203,8 +203,6 @@ def read_statistics(statistics: dict, with_kl: bool) -> dict:
 # What is due: token by token, with derivatives by hand
 
 def expect(given: dict) -> dict:
-    import torch
-
     turns = get_turns(given)
     kl = given["options"].get("kl", 0.0)
     loss, clipped, divergences = 0.0, 0, []
@@ -229,7 +227,7 @@ def expect(given: dict) -> dict:
         if kl:
             due["kl"] = fmean(divergences)
         return due
-    return {"loss": torch.tensor(loss, dtype=torch.float64), "gradient": torch.tensor(gradient, dtype=torch.float64)}
+    return {"loss": Tensor(loss, "torch.float64", []), "gradient": Tensor(gradient, "torch.float64", [len(gradient)])}
 
 
 def compute_gain(log_ratio: float, advantage: float, options: dict) -> tuple[float, float, bool]:
