@@ -5,10 +5,12 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 
+import apart
 import eval as evaluation
 import rema
 import rollout
@@ -18,7 +20,7 @@ from data.formats import roles as formats
 from data.formats import runs
 from data.problems import choosing, reading
 from test_readme import get_example, README
-from test_train import metrics
+from test_train import metrics, slow
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICK = ["--questions", "2", "--group", "2", "--eval-questions", "3", "--max-new-tokens", "12", "--switch-every", "1"]
@@ -137,6 +139,7 @@ def run_mine(directory, *arguments):
     return subprocess.run([*arguments], cwd=directory, env=environment, capture_output=True, text=True)
 
 
+@slow
 def test_an_own_reward_is_not_lost_when_a_run_goes_on(tmp_path, monkeypatch, capsys):
     """README's mine.py, in a terminal: the printed command, word for word, goes on with it, and train.py does not."""
     (tmp_path / "mine.py").write_text(get_example(README, 0))
@@ -222,17 +225,23 @@ def test_the_advice_is_the_command_that_was_typed(typed, argv, own, expected, mo
 # ------------------------------------------------------------------------------------------------------------
 # Two at once; a disk that was full
 
+def hold(run, told):
+    runs.hold_run(str(run))
+    told.touch()
+    time.sleep(60)
+
+
 def test_only_one_process_goes_on_with_a_run(three, tmp_path, capsys):
     """The lock ends with its process, however that dies."""
-    script = (f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\nfrom data.formats import runs\n"
-              f"runs.hold_run({str(three)!r})\nprint('held', flush=True)\ntime.sleep(60)\n")
-    other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "held\n"
+    other = apart.start(hold, three, tmp_path / "held")
+    while not (tmp_path / "held").exists():
+        assert other.is_alive()
+        time.sleep(0.01)
     before = (three / "metrics.jsonl").read_bytes()
     assert "another process" in fail(train.main, ["--resume", str(three)], capsys, roles=make_three())
     assert (three / "metrics.jsonl").read_bytes() == before
     other.kill()
-    other.wait()
+    other.join()
     train.main(["--resume", str(three)], roles=make_three())
     train.main(["--resume", str(three)], roles=make_three())                   # nor does this process keep it
 
@@ -257,7 +266,8 @@ def test_a_run_that_is_being_trained_is_not_gone_on_with(tmp_path, monkeypatch, 
     runs.refuse_used(str(tmp_path / "begun"), "is used")
 
 
-@pytest.mark.parametrize("full_at", ["state.safetensors", "config.json", "metrics.jsonl"])
+@pytest.mark.parametrize("full_at", [
+    "state.safetensors", pytest.param("config.json", marks=slow), pytest.param("metrics.jsonl", marks=slow)])
 def test_a_disk_that_was_full_at_the_first_save_is_no_dead_end(full_at, tmp_path, monkeypatch, capsys):
     """The same command or --resume begins anew, and ends as if the disk had been large enough."""
     flags = [*QUICK, "--steps", "2", "--save-every", "2"]

@@ -173,15 +173,15 @@ def test_the_core_trains_and_evaluates_alone(tmp_path, capsys):
     for name in SIX:
         (tmp_path / name).write_text(cut((ROOT / name).read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copytree(ROOT / "data", tmp_path / "data",
-                    ignore=shutil.ignore_patterns("results", "course", "examples", "__pycache__"))
-    small = ["--steps", "2", "--questions", "4", "--eval-questions", "12", "--switch-every", "1"]
+                    ignore=shutil.ignore_patterns("results", "course", "examples"))
+    small = ["--steps", "2", "--questions", "4", "--eval-questions", "6", "--switch-every", "1", "--max-new-tokens", "24"]
     program = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
 import eval, train
 train.main({[*small, "--out", str(tmp_path / "cut")]!r})
 print("TABLE")
-eval.main(["--limit", "12", "--out", {str(tmp_path / "cut-eval")!r}])
+eval.main(["--limit", "6", "--out", {str(tmp_path / "cut-eval")!r}])
 train.main(["--lora", "2"])                  # an extension's flag: unknown, status 2
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -191,7 +191,7 @@ train.main(["--lora", "2"])                  # an extension's flag: unknown, sta
 
     train.main([*small, "--out", str(tmp_path / "whole")])
     capsys.readouterr()
-    evaluation.main(["--limit", "12", "--out", str(tmp_path / "whole-eval")])
+    evaluation.main(["--limit", "6", "--out", str(tmp_path / "whole-eval")])
     assert read_metrics(tmp_path / "cut/metrics.jsonl") == read_metrics(tmp_path / "whole/metrics.jsonl")
     tables = []
     for text in (done.stdout.split("TABLE")[1], capsys.readouterr().out):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import apart
 import eval as evaluation
 import model as models
 import rema
@@ -25,6 +26,7 @@ from data.extensions.guide import ACTIONS
 from data.formats import runs
 from data.formats.safetensors import read_tensors
 from data.problems.choosing import choose_questions, load_data
+from data.problems.generate import generate
 from data.views import curves, terminal
 from test_rollout import prompts, small
 
@@ -551,7 +553,7 @@ def test_flags_reach_the_sampler(monkeypatch):
 # Whole runs of the embedded model
 
 SMALL_RUN = ["--questions", "6", "--group", "4", "--eval-questions", "12",
-             "--max-new-tokens", "32", "--warmup", "1", "--switch-every", "2", "--save-every", "3"]
+             "--max-new-tokens", "20", "--warmup", "1", "--switch-every", "2", "--save-every", "3"]
 
 
 def metrics(directory):
@@ -585,7 +587,7 @@ def find_unmoved(snapshots, start):
 
 @pytest.mark.curves
 def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, snapshots):
-    train.main([*SMALL_RUN, "--steps", "6", "--show-every", "3", "--out", str(tmp_path / "run")])
+    train.main([*SMALL_RUN, "--max-new-tokens", "32", "--steps", "6", "--show-every", "3", "--out", str(tmp_path / "run")])
     start = list(models.load("tiny")[0].parameters())
     same = find_unmoved(snapshots, start)
     assert same == [{"high": False, "low": True}] * 2 + [{"high": True, "low": False}] * 2 \
@@ -684,13 +686,15 @@ def test_an_own_advantage_takes_the_place_of_the_usual_one(tmp_path, monkeypatch
 @pytest.mark.parametrize("extra", [["--process", "vrp"], ["--process", "mrp", "--advantage", "reinforce++"],
                                    ["--switch-every", "0", "--kl", "0.1", "--updates", "2",
                                     "--temperature", "0.7"],
-                                   ["--advantage", "dr_grpo", "--followers", "2"],
-                                   ["--advantage", "rloo", "--normalise", "sequence", "--checkpointing"],
+                                   pytest.param(["--advantage", "dr_grpo", "--followers", "2"], marks=slow),
+                                   pytest.param(["--advantage", "rloo", "--normalise", "sequence", "--checkpointing"],
+                                                marks=slow),
                                    ["--share", "--turns", "2", "--ratio", "turn", "--normalise", "turn",
                                     "--dual-clip", "3", "--updates", "2"],
-                                   ["--turns", "2", "--switch-every", "1", "--normalise", "turns"],
+                                   pytest.param(["--turns", "2", "--switch-every", "1", "--normalise", "turns"],
+                                                marks=slow),
                                    ["--plan-format", "json", "--lora", "2", "--kl", "0.1", "--updates", "2"],
-                                   ["--plan-format", "json", "--share", "--kl", "0.1"],
+                                   pytest.param(["--plan-format", "json", "--share", "--kl", "0.1"], marks=slow),
                                    ["--dtype", "bfloat16"],
                                    ["--filter", "6", "--switch-every", "1", "--reward", "consistency",
                                     "--followers", "4"]])
@@ -734,7 +738,7 @@ def test_the_filter_keeps_counts_fills_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "filter_problems", filtering)
     kept = iter([True, False] * 4 + [False] * 8 + [True] * 8)
     monkeypatch.setattr(rema, "is_worth_learning", lambda tries: len(tries) == 10 and next(kept))
-    train.main([*SMALL_RUN, "--filter", "8", "--steps", "1", "--temperature", "0.7",
+    train.main([*SMALL_RUN, "--max-new-tokens", "8", "--filter", "8", "--steps", "1", "--temperature", "0.7",
                 "--out", str(tmp_path / "run")])
     [(pool, found)] = told
     assert len(pool) == 6 and found["filter_kept"] == 0.5 and found["filter_refilled"] == 2
@@ -749,17 +753,18 @@ def test_the_filter_keeps_counts_fills_and_goes_on(tmp_path, monkeypatch):
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path):
-    flags = [*SMALL_RUN, "--steps", "7", "--eval-every", "4", "--eval-questions", "3", "--threads", "1"]
-    killed = subprocess.Popen([sys.executable, "train.py", *flags, "--out", str(tmp_path / "killed")], cwd=ROOT,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    flags = [*SMALL_RUN, "--steps", "5", "--eval-every", "3", "--eval-questions", "3", "--save-every", "2",
+             "--threads", "1"]
+    killed = apart.start(train.main, [*flags, "--out", str(tmp_path / "killed")])
     log = tmp_path / "killed" / "metrics.jsonl"
-    while not (log.exists() and len(log.read_bytes().splitlines()) > 5):          # past the first checkpoint
-        assert killed.poll() is None
+    while not (log.exists() and len(log.read_bytes().splitlines()) > 3):          # past the first checkpoint
+        assert killed.is_alive()
         time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     with open(log, "a") as file:
-        file.write('{"step": 6, "half a li')                                          # what a crash may leave
+        file.write('{"step": 4, "half a li')                                          # what a crash may leave
     with open(tmp_path / "killed" / "episodes.jsonl", "ab") as file:
         file.write('{"step": 99, "text": "\x85 \u2028"}\n{"half é'.encode()[:-1])   # ... or a model say
     train.main(["--resume", str(tmp_path / "killed")])
@@ -814,10 +819,10 @@ def press_ctrl_c(monkeypatch, name, times):
 @pytest.mark.parametrize("name, call, steps", [
     ("sample_episodes", 2, 2),           # a step after which the agents are measured, every second one
     pytest.param("sample_episodes", 3, 3, marks=slow), pytest.param("sample_episodes", 5, 5, marks=slow),
-    pytest.param("measure_held_out", 2, 2, marks=slow), ("measure_held_out", 4, 5)])           # while they are measured
+    pytest.param("measure_held_out", 2, 2, marks=slow), pytest.param("measure_held_out", 4, 5, marks=slow)])
 def test_ctrl_c_saves_and_measures_later(name, call, steps, tmp_path, monkeypatch, capsys):
     """The step ends and is saved; no evaluation is begun, or ended. What goes on is what was never interrupted."""
-    flags = [*SMALL_RUN, "--steps", "5", "--eval-questions", "3", "--save-every", "4"]
+    flags = [*SMALL_RUN, "--max-new-tokens", "16", "--steps", "5", "--eval-questions", "3", "--save-every", "4"]
     train.main([*flags, "--out", str(tmp_path / "whole")])
     capsys.readouterr()
     with monkeypatch.context() as patch:
@@ -838,7 +843,8 @@ def test_ctrl_c_saves_and_measures_later(name, call, steps, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name, times", [
-    ("sample_episodes", {4: 2}), ("sample_episodes", {4: 1}), ("measure_held_out", {3: 1}), ("measure_held_out", {1: 1})])
+    ("sample_episodes", {4: 2}), pytest.param("sample_episodes", {4: 1}, marks=slow),
+    pytest.param("measure_held_out", {3: 1}, marks=slow), pytest.param("measure_held_out", {1: 1}, marks=slow)])
 def test_a_second_ctrl_c_leaves_at_once(name, times, tmp_path, monkeypatch, capsys):
     """So does a first one before the first step, when there is nothing to save. What was saved is there."""
     whole = [*SMALL_RUN, "--steps", "5", "--eval-questions", "3"]
@@ -1149,56 +1155,53 @@ def test_going_on_with_adapters(tmp_path):
 # ------------------------------------------------------------------------------------------------------------
 # Several processes
 
-WORKER = """
-import json, sys, os, torch, torch.distributed as dist
-sys.path[:0] = [{root!r}, {root!r} + "/tests"]
-torch.set_num_threads(1)
-import rema, rollout, train, model as models
-from data.problems.generate import generate
-from test_train import PLAIN, batch, make_learner, settings
-from test_rollout import small
-if "WORLD_SIZE" in os.environ:
-    dist.init_process_group("gloo")
-learner, found = make_learner(small(), settings()), {{}}
-plain = torch.nn.utils.clip_grad_norm_
-def spy(weights, *rest):
-    weights = list(weights)
-    found["gradient"] = [w.grad.clone() for w in weights]
-    return plain(weights, *rest)
-torch.nn.utils.clip_grad_norm_ = spy
-found["stats"] = train.update(learner, batch(small()), settings(micro_tokens=40, updates=2))
-found["update"] = found["gradient"]
-agents = rollout.load_agents("tiny", rema.PROCESSES["rema"], PLAIN)
-episodes = rollout.sample_episodes(agents, generate(5), [2, 2], temperatures=[1.0, 1.0], max_new_tokens=24, key=(1, 2))
-found["episodes"] = [(e.row["id"], e.place, *(t.place for t in e.turns), *(t.tokens for t in e.turns)) for e in episodes]
-found["shared"] = episodes[0].turns[0] is episodes[1].turns[0]
-talks = rollout.sample_episodes(agents, generate(3), [1, 2], 2, temperatures=[1.0, 1.0], max_new_tokens=12, key=(1, 2))
-found["talks"] = [(e.row["id"], e.place, *(t.tokens for t in e.turns)) for e in talks]
-with open(sys.argv[1] + ".jsonl" + os.environ.get("RANK", ""), "w") as file:
-    for i in range(4):
-        said = [dict(role="user", content="x" * (9 * i + 1)), dict(role="assistant", content="y" * (i + 1))]
-        print(json.dumps(dict(messages=said)), file=file)
-args = settings(sft=file.name, sft_lr=1e-3, questions=4, micro_tokens=40, share=False, resume=None, seed=0)
-solo = rollout.load_agents("tiny", rema.PROCESSES["vrp"], PLAIN)
-solo[0].optimizer = train.Optimizer(solo[0].model, args)
-train.warm_start(args, solo)
-found["lessons"] = found["gradient"]
-torch.save(found, sys.argv[1] + os.environ.get("RANK", ""))
-if dist.is_initialized():
-    dist.destroy_process_group()             # without this one exit in twenty aborted
-"""
+def work(path):
+    """What one process does, of one or of two -> the gradients, episodes ... that it had, in a file."""
+    torch.set_num_threads(1)
+    rank = os.environ.get("RANK", "")
+    if rank:
+        torch.distributed.init_process_group("gloo")
+    learner, found = make_learner(small(), settings()), {}
+    plain = torch.nn.utils.clip_grad_norm_
+
+    def spy(weights, *rest):
+        weights = list(weights)
+        found["gradient"] = [weight.grad.clone() for weight in weights]
+        return plain(weights, *rest)
+    torch.nn.utils.clip_grad_norm_ = spy
+    found["stats"] = train.update(learner, batch(small()), settings(micro_tokens=40, updates=2))
+    found["update"] = found["gradient"]
+    agents = rollout.load_agents("tiny", rema.PROCESSES["rema"], PLAIN)
+    how = dict(temperatures=[1.0, 1.0], key=(1, 2))
+    episodes = rollout.sample_episodes(agents, generate(5), [2, 2], max_new_tokens=24, **how)
+    found["episodes"] = [(one.row["id"], one.place, *(turn.place for turn in one.turns),
+                          *(turn.tokens for turn in one.turns)) for one in episodes]
+    found["shared"] = episodes[0].turns[0] is episodes[1].turns[0]
+    talks = rollout.sample_episodes(agents, generate(3), [1, 2], 2, max_new_tokens=12, **how)
+    found["talks"] = [(one.row["id"], one.place, *(turn.tokens for turn in one.turns)) for one in talks]
+    with open(f"{path}.jsonl{rank}", "w") as file:
+        for i in range(4):
+            said = [dict(role="user", content="x" * (9 * i + 1)), dict(role="assistant", content="y" * (i + 1))]
+            print(json.dumps(dict(messages=said)), file=file)
+    args = settings(sft=file.name, sft_lr=1e-3, questions=4, micro_tokens=40, share=False, resume=None, seed=0)
+    solo = rollout.load_agents("tiny", rema.PROCESSES["vrp"], PLAIN)
+    solo[0].optimizer = train.Optimizer(solo[0].model, args)
+    train.warm_start(args, solo)
+    found["lessons"] = found["gradient"]
+    torch.save(found, f"{path}{rank}")
+    if rank:
+        torch.distributed.destroy_process_group()            # without this one exit in twenty aborted
 
 
 def test_two_processes_have_the_gradient_and_the_episodes_of_one(tmp_path):
     """Also of a supervised warm start: each process takes its share of the lessons."""
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(root=str(ROOT)))
-    subprocess.run([sys.executable, script, str(tmp_path / "one")], check=True, timeout=300)
-    port = str(20000 + os.getpid() % 20000)
-    both = [subprocess.Popen([sys.executable, script, str(tmp_path / "two")], env={
-        **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
-        for rank in range(2)]
-    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    everyone = [apart.start(work, str(tmp_path / "one"))]
+    where = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(20000 + os.getpid() % 20000))
+    for rank in ("0", "1"):
+        everyone.append(apart.start(work, str(tmp_path / "two"), RANK=rank, **where))
+    for process in everyone:
+        process.join(timeout=300)
+    assert [process.exitcode for process in everyone] == [0, 0, 0]
     one, *two = [torch.load(tmp_path / name, weights_only=True) for name in ("one", "two0", "two1")]
     for found in two:
         for name in ("update", "lessons"):
