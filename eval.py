@@ -226,7 +226,7 @@ def compute_rates(groups: list[list[Episode]]) -> dict[str, tuple[float, float]]
     table = {}
     n = max(len(group) for group in groups)
     k = 2
-    while k < 2 * n:                                 # 2, 4, 8 ... and n itself last: with n = 6 these are 2, 4, 6
+    while k < 2 * n:                                 # with n = 6 k is 2, 4, 8, and min(k, n) 2, 4, 6
         shares = []
         for group in groups:
             outcomes = [episode.correct for episode in group]

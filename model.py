@@ -40,8 +40,8 @@ def compute_rope_frequencies(config: Config) -> Tensor:
 def compute_rotation(positions: Tensor, frequency: Tensor, dtype: torch.dtype):
     """positions (B, T) -> cos, sin (B, 1, T, C), once for all layers.
 
-    rotate() turns the pair (a, b) = (x[i], x[i + C / 2]) to (a cos - b sin, b cos + a sin). So the sin that the first
-    half is multiplied by has a minus.
+    With x = (a, b), its two halves, and swapped = (b, a), rotate() computes
+        x * (cos, cos) + swapped * (-sin, sin) = (a cos - b sin, b cos + a sin)
     """
     angle = positions[:, None, :, None] * frequency                            # (B, 1, T, C / 2)
     cos, sin = angle.cos(), angle.sin()
@@ -50,7 +50,7 @@ def compute_rotation(positions: Tensor, frequency: Tensor, dtype: torch.dtype):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn channel i with channel i + C / 2 by the position's angle: Hugging Face's half-split order."""
-    swapped = x.roll(x.shape[-1] // 2, -1)           # the halves change places: each a beside its b
+    swapped = x.roll(x.shape[-1] // 2, -1)           # the halves change places
     return x * cos + swapped * sin
 
 
@@ -228,8 +228,8 @@ class Cache:
     def __init__(self, real: Tensor | None = None, past: dict | None = None):
         self.real = real                 # (B, S) bool: in which slots a row has a token; None: no call was made
         self.past = past or {}           # layer -> keys and values (2, B, K, S, C) of earlier calls: only read
-        self.new = {}                    # layer -> those of this call. Written, not added to: checkpointing runs a
-                                         # layer twice, and the second time must give what the first one gave
+        self.new = {}                    # layer -> those of this call. With checkpointing a layer runs again in the
+                                         # backward pass, and then overwrites its own
 
     def begin(self, tokens: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Before the first layer -> positions (B, T) of the call's tokens, what each sees (B, 1, T, S)."""
@@ -302,7 +302,7 @@ def find_seen(real: Tensor, T: int) -> tuple[Tensor, Tensor]:
     # A token sees the real ones up to itself; padding sees itself, since softmax needs something.
     slots = torch.arange(real.shape[1], device=real.device)
     own = slots[-T:, None]                                                     # (T, 1)
-    earlier = (slots <= own) & real[:, None]                                   # (B, T, S)
+    earlier = (slots <= own) & real[:, None]                                   # (T, S) and (B, 1, S) -> (B, T, S)
     mask = earlier | (slots == own)
     return positions, mask[:, None]
 

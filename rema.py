@@ -7,7 +7,7 @@ Agents stand in a list, in speaking order. A high-level agent that plans and a l
 the default; one agent is the control (VRP, MRP); three are your next idea. Whatever follows from a position in
 that list is written for a list of any length.
 
-Shapes: N tokens (of all turns in a batch, one after the other).
+Shapes: N, in the loss: tokens of all turns in a batch, one after the other.
 """
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Turn:
     """What one agent said once. The sampler fills in the first part, `score` and the trainer the second.
 
     place numbers the samples, from 0: (7, 2) is plan 2 to question 7, and (7, 2, 5) is answer 5 to that plan. Without
-    its last number, a place names what was said before: answer (7, 2, 5) follows plan (7, 2).
+    its last number, a place says what the turn follows: answer (7, 2, 5) the plan (7, 2), that plan the question (7,).
     """
     prompt: list[int]                    # the ids that the agent was shown
     tokens: list[int]                    # the ids that it sampled, its end token included
@@ -47,10 +47,10 @@ class Turn:
 
     @property
     def group(self) -> tuple[int, ...]:
-        """Rewards are compared within a group: turns that follow the same turn.
+        """Rewards are compared within a group: all plans to one question, or all answers to one plan.
 
-        All plans to a question are a group, and so are all answers to one plan. (Plans are told apart by their number:
-        the answers to two plans that happen to have the same text are two groups.)
+        (Plans are told apart by their number: the answers to two plans that happen to have the same text are two
+        groups.)
         """
         return self.place[:-1]
 
@@ -135,8 +135,8 @@ def reward_plan(turn: Turn, episodes: list[Episode]) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Roles: what an agent is told and what it earns. The prompts are short on purpose: they are run once for every
-# question, and the embedded tiny model was warm-started on these very texts (change one, and
+# Roles: what an agent is told and what it earns. The prompts are short on purpose, since they are run for every
+# question and every plan. The embedded tiny model was warm-started on these very texts (change one, and
 # data/tiny/make_tiny.py has to run again).
 
 @dataclass(frozen=True)
@@ -284,7 +284,8 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
         k3 = exp(d) - d - 1 with d = min(ref - new, 20)                     KL(new || ref), never negative
         loss = sum of weight * (-gain + kl * k3)
 
-    new, old, ref: log-probs under the weights that learn, when sampled, and under the first weights.
+    new: log-probs under the weights that learn. old: those noted when the tokens were sampled. ref: under the weights
+    that the agent began with.
     turn_numbers: if given, average_over_turns replaces new - old by its mean over each turn, before min(..., 3).
     dual_clip: if not 0, bound_loss bounds the gain. (Both are among the extensions.)
     statistics: "clip_share", the share of the N tokens with clip(r, ...) A < r A (before bound_loss, weights do not
@@ -297,7 +298,7 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
     clipped_ratio = ratio.clamp(1 - clip, 1 + clip)
     # With A > 0 a token shall become likelier. Above 1 + clip the min picks the clipped product, which is constant: no
     # gradient, it has moved far enough. With A < 0 it shall become less likely, and the same happens below 1 - clip.
-    # A token that moved the wrong way is never clipped, so it is pulled back.
+    # A token that moved the wrong way is not clipped, so it is pulled back (unless its ratio is above exp(3)).
     gain = torch.minimum(ratio * advantages, clipped_ratio * advantages)
     was_clipped = clipped_ratio * advantages < ratio * advantages
     if dual_clip:                                    # extension
@@ -611,8 +612,9 @@ def make_lesson(tokenizer, messages: list[dict]) -> Turn:
 
     What was said stays as it is, as when a conversation is sampled, even where a template would trim it.
     """
-    end = tokenizer.after([])[0]         # after(ids): what the template puts behind a turn, its end token first if ids
-                                         # lack it
+    # tokenizer.after(ids): what the template puts behind a turn of these ids. It begins with the end token unless ids
+    # end with it.
+    end = tokenizer.after([])[0]
     ids, learned = [], []
     last = 0                                         # the assistant's last message
     for i, message in enumerate(messages):

@@ -50,7 +50,7 @@ def extract(response: str, lenient: bool = False) -> str | None:
     boxes = find_boxes(text)
     if boxes:
         return boxes[-1][1]
-    if lenient:
+    if lenient:                                      # extension
         return find_stated_answer(text)
     return None
 
@@ -96,7 +96,7 @@ def plan_reward(plan_text: str, correct: list[bool], leak: float = 1.0) -> float
 
 
 # --- extensions -------------------------------------------------------------------------------------------------
-# Rewards and measures that the core does not use: a reader may stop here.
+# A reader may stop here: lists of answers, --lenient, the consistency reward, judges.
 
 from data.answers.comparing import parse  # noqa: E402
 

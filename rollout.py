@@ -75,9 +75,9 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     token without probability is never drawn, however sums are rounded. Temperature 0 is greedy and reports log-probs
     at temperature 1, whatever top_p is. top_p below 1 (see keep_nucleus) is for evaluation only: in training the new
     policy's nucleus would differ from the old one's, and ratios would be 0 or infinite. All of it is computed in the
-    logits' type, but in float32 where that is a smaller one.
-    (Another way to choose takes another parameter along top_p's way: generate, decode, draw; converse_batch;
-    GuidedAgent.)
+    logits' type, but at least in float32.
+    (Whoever adds top-k follows top_p: its flag, program here and in eval.py, generate, decode, draw; and among the
+    extensions converse_batch and GuidedAgent.)
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature > 0:
@@ -149,8 +149,8 @@ def generate(model: Transformer, prompts: list[list[int]], samples: int = 1, *, 
     Each prompt is run once, whatever the number of its samples; each sample draws from the first token on. A row
     ends when it draws an id of stop_ids, after max_new_tokens, or at the end of the model's context.
     generator: a Generator, or a list of one a prompt. batch: so many rows at a time (memory), but
-    never fewer than one prompt's samples. bar: advanced by each row. A prompt that leaves no room in the context
-    gets turns without tokens.
+    never fewer than one prompt's samples. bar: advanced by each row that is done. A prompt that leaves no room in the
+    context gets turns without tokens.
     """
     if samples < 1 or max_new_tokens < 1 or not all(prompts):
         raise UserError("samples and max_new_tokens must be at least 1, and no prompt empty")
@@ -219,7 +219,7 @@ def decode(model: Transformer, cache: Buffers, logits: Tensor, room: list[int], 
         token, logprob = draw(logits, uniform[live, t], temperature, top_p)
         tokens[live, t] = token
         logprobs[live, t] = logprob
-        ends_here = torch.isin(token, stops) & (t < length[live])              # of rows that are not done yet
+        ends_here = torch.isin(token, stops) & (t < length[live])              # a row that is done has no second end
         length[live] = torch.where(ends_here, t + 1, length[live])
         if t + 1 == most:
             break
@@ -325,8 +325,8 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     """Let the agents speak one after the other about each row's problem.
 
     question -> plans -> answers to each plan: agent i draws samples[i] turns, at temperatures[i], for each thing that
-    it is shown, which is what its role's prompt makes of the row and of what was said before. It is asked once, by
-    sample_turns, with the prompts of all rows and all that was said about them.
+    it is shown, which is what its role's prompt makes of the row and of what was said before. There is one call of
+    sample_turns for each agent, with all that it is shown in one list.
 
     There is an episode for each turn of the last agent, in the order of rows, then of places. Episodes that begin with
     the same turn hold the same object. A turn without tokens is answered as any other.
@@ -334,9 +334,10 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
     Turn number j (from 0) about rows[i] has the place (i, j); what answers it has (i, j, 0), (i, j, 1) ... An
     episode's place is that of its last turn.
 
-    rows: dicts with problem, answer, id and, where a problem stands there twice, copy (else 0).
-    key: (seed, step ...). Each prompt has a generator of its own, from make_generator of: key; the row's id and copy;
-    the place of what it follows, without its first number, so that the place in rows does not matter; agent's name.
+    rows: dicts with problem, answer and id; copy (without it 0) tells apart rows that have the same id.
+    key: (seed, step ...). Each prompt has a generator of its own. That of an answer to plan number 2 is
+    make_generator(*key, id, copy, 2, agent's name), that of a plan make_generator(*key, id, copy, agent's name), and
+    so on: what was drawn before it counts, the row's place in rows does not.
     how: what generate takes besides (max_new_tokens, top_p, batch, bar).
     """
     episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]          # what was said so far
@@ -436,8 +437,8 @@ def vary_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Rol
 def recall_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Role]:
     """The roles of the run that --model or --resume names, if it says which: its prompts may be other ones by now.
 
-    Not if the run was trained on judge tasks and these rows are none, or the other way round: then the roles stay as
-    they are (unless a program brought roles of its own: those are the run's in any case).
+    If only one of the two, the run or these rows, is about judge tasks, the roles stay as they are (unless the run's
+    program brought roles of its own, which are taken in any case).
     """
     saved = getattr(args, "roles", None)
     if not saved:
@@ -504,7 +505,10 @@ def avoid_impossible(tokens: Tensor, probs: Tensor) -> Tensor:
 # top-p: for generation and evaluation. In training the new policy's nucleus would differ from the old one's.
 
 def keep_nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """Only the likeliest tokens whose mass reaches top_p, renormalised: (B, V) -> (B, V)."""
+    """The fewest likeliest tokens that have the mass top_p together, renormalised: (B, V) -> (B, V).
+
+    Of equally likely ones at the border all stay.
+    """
     ordered = probs.sort(-1, descending=True).values
     mass_before = ordered.cumsum(-1) - ordered
     kept = (mass_before < top_p).sum(-1, keepdim=True)
@@ -561,7 +565,15 @@ class GuidedAgent(Agent):
         return groups
 
     def write(self, cache, logits, room, uniform, temperature, top_p):
-        """As decode(), but no row leaves early: those that are done go on drawing, and that is cut off."""
+        """As decode(), but no row leaves early: those that are done go on drawing, and that is cut off.
+
+        Each row is in a state of the guide's automaton, a number:
+            guide.allowed[state]        (V,) bool: the tokens that may come next
+            guide.next[state, token]    the state after one of them
+            guide.forced[state]         whether there is only one
+            guide.hurry(state, left)    the same state, or CLOSING where so few tokens are left that a string must end
+        It begins in START. In END only the end token is allowed, and after it, in FREE, everything.
+        """
         if not logits.isfinite().all():
             raise UserError("logits are not finite: the model's weights are broken, perhaps by too high an --lr")
         guide, device = self.guide, logits.device
@@ -586,7 +598,7 @@ class GuidedAgent(Agent):
         turns, forced = [], guide.forced.tolist()
         columns = [torch.stack(column, 1).tolist() for column in (tokens, logprobs, states)]   # (B, T) each
         for row_tokens, row_logprobs, row_states in zip(*columns):
-            n = row_states.index(guide.END) + 1
+            n = row_states.index(guide.END) + 1      # in this state it drew its end token
             # Where one token is allowed there is nothing to learn: its log-prob is 0, whatever the weights are.
             learned = [not forced[number] for number in row_states[:n]]
             turns.append(GuidedTurn([], row_tokens[:n], row_logprobs[:n], True, learned=learned,
@@ -644,7 +656,8 @@ def converse(agents: list[Agent], rows: list[dict], samples: int, turns: int, *,
 
     A conversation ends when the last agent has answered a plan with [FINISH], when a turn was cut off at
     max_new_tokens or at the end of the context (it has no tokens if there was no room at all), and after the
-    last turn. key, how: as for rollout().
+    last turn. key, how: as for rollout(), but each turn draws with a generator of its own, which follows from the
+    conversation's number and the turn's, too.
     """
     names = tuple(agent.name for agent in agents)
     episodes = []
@@ -661,20 +674,25 @@ def converse(agents: list[Agent], rows: list[dict], samples: int, turns: int, *,
 
 @torch.inference_mode()
 def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, top_p=1.0):
-    """All turns of some conversations, which are added to them."""
-    caches = {}                                      # agent's name -> Cache; its rows are the live conversations
+    """All turns of some conversations, which are added to them.
+
+    live: the conversations that go on. Row i of every agent's cache is live[i], so who ends leaves all caches.
+    """
+    caches = {}                                      # agent's name -> Buffers
     for t in range(turns):
         for agent, temperature in zip(agents, temperatures):
             context = agent.model.config.context
             most = min(max_new_tokens, context)      # buffers are made for no more
-            for episode in live:                     # an empty turn first, which is filled in below
+            # 1. A turn that has only a prompt yet: what is new to this agent. Without room for an answer that was it.
+            for episode in live:
                 episode.turns.append(Turn(list_new_ids(agent, episode), [], [], False, agent.name))
             live = drop_ended(live, caches, [count_seen(agent, episode) < context for episode in live])
             if not live:
                 return
+            # 2. Run it, and draw.
             logits = run_new_ids(agent, live, caches, most)
             cache = caches[agent.name]
-            first = cache.filled
+            first = cache.filled                     # the slot of the first token that is drawn
             room, uniform = [], []
             for episode in live:
                 room.append(min(most, context - count_seen(agent, episode)))
@@ -683,6 +701,7 @@ def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, to
                 uniform.append(torch.rand(most, generator=generator))
             drawn = decode(agent.model, cache, logits, room, torch.stack(uniform), temperature, top_p,
                            agent.tokenizer.stop_ids, drop_done=False)
+            # 3. Fill in the turn.
             going, kept = [], []
             for episode, said in zip(live, drawn):
                 turn = episode.turns[-1]
@@ -691,8 +710,8 @@ def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, to
                 answered = agent is agents[-1] and rema.FINISH in episode.turns[-len(agents)].text
                 going.append(turn.stopped and not answered)
                 kept.append(len(turn.tokens) - 1)
-            # Rows that were done went on drawing: what the cache holds of that is hidden. A turn's last token has not
-            # been run yet, so the cache lacks it: run_new_ids runs it, before what the others say next.
+            # 4. Rows that were done went on drawing: hide what the cache holds of that. A turn's last token has not
+            # been run yet, so the cache lacks it (kept is one less): run_new_ids runs it, before what others say next.
             hide(cache, first, torch.tensor(kept, device=logits.device))
             live = drop_ended(live, caches, going)
             if not live:

@@ -56,9 +56,10 @@ REAL = dict(data="words", lr=1e-6, max_new_tokens=512, questions=16, steps=100, 
 # Where extensions step in. At the end of this file they append functions to these lists:
 #     FLAGS        add flags
 #     DEFAULTS     fill in defaults, before fill_in_defaults does
-#     CHECKS       refuse what can't work
+#     CHECKS       refuse what can't work, or begin something: called in this order when all settings are known
 #     AFTER        look at the agents after training
-# EXTENSION_DEFAULTS are their settings when nobody asks for them. A line of the core that calls an extension says so.
+# EXTENSION_DEFAULTS: the settings that the core reads of them, where their flags are cut away. A line of the core that
+# calls an extension says so.
 FLAGS, DEFAULTS, CHECKS, AFTER = [], [], [], []
 EXTENSION_DEFAULTS = dict(turns=1, plan_format="text", example=False, sft=None, preset=None, lora=0, share=False,
                           fit=False, filter=0, reward="base", normalise="batch", ratio="token", dual_clip=0.0,
@@ -208,7 +209,7 @@ def make_micro_batches(turns: list[Turn], budget: int) -> list[list[Turn]]:
         longest = max(longest, len(turn.tokens))
         # Turns come in the order of their prompts' lengths, so this prompt is the longest so far. All prompts are
         # padded to its length, and all turns to that of the longest turn.
-        padded = len(prompts) * len(turn.prompt) + (len(batches[-1]) + 1) * longest
+        padded = len(prompts) * len(turn.prompt) + (len(batches[-1]) + 1) * longest            # + 1: this turn
         if padded > budget and batches[-1]:
             batches.append([])
             prompts, longest = {tuple(turn.prompt)}, len(turn.tokens)
@@ -349,13 +350,13 @@ class Run:
             move_optimizers(self.agents, [], "cpu")
         note = load_state(Path(self.args.resume or self.out), self.agents)
         self.failures = note["failures"]             # gradients in a row that were not finite
-        # Held-out accuracy of the best evaluation after the start; the metrics of the step that was saved.
-        self.best, self.before = go_back(self.args, note["step"])
+        # best: the highest held-out accuracy so far, greedy. last: the metrics of the step that was saved.
+        self.best, self.last = go_back(self.args, note["step"])
         if note["unmeasured"]:           # the start, or a step after which the run was stopped
-            if self.measure(note["step"], self.before):
+            if self.measure(note["step"], self.last):
                 raise KeyboardInterrupt              # Ctrl-C while it was measured: nothing to go on with
-            complete_line(self.out, self.before)
-        terminal.show_start(self.before, len(self.held_rows))
+            complete_line(self.out, self.last)
+        terminal.show_start(self.last, len(self.held_rows))
         return note["step"]
 
     def measure(self, step: int, metrics: dict) -> bool:
@@ -375,7 +376,7 @@ class Run:
     def finish_step(self, step: int, metrics: dict, episodes: list, interrupted: bool) -> bool:
         """Evaluate, log, save -> whether the run stops after this step.
 
-        Then nothing is measured any more, so that it stops at once; restore() makes up for that when the run goes on.
+        A run that stops is not measured first, so that it stops at once. restore() makes up for that when it goes on.
         """
         args = self.args
         self.failures = count_failures(self.failures, metrics["grad_norm"])
@@ -386,9 +387,10 @@ class Run:
         if due and not stop:
             stop = self.measure(step, metrics)       # Ctrl-C meanwhile
         log_step(self.out, step, metrics, episodes)
-        terminal.show_step(step, metrics, self.before, episodes, args.show_every)
-        self.before = metrics
+        terminal.show_step(step, metrics, self.last, episodes, args.show_every)
+        self.last = metrics
         if is_first_process() and (stop or step == args.steps or step % args.save_every == 0):
+            # unmeasured: an evaluation was due, but the run was stopped before it, or in the middle of it.
             note = {"step": step, "failures": self.failures, "unmeasured": due and stop}
             save_state(self.out, self.agents, note)
         return stop

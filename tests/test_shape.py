@@ -5,16 +5,15 @@ These hold what the redesign reached, so that no later change gives it up unseen
 import ast
 import io
 import json
-import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import tokenize
 
 import pytest
 
+import apart
 import eval as evaluation
 import rollout
 import train
@@ -184,17 +183,17 @@ print("TABLE")
 eval.main(["--limit", "6", "--out", {str(tmp_path / "cut-eval")!r}])
 train.main(["--lora", "2"])                  # an extension's flag: unknown, status 2
 """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and "TABLE" in done.stdout, done.stderr
-    assert "--lora" in done.stderr.strip().splitlines()[-1]
-
+    process = apart.start(apart.execute, program, told=tmp_path / "told")
     train.main([*small, "--out", str(tmp_path / "whole")])
     capsys.readouterr()
     evaluation.main(["--limit", "6", "--out", str(tmp_path / "whole-eval")])
+    process.join()
+    told = (tmp_path / "told").read_text(encoding="utf-8")
+    assert process.exitcode == 2 and "TABLE" in told, told
+    assert "--lora" in told.strip().splitlines()[-1]
     assert read_metrics(tmp_path / "cut/metrics.jsonl") == read_metrics(tmp_path / "whole/metrics.jsonl")
     tables = []
-    for text in (done.stdout.split("TABLE")[1], capsys.readouterr().out):
+    for text in (told.split("TABLE")[1], capsys.readouterr().out):
         tables.append([line for line in text.splitlines() if "+-" in line])
     assert tables[0] == tables[1] and len(tables[0]) > 8
 
