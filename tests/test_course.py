@@ -475,7 +475,6 @@ def test_few_mutants_are_excused():
 # ------------------------------------------------------------------------------------------------------------
 # The heavy ones
 
-@pytest.mark.skipif(not recording.RECORD.exists(), reason="not measured yet")
 def test_the_record_says_that_checks_can_be_trusted():
     """python -m tests.course.recording writes it. It may be of an earlier commit, but holds every exercise."""
     record = recording.read_record()
