@@ -50,7 +50,7 @@ def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temp
              samples: list[int] | None = None, key: tuple = ("eval",), **how) -> list[Episode]:
     """Episodes of each row, scored: one, or as many as samples says. how: what rollout.sample_episodes takes besides.
 
-    A row that is too long for the context gets empty turns, and is wrong.
+    Where a prompt is too long for the context its turn is empty. Without a last turn, an episode is wrong.
     """
     episodes = sample_episodes(agents, number_copies(rows), samples or [1] * len(agents),
                                temperatures=[temperature] * len(agents), max_new_tokens=max_new_tokens, key=key, **how)

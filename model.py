@@ -404,7 +404,10 @@ from data.formats.safetensors import compare  # noqa: E402
 # Llama 3.1's rotary positions
 
 def stretch_frequencies(frequency: Tensor, scaling: dict) -> Tensor:
-    """Slow rotations are `factor` times slower, fast ones are kept, between the two wavelengths they are blended."""
+    """Slow rotations become `factor` times slower, fast ones are kept, those between are blended.
+
+    Slow: fewer turns than low_freq_factor in the old context. Fast: more than high_freq_factor.
+    """
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)     # in the old context
     keep = ((turns - low) / (high - low)).clamp(0, 1)        # 0: slow, stretch it; 1: fast, leave it
@@ -534,6 +537,7 @@ def load_adapters(directory: Path, device: str, dtype: torch.dtype,
     if below not in bases:
         bases[below] = load(str(below), device, dtype)
     base, tokenizer = bases[below]
+    # layer's name -> (rank, scale)
     layers = settings.place(to_file_name(name) for name, _ in base.named_modules() if name)
     wanted = {}                          # name in PEFT's file -> a tensor of that shape
     for name, (rank, _) in layers.items():

@@ -288,8 +288,8 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
     that the agent began with.
     turn_numbers: if given, average_over_turns replaces new - old by its mean over each turn, before min(..., 3).
     dual_clip: if not 0, bound_loss bounds the gain. (Both are among the extensions.)
-    statistics: "clip_share", the share of the N tokens with clip(r, ...) A < r A (before bound_loss, weights do not
-    matter), and where kl is not 0 "kl", the mean of k3. Both are tensors of no dimension, without a gradient.
+    statistics: "clip_share", the share of the N tokens with clip(r, ...) A < r A, whatever bound_loss does and whatever
+    their weights are; where kl is not 0 also "kl", the plain mean of k3. Tensors of no dimension, without a gradient.
     """
     log_ratio = new - old
     if turn_numbers is not None:                     # extension
@@ -321,8 +321,8 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
 
     Each learns for switch_every steps, then the next in speaking order does; after the last one the agent at
     position 0 does. While the others are frozen the learner faces a world that stands still: block coordinate ascent.
-    switch_every 0: all of them learn at every step, whatever `first` is. (Whoever makes phases of different lengths:
-    filter_problems in train.py and the default of --eval-every count on equal ones.)
+    switch_every 0: all of them learn at every step, whatever `first` is. (filter_problems in train.py and the default
+    of --eval-every count on it that all phases have the same length.)
 
     >>> [choose_learners(step, agents=2, switch_every=10) for step in (0, 9, 10, 20)]
     [[0], [0], [1], [0]]
@@ -633,4 +633,4 @@ def make_lesson(tokenizer, messages: list[dict]) -> Turn:
         last = i
     first = learned.index(True)
     tokens = ids[first:]
-    return Turn(ids[:first], tokens, [0.0] * len(tokens), True, learned=learned[first:], advantage=1.0)
+    return Turn(ids[:first], tokens, [0.0] * len(tokens), True, learned=learned[first:])

@@ -34,7 +34,7 @@ def find_boxes(text: str) -> list[tuple[int, str]]:
             if opening[0] != "{":        # so it was a box
                 content = text[opening.end():token.start()]
                 boxes.append((opening.start(), content.strip()))
-        elif token[0].endswith("{") and token[0] != "\\{":
+        elif token[0].endswith("{") and token[0] != "\\{":    # a box or a single brace; \{ is a sign
             opened.append(token)
     return boxes
 
@@ -96,7 +96,7 @@ def plan_reward(plan_text: str, correct: list[bool], leak: float = 1.0) -> float
 
 
 # --- extensions -------------------------------------------------------------------------------------------------
-# A reader may stop here: lists of answers, --lenient, the consistency reward, judges.
+# A reader may stop here: lists of answers, answers without a box, the consistency reward, judges.
 
 from data.answers.comparing import parse  # noqa: E402
 
@@ -105,6 +105,8 @@ def is_spread_over_boxes(response: str, answer: str) -> bool:
     r"""Do the boxes of the last line with a box hold all gold answers? "The roots are \boxed{-2} and \boxed{7}"."""
     text = drop_thought(response)[-MAX_RESPONSE:]
     boxes = find_boxes(text)
+    if not boxes:                        # lenient: the answer was only stated
+        return False
     line_start = text.rfind("\n", 0, boxes[-1][0])
     given = [content for start, content in boxes if start > line_start]
     return len(given) == count_answers(answer) and equivalent(answer, ", ".join(given))
@@ -131,9 +133,13 @@ def consistency_reward(plan_text: str, responses: list[str], leak: float = 1.0) 
 
 
 TAG = re.compile(r"\[([A-Z])\]")            # also inside [[A]]
-# "Verdict: [A]", "my choice is [[B]]": a word that announces the verdict, anything but brackets, the tag.
-LAST_WORD = re.compile(r"\b(?:verdict|decision|winner|choose|pick|prefer|conclusion|therefore|overall|"
-                       r"(?:final|my)\s(?:answer|choice))\b[^\[\]]{0,200}\[+([A-Z])\]", re.I)
+# "Verdict: [A]", "my choice is [[B]]"
+LAST_WORD = re.compile(r"""
+    \b(?: verdict | decision | winner | choose | pick | prefer | conclusion | therefore | overall
+        | (?:final|my)\s(?:answer|choice) )\b
+    [^\[\]]{0,200}                          # anything but brackets
+    \[+([A-Z])\]                            # the tag
+    """, re.IGNORECASE | re.VERBOSE)
 
 
 def verdict(response: str) -> str | None:
@@ -161,13 +167,27 @@ def box_verdict(response: str) -> str:
     return f"\\boxed{{{found}}}"
 
 
-# "answer is", "answer: ", "answer to the first part would be", "####" -> the rest of the line.
-STATED = re.compile(r"(?:####|\banswer\b[^.:=#\n]{0,60}?(?:\bis\b|\bbe\b|:|=))[\s:*$]*([^\n]*)", re.I)
-# With which an answer may begin without being part of it: blanks, $, \(, "therefore" ...
-OPENING = re.compile(r"(?:[\s:*$,]|\\[(\[]|\b(?:therefore|thus|hence|so|then|simply|just|now|clearly)\b)*", re.I)
-# Where an answer ends and prose begins. A comma ends it only before a word: "72, in total", but "5, 6 and 7".
-PROSE = re.compile(r"\$|\*\*|\\[)\]]|[.!?;]\s|\s(?:because|since|so|as|which|in total|and not)\b|\s\((?=[a-z]{2})"
-                   r"|(?<=\d),\s(?!and\b|or\b)(?=[a-z]{2})", re.I)
+# What says that an answer follows, and the rest of the line.
+STATED = re.compile(r"""
+    (?: \#\#\#\#                            # as in GSM8K
+      | \banswer\b [^.:=#\n]{0,60}? (?: \bis\b | \bbe\b | : | = )     # "the answer to the first part would be"
+    )
+    [\s:*$]* ([^\n]*)
+    """, re.IGNORECASE | re.VERBOSE)
+# With what a line may go on before the answer.
+OPENING = re.compile(r"""
+    (?: [\s:*$,]
+      | \\[(\[]                             # \( and \[
+      | \b(?: therefore | thus | hence | so | then | simply | just | now | clearly )\b
+    )*""", re.IGNORECASE | re.VERBOSE)
+# Where an answer ends and prose begins.
+PROSE = re.compile(r"""
+    \$ | \*\* | \\[)\]]                     # mathematics or bold ends
+  | [.!?;]\s                                # a sentence ends
+  | \s(?: because | since | so | as | which | in\ total | and\ not )\b
+  | \s\( (?=[a-z]{2})                       # "12 (a dozen)"
+  | (?<=\d),\s (?! and\b | or\b ) (?=[a-z]{2})      # "72, in total", but not "5, 6 and 7"
+    """, re.IGNORECASE | re.VERBOSE)
 # "5 apples" -> 5, apples
 COUNT = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)\s([a-z]+s)\b")
 

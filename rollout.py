@@ -345,7 +345,7 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
         conversations, generators = [], []
         for episode in episodes:
             conversations.append(agent.role.prompt(episode.row, episode.said()))
-            # Draws depend on the problem, not on its place in the batch. copy: of one that stands there twice
+            # Draws depend on the problem, not on its place in the batch. copy: 1, 2 ... where an id occurs again
             row_key = episode.row["id"], episode.row.get("copy", 0), *episode.place[1:]
             generators.append(make_generator(*key, *row_key, agent.name))
         groups = sample_turns(agent, conversations, n, generators, temperature=temperature, **how)
@@ -437,8 +437,8 @@ def vary_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Rol
 def recall_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Role]:
     """The roles of the run that --model or --resume names, if it says which: its prompts may be other ones by now.
 
-    If only one of the two, the run or these rows, is about judge tasks, the roles stay as they are (unless the run's
-    program brought roles of its own, which are taken in any case).
+    A run of plain problems that is measured on judge tasks, or the other way round, keeps the roles of --process. Roles
+    that the run's own program brought are taken in any case.
     """
     saved = getattr(args, "roles", None)
     if not saved:
@@ -454,7 +454,7 @@ def recall_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[R
 
 
 def recall_role(entry: dict) -> Role:
-    """A role from config.json. UserError: what it is shown is more than a text with names to fill in."""
+    """A role from config.json. UserError if its prompt was made by a program's own code."""
     if "prompt" in entry:
         raise UserError(f"what {entry['name']} is shown is made by {entry['prompt']}: only the program that made this "
                         "run can let it speak")
@@ -466,7 +466,7 @@ def recall_role(entry: dict) -> Role:
 
 
 def unknown_reward(turn: Turn, episodes: list[Episode]) -> float:
-    """In place of a reward that only the program of a run has: nothing that is learned, and accuracy needs none."""
+    """Stands in for a reward that only the run's own program has. Nothing learns from it; accuracy does not use it."""
     return 0.0
 
 
@@ -606,11 +606,11 @@ class GuidedAgent(Agent):
         return turns
 
     def compute_logprobs(self, turns, temperature):
-        """As batch_logprobs. Where agents share weights some turns are another one's, who may say anything."""
+        """As batch_logprobs, of the distribution drawn from. In turns that are no plans anything may come next."""
         hidden, targets = run_turns(self.model, turns)
         states = []
         for turn in turns:
-            if not isinstance(turn, GuidedTurn):             # of an agent that shares the weights
+            if not isinstance(turn, GuidedTurn):             # a lesson, or of an agent that shares the weights
                 states += [self.guide.FREE] * turn.count_learned()
                 continue
             for state, learned in zip(turn.states, turn.learned):
@@ -683,7 +683,8 @@ def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, to
         for agent, temperature in zip(agents, temperatures):
             context = agent.model.config.context
             most = min(max_new_tokens, context)      # buffers are made for no more
-            # 1. A turn that has only a prompt yet: what is new to this agent. Without room for an answer that was it.
+            # 1. A turn that has only a prompt yet: what is new to this agent. A conversation that leaves no room for an
+            # answer ends with it.
             for episode in live:
                 episode.turns.append(Turn(list_new_ids(agent, episode), [], [], False, agent.name))
             live = drop_ended(live, caches, [count_seen(agent, episode) < context for episode in live])
@@ -710,8 +711,9 @@ def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, to
                 answered = agent is agents[-1] and rema.FINISH in episode.turns[-len(agents)].text
                 going.append(turn.stopped and not answered)
                 kept.append(len(turn.tokens) - 1)
-            # 4. Rows that were done went on drawing: hide what the cache holds of that. A turn's last token has not
-            # been run yet, so the cache lacks it (kept is one less): run_new_ids runs it, before what others say next.
+            # 4. Of each turn the cache shows all tokens but the last. Rows that were done went on drawing: that is
+            # hidden. The turn's last token was run in some rows, and not in the longest ones: it is hidden as well, so
+            # that all rows are alike, and run_new_ids runs it, before what others say next.
             hide(cache, first, torch.tensor(kept, device=logits.device))
             live = drop_ended(live, caches, going)
             if not live:
@@ -787,12 +789,12 @@ def sample_in_processes(agents: list[Agent], rows: list[dict], samples: list[int
     parts = [None] * world
     dist.all_gather_object(parts, episodes)
     together = []
-    for i, part in enumerate(parts):
+    for owner, part in enumerate(parts):             # row j of process r is row j * world + r of all
         moved = set()                                # turns that several episodes share are moved once
         for episode in part:
             for thing in (episode, *episode.turns):
                 if thing.place and id(thing) not in moved:
-                    thing.place = (thing.place[0] * world + i, *thing.place[1:])
+                    thing.place = (thing.place[0] * world + owner, *thing.place[1:])
                     moved.add(id(thing))
             together.append(episode)
     together.sort(key=lambda episode: episode.place)

@@ -15,7 +15,8 @@ Deviations from the paper, on purpose:
 - the turn-level ratio is a geometric mean (rema.average_over_turns says why);
 - a conversation may fill the model's whole context (--preset paper-turns: the paper's has 4,096 tokens);
 - --updates are passes over the whole batch, also in the presets, where the paper cuts it into mini-batches;
-- the held-out accuracy of conversations asks for a right last answer only, the reward for [FINISH] as well.
+- the held-out accuracy of conversations asks only whether the last answer is right. (Their reward also asks that the
+  last plan said [FINISH].)
 """
 from data.views import greeting  # noqa: F401  first of all, since torch takes seconds
 import math
@@ -58,8 +59,8 @@ REAL = dict(data="words", lr=1e-6, max_new_tokens=512, questions=16, steps=100, 
 #     DEFAULTS     fill in defaults, before fill_in_defaults does
 #     CHECKS       refuse what can't work, or begin something: called in this order when all settings are known
 #     AFTER        look at the agents after training
-# EXTENSION_DEFAULTS: the settings that the core reads of them, where their flags are cut away. A line of the core that
-# calls an extension says so.
+# EXTENSION_DEFAULTS: their settings as long as nobody asks for them, which the core may read even where their flags are
+# cut away. A line of the core that calls an extension says so.
 FLAGS, DEFAULTS, CHECKS, AFTER = [], [], [], []
 EXTENSION_DEFAULTS = dict(turns=1, plan_format="text", example=False, sft=None, preset=None, lora=0, share=False,
                           fit=False, filter=0, reward="base", normalise="batch", ratio="token", dual_clip=0.0,
@@ -245,7 +246,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
     sums = {"clip_share": 0.0, "entropy": 0.0, "kl": 0.0, "sampling_logp_difference": 0.0}
     counts = dict.fromkeys(sums, 0)                  # over how many tokens; the log has sum / count
     references = [None] * len(batches)
-    if args.kl:
+    if args.kl:                                      # extension
         references = compute_references(agent, batches, args.temperature)
     norms = []
     for i in range(args.updates):
@@ -311,7 +312,7 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
 
         # Learn: compare each turn with its group, make better ones likelier
         jobs, results = [], []
-        for position in learning:
+        for position in learning:                    # the others are frozen: no update, so no step of their optimizers
             turns = rema.collect_turns(episodes, position)
             assign_advantages(turns, args.advantage)
             if not args.kl:                          # the KL term learns from dead groups, too
@@ -320,7 +321,7 @@ def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: lis
         if args.share:                               # extension: one update for all
             jobs = join_jobs(jobs)
         for agent, turns in jobs:
-            if turns:                                # only the learners' optimizers ever make a step
+            if turns:                                # none if all groups are dead: then nothing is learned
                 results.append(update(agent, turns, args))
 
         # Log, evaluate, save
@@ -353,14 +354,15 @@ class Run:
         # best: the highest held-out accuracy so far, greedy. last: the metrics of the step that was saved.
         self.best, self.last = go_back(self.args, note["step"])
         if note["unmeasured"]:           # the start, or a step after which the run was stopped
-            if self.measure(note["step"], self.last):
-                raise KeyboardInterrupt              # Ctrl-C while it was measured: nothing to go on with
+            if not self.measure(note["step"], self.last):
+                raise KeyboardInterrupt
             complete_line(self.out, self.last)
         terminal.show_start(self.last, len(self.held_rows))
         return note["step"]
 
     def measure(self, step: int, metrics: dict) -> bool:
-        """Add held-out accuracy to a step's metrics, keep the best agents -> whether Ctrl-C was pressed instead.
+        """Add held-out accuracy to a step's metrics, keep the best agents -> whether that was done: not if Ctrl-C is
+        pressed meanwhile.
 
         What was said about the first five problems is kept for report.html.
         """
@@ -371,7 +373,7 @@ class Run:
         if step and metrics.get("heldout_greedy", -1) > self.best:
             self.best = metrics["heldout_greedy"]
             self.save_agents(self.out / "best")
-        return "heldout_greedy" not in metrics
+        return "heldout_greedy" in metrics
 
     def finish_step(self, step: int, metrics: dict, episodes: list, interrupted: bool) -> bool:
         """Evaluate, log, save -> whether the run stops after this step.
@@ -385,7 +387,7 @@ class Run:
             stop = agree(stop, args.device)
         due = step % args.eval_every == 0 or step == args.steps
         if due and not stop:
-            stop = self.measure(step, metrics)       # Ctrl-C meanwhile
+            stop = not self.measure(step, metrics)
         log_step(self.out, step, metrics, episodes)
         terminal.show_step(step, metrics, self.last, episodes, args.show_every)
         self.last = metrics
@@ -689,7 +691,7 @@ def check_sharing(args: Namespace) -> None:
         return
     if args.process != "rema":
         raise UserError("--share needs two roles: --process rema")
-    # A run of two agents that learned apart has two directories with different weights: which of them is meant?
+    # A run of two agents that learned apart holds two directories with different files: which of them is meant?
     parts = [os.path.join(args.model, name) for name in ("high", "low")]
     if os.path.isdir(parts[0]) and os.path.isdir(parts[1]):
         _, different, _ = filecmp.cmpfiles(*parts, os.listdir(parts[0]), shallow=False)
@@ -796,9 +798,10 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
     --filter problems are tried (choose_tries), some of them kept (choose_pool), and those that fill the batch counted.
     """
     start = (step - 1) // args.switch_every * args.switch_every                # the phase's first step, from 0
-    kept_in = Path(args.resume or args.out) / f"pool-{start}.json"
-    if step - 1 > start:                             # in the middle of a phase: what its first step found
-        return read_json(kept_in)["rows"], {}
+    name = f"pool-{start}.json"
+    if step - 1 > start:                             # in the middle of a phase: what its first step kept
+        # (When a run goes on, torchrun's other processes have an empty --out of their own.)
+        return read_json(Path(args.resume or args.out) / name)["rows"], {}
     order = torch.randperm(len(rows), generator=make_generator(args.seed, "filter", start)).tolist()
     tried = [rows[i] for i in order[:args.filter]]
     samples, temperatures = choose_tries(len(agents), learner)
@@ -814,7 +817,7 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
     if refill:
         text += f"; {len(refill)} others fill the batch"
     say(text)
-    atomic_write(Path(args.out) / kept_in.name, json.dumps({"rows": kept + refill}))
+    atomic_write(Path(args.out) / name, json.dumps({"rows": kept + refill}))
     metrics = {"filter_kept": len(kept) / len(tried), "filter_refilled": len(refill),
                "filter_tokens": count_tokens(episodes)}
     return kept + refill, metrics

@@ -374,3 +374,10 @@ def test_marks_count_in_what_is_rounded_and_are_not_each_other(gold, answer):
     ("12:00 pm", "Noon"), ("2/3", "66.666667%")])
 def test_marks_and_capitals(gold, answer):
     assert comparing.equivalent(gold, answer)
+
+
+def test_a_list_that_is_only_stated_is_no_crash():
+    """Without a box there is none whose line could hold the others."""
+    assert not rewards.is_correct("The answer is 3 and 4.", "1, 2", lenient=True)
+    assert not rewards.is_correct("The answer is 7.", "1, 2", lenient=True)
+    assert rewards.is_correct("The answer is 1, 2.", "1, 2", lenient=True)
