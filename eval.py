@@ -85,7 +85,7 @@ def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace, ste
             episodes = evaluate(agents, rows, temperature=temperature, max_new_tokens=args.max_new_tokens,
                                 turns=args.turns, batch=args.batch, bar=bar)
             result.update(statistics.describe_held_out(name, episodes))
-    return result, episodes
+    return result, episodes                          # greedy ones, which were the last
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class Turn:
     """
     prompt: list[int]                    # the ids that the agent was shown
     tokens: list[int]                    # the ids that it sampled, its end token included
-    logprobs: list[float]                # of each token, under the distribution that it was drawn from
+    logprobs: list[float]                # of each token, see rollout.draw
     stopped: bool                        # by itself; False: cut off at max_new_tokens or the end of the context
     agent: str = ""                      # who spoke
     text: str = ""                       # what it said, for rewards, those who speak next, and people
@@ -94,7 +94,7 @@ class Episode:
 
 
 def group_by_turn(episodes: list[Episode], position: int) -> list[list[Episode]]:
-    """Episodes -> for each turn of the agent at `position` the list of episodes that begin with it."""
+    """Episodes -> for each turn of the agent at `position` the list of episodes that hold it."""
     groups = {}
     for episode in episodes:
         turn = episode.spoken_by(position)
@@ -205,7 +205,7 @@ def compute_advantages(values: list[float], groups: list, kind: str = "grpo") ->
     Standard deviations are the unbiased ones (n - 1). For reinforce++ the whole batch is one group.
 
     If all rewards of a group are equal, its advantages are exactly 0.0, which drop_dead_groups looks for. A group of
-    one is such a group. (It occurs when the other samples were cut off before they could speak.)
+    one is such a group. (One is left where the other turns of a group are empty, see collect_turns.)
 
     >>> compute_advantages([1, 0, 0, 0], ["q"] * 4, "rloo")
     [1.0, -0.3333333333333333, -0.3333333333333333, -0.3333333333333333]
@@ -544,11 +544,11 @@ def number_turns(row: Turn) -> list[int]:
 def assign_other_weights(rows: list[Turn], normalise: str, max_new_tokens: int) -> None:
     """As assign_weights, for N rows of T_i turns each:
 
-    sequence  1 / (N length of the row): every row alike, eq. 2
-    turn      1 / (N T_i length of the turn): turns, then rows alike, eq. 12. A turn of a short conversation
+    sequence  1 / (N * length of the row): every row alike, eq. 2
+    turn      1 / (N * T_i * length of the turn): turns, then rows alike, eq. 12. A turn of a short conversation
               weighs more, which arXiv 2511.02303 blames for agents that learn to say little
-    turns     1 / (turns of the whole batch, length of the turn): every turn alike, without 1 / T_i
-    constant  1 / (N max_new_tokens): Dr. GRPO, no length bias
+    turns     1 / (turns of the whole batch * length of the turn): every turn alike, without 1 / T_i
+    constant  1 / (N * max_new_tokens): Dr. GRPO, no length bias
     """
     N = len(rows)
     turns_of_batch = 0
@@ -610,13 +610,13 @@ def is_worth_learning(successes: list[bool], low: float = 0.2, high: float = 0.8
 def make_lesson(tokenizer, messages: list[dict]) -> Turn:
     """A conversation -> a Turn that learns what the assistant says in it, with its end tokens.
 
-    What was said stays as it is, as when a conversation is sampled, even where a template would trim it.
+        system's and user's messages | said, end token | user's next message | said, end token | ...
+    Only `said, end token` is learned, the rest is read. What was said stays as it is, as when a conversation is sampled,
+    even where a template would trim it.
     """
-    # tokenizer.after(ids): what the template puts behind a turn of these ids. It begins with the end token unless ids
-    # end with it.
-    end = tokenizer.after([])[0]
+    end = tokenizer.after([])[0]                     # the end token: the first id behind a turn that has no ids yet
     ids, learned = [], []
-    last = 0                                         # the assistant's last message
+    last = 0                                         # the place of the assistant's previous message
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue

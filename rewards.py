@@ -151,7 +151,7 @@ def verdict(response: str) -> str | None:
         named = TAG.findall(line)
         last_words = LAST_WORD.findall(line)
         if last_words:
-            named = last_words[-1:]
+            named = [last_words[-1].upper()]
         if named:
             if len(set(named)) == 1 and named[0] in "AB":
                 return named[0]

@@ -76,7 +76,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     at temperature 1, whatever top_p is. top_p below 1 (see keep_nucleus) is for evaluation only: in training the new
     policy's nucleus would differ from the old one's, and ratios would be 0 or infinite. All of it is computed in the
     logits' type, but at least in float32.
-    (Whoever adds top-k follows top_p: its flag, program here and in eval.py, generate, decode, draw; and among the
+    (Whoever adds top-k follows top_p: add_speaking_flags, generate, decode, draw, program here and in eval.py; among the
     extensions converse_batch and GuidedAgent.)
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -89,11 +89,12 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
         if top_p < 1:                                # extension
             probs = keep_nucleus(probs, top_p)
         cdf = probs.cumsum(1)
-        # right=True: the first token whose sum is ABOVE the point. A token without probability has the sum of the token
-        # before it, so it is never the first. There must be one: the point is kept below the last sum.
+        # A point in [0, end). It is kept below the last sum, so that there is a sum above it.
         end = cdf[:, -1:]                            # 1, but for rounding
         below = torch.nextafter(end, torch.zeros_like(end))                    # the next smaller number
         point = torch.minimum(uniform.to(cdf)[:, None] * end, below)
+        # right=True: the first token whose sum is ABOVE the point. A token without probability adds nothing to the sum,
+        # so it is never the first.
         tokens = torch.searchsorted(cdf, point, right=True)
         if cdf.is_cuda:                              # extension
             tokens = avoid_impossible(tokens, probs)
@@ -684,7 +685,7 @@ def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, to
             context = agent.model.config.context
             most = min(max_new_tokens, context)      # buffers are made for no more
             # 1. A turn that has only a prompt yet: what is new to this agent. A conversation that leaves no room for an
-            # answer ends with it.
+            # answer ends with this empty turn.
             for episode in live:
                 episode.turns.append(Turn(list_new_ids(agent, episode), [], [], False, agent.name))
             live = drop_ended(live, caches, [count_seen(agent, episode) < context for episode in live])
@@ -711,9 +712,10 @@ def converse_batch(agents, live, turns, temperatures, key, *, max_new_tokens, to
                 answered = agent is agents[-1] and rema.FINISH in episode.turns[-len(agents)].text
                 going.append(turn.stopped and not answered)
                 kept.append(len(turn.tokens) - 1)
-            # 4. Of each turn the cache shows all tokens but the last. Rows that were done went on drawing: that is
-            # hidden. The turn's last token was run in some rows, and not in the longest ones: it is hidden as well, so
-            # that all rows are alike, and run_new_ids runs it, before what others say next.
+            # 4. Of each turn the cache shall show all tokens but the last, which run_new_ids runs later, before what
+            # others say next. Row 0 said a b c, row 1 said d and drew x y behind its end; the last tokens were not run:
+            #     the cache holds     a b     d x
+            #     shown               a b     -           c and d come with the next prompt
             hide(cache, first, torch.tensor(kept, device=logits.device))
             live = drop_ended(live, caches, going)
             if not live:

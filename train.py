@@ -86,7 +86,7 @@ def add_flags(parser: Parser) -> None:
     flag("--steps", type=count, help="batches of rollouts (60 for tiny, else 100)")
     flag("--switch-every", type=count_or_none, default=10,
          help="steps each agent learns; 0: all at once (10, the paper's)")
-    flag("--first", help="who learns first; Algorithm 1: low (who speaks first)")
+    flag("--first", help="who learns first (who speaks first; in Algorithm 1 it is low)")
     flag("--updates", type=count, default=1, help="optimizer steps a batch: more make the ratio matter (1)")
     flag("--advantage", choices=("grpo", "dr_grpo", "rloo", "reinforce++"), default="grpo",
          help="what a reward is compared with (grpo)")
@@ -281,7 +281,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
 
 def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: list[dict],
           assign_advantages=rema.assign_advantages, interrupted=()) -> bool:
-    """Make all steps that are left, or stop after a step once `interrupted` holds something -> whether it stopped so.
+    """Make all steps that are left -> whether it stopped before the last one: once `interrupted` holds something.
 
     agents: in speaking order, each with its optimizer. rows, held_rows: to learn from, to measure with.
     assign_advantages(turns, kind): see rema.assign_advantages. Everything goes to the directory args.out.
@@ -503,7 +503,7 @@ def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespa
 # Variants of reward, loss and memory
 
 def add_training_flags(parser: Parser) -> None:
-    parser.set_defaults(normalise=None, checkpointing=None)  # filled in below
+    parser.set_defaults(normalise=None, checkpointing=None)  # fill_in_training_defaults decides
     parser.epilog = memory.CARDS
     flag = parser.add_argument_group("variants of reward, loss and memory").add_argument
     flag("--reward", choices=("base", "consistency"), default="base", help="of plans: truth, or agreement (base)")
@@ -538,6 +538,8 @@ def check_training(args: Namespace) -> None:
     if args.advantage != "reinforce++" and min(args.group) < 2:
         raise UserError(f"--group {min(args.group)}: --advantage {args.advantage} compares the samples of a group, "
                         "so take at least 2")
+    if args.turns > 1 and args.followers > 1:
+        raise UserError("--followers is for one turn: in a conversation nobody answers the same words several times")
     if 0 < args.dual_clip <= 1:
         raise UserError(f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none")
     if args.ratio == "turn" and args.plan_format == "json":
@@ -658,7 +660,7 @@ LORA_RATE = 10             # an adapter wants 10 to 20 times the learning rate o
 
 
 def add_sharing_flags(parser: Parser) -> None:
-    parser.set_defaults(lora=None)                           # filled in below
+    parser.set_defaults(lora=None)                           # fill_in_sharing_defaults decides
     flag = parser.add_argument_group("agents that share weights").add_argument
     flag("--share", action="store_true", help="one set of weights speaks for all roles and learns all")
     flag("--lora", type=count_or_none, metavar="R", help="adapters of rank R; 0: all weights (0; above 4e9 of them 16)")
@@ -800,7 +802,7 @@ def filter_problems(args: Namespace, agents: list[Agent], rows: list[dict], step
     start = (step - 1) // args.switch_every * args.switch_every                # the phase's first step, from 0
     name = f"pool-{start}.json"
     if step - 1 > start:                             # in the middle of a phase: what its first step kept
-        # (When a run goes on, torchrun's other processes have an empty --out of their own.)
+        # Of torchrun's processes only the first one writes into the run, so the others look there, too.
         return read_json(Path(args.resume or args.out) / name)["rows"], {}
     order = torch.randperm(len(rows), generator=make_generator(args.seed, "filter", start)).tolist()
     tried = [rows[i] for i in order[:args.filter]]
@@ -872,8 +874,9 @@ def warm_start(args: Namespace, agents: list[Agent]) -> None:
         optimizer = agent.optimizer
         optimizer.lr = args.sft_lr
         bar = bars.open_bar(f"warm start of {agent.name}", len(mine), "conversation")
-        for start in range(0, len(mine), args.questions):
-            turns = [mine[i] for i in order[start:start + args.questions]]
+        at_once = args.questions                     # conversations an update
+        for start in range(0, len(mine), at_once):
+            turns = [mine[i] for i in order[start:start + at_once]]
             count = sum(turn.count_learned() for turn in turns)
             loss = 0.0
             batches = make_micro_batches(turns, args.micro_tokens)
@@ -914,7 +917,7 @@ def note_usual_settings(args: Namespace) -> None:
 # After training: does the plan matter?
 
 def print_worth_of_plans(args: Namespace, agents: list[Agent], held_rows: list[dict]) -> None:
-    if len(agents) == 2 and args.turns == 1:
+    if len(agents) == 2 and args.turns == 1 and len(held_rows) > 1:
         few = held_rows[:500]                        # enough for a small error, and a reader is waiting
         print(f"  what the plan is worth, on {len(few)} problems:")
         outcomes = evaluation.diagnose(agents, few, max_new_tokens=args.max_new_tokens, batch=args.batch)

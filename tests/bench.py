@@ -24,11 +24,13 @@ How to compare two programs fairly:
 Sections: sampling, against transformers' generate. step, a GRPO step and its memory, against TRL. floor, a
 decoding step against its matrix products. growth, time against length, and how often a prompt is run. prompt,
 a group's prompt run once, against once a sample. memory, of a large vocabulary. joined, whether q, k, v as one
-product would be faster. profile, what a decoding step spends its time on.
+product would be faster. worth, what two things are that the sampler does for speed. profile, what a decoding step
+spends its time on.
 """
 import argparse
 import ctypes
 import dataclasses
+import functools
 import gc
 import importlib
 import json
@@ -211,6 +213,21 @@ class Ours:
                 F.linear(inputs[weight.shape[1]], weight)
         return tell_time(start, times=steps)
 
+    def evaluate(self, number, tokens, without):
+        """Two agents answer problems at temperature 1, without one thing that the sampler does for speed."""
+        rows = self.problems.generate(number, split="heldout")
+        agents = [self.rollout.Agent(role, self.model, self.tokenizer) for role in self.rema.PROCESSES["rema"]]
+        attend, decode = self.models.attend, self.rollout.decode
+        if without == "products":
+            self.models.attend = attend_by_library
+        if without == "leaving":
+            self.rollout.decode = functools.partial(decode, drop_done=False)
+        start = time.perf_counter()
+        self.rollout.rollout(agents, rows, [1, 1], temperatures=[1.0, 1.0], max_new_tokens=tokens)
+        answer = tell_time(start)
+        self.models.attend, self.rollout.decode = attend, decode
+        return answer
+
     def profile(self, ids, samples, steps):
         """What the decoding steps spend their time on, as the profiler's table."""
         self.generate(ids, samples, 2)
@@ -293,6 +310,11 @@ class Ours:
         if plain:
             work = update_plainly
         return self.watch(work, tokens, memory)
+
+
+def attend_by_library(q, k, v, mask):
+    """As model.attend, when decoding as well."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
 
 
 class Transformers:
@@ -597,6 +619,21 @@ def joined(args, size):
             yield make_line(label, "seconds", *ask_in_turn(label, args.repeats, calls))
 
 
+def worth(args, size):
+    """An evaluation as it is, against one in which the library attends, or rows that are done stay."""
+    number = 64
+    if pathlib.Path(args.model).name == "tiny":
+        number = 500
+    for dtype in ("float32", "bfloat16"):
+        ours = Worker(args, "ours", model=args.model, dtype=dtype)
+        for without in ("products", "leaving"):
+            calls = []
+            for what in ("", without):
+                calls.append(asker(ours, "evaluate", number=number, tokens=size["turn"], without=what))
+            label = f"an evaluation of {number} problems, {dtype}, against one without {without}"
+            yield make_line(label, "seconds", *ask_in_turn(label, args.repeats, calls), invert=True)
+
+
 def profile(args, size):
     """Printed at once: it is no line of the table."""
     ours = Worker(args, "ours", model=args.model, dtype="float32")
@@ -606,7 +643,7 @@ def profile(args, size):
 
 
 SECTIONS = {"sampling": sampling, "step": step, "floor": floor, "growth": growth, "prompt": prompt,
-            "memory": memory, "joined": joined, "profile": profile}
+            "memory": memory, "joined": joined, "worth": worth, "profile": profile}
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -140,6 +140,7 @@ def test_verdict():
     assert rewards.verdict("[A]") == "A" and rewards.verdict("hm\n[[B]]") == "B"
     assert rewards.verdict("first I thought [A]\nbut [B]") == "B"
     assert rewards.verdict("[A] or [B]") is None and rewards.verdict("A") is None and rewards.verdict("") is None
+    assert rewards.verdict("Verdict: [b]") == "B"                                    # a small letter, once announced
 
 
 def test_unparsed():

@@ -1402,7 +1402,8 @@ def test_who_learns_first_is_recorded_and_one_agent_has_no_choice(tmp_path, monk
     (["--reward", "consistency", "--switch-every", "0", "--group", "8", "3"], "with 3 answers"),
     (["--reward", "consistency", "--share", "--group", "2"], "with 2 answers"),
     (["--reward", "consistency", "--process", "vrp", "--followers", "4"], "--process rema"),
-    (["--reward", "consistency", "--turns", "2", "--followers", "4"], "in one turn"),
+    (["--reward", "consistency", "--turns", "2", "--followers", "4"], "one turn"),
+    (["--turns", "2", "--followers", "2"], "--followers is for one turn"),
     (["--plan-format", "json", "--ratio", "turn"], "json")])
 def test_flags_that_make_no_sense_are_refused(flags, why):
     with pytest.raises(UserError, match=why):
