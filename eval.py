@@ -50,7 +50,7 @@ def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temp
              samples: list[int] | None = None, key: tuple = ("eval",), **how) -> list[Episode]:
     """Episodes of each row, scored: one, or as many as samples says. how: what rollout.sample_episodes takes besides.
 
-    Where a prompt is too long for the context its turn is empty. Without a last turn, an episode is wrong.
+    A prompt that is too long for the context gets an empty turn; an episode whose last turn is empty is wrong.
     """
     episodes = sample_episodes(agents, number_copies(rows), samples or [1] * len(agents),
                                temperatures=[temperature] * len(agents), max_new_tokens=max_new_tokens, key=key, **how)
@@ -61,8 +61,8 @@ def evaluate(agents: list[Agent], rows: list[dict], *, max_new_tokens: int, temp
 def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float | None]]:
     """What a table shows of episodes: {figure: (mean, standard error)}, in percent, but "tokens of ..." in tokens.
 
-    All samples of a problem, and of copies of it, are first averaged: a problem is one number, and standard errors are
-    over problems.
+    The samples of a problem, and of its copies, are averaged first, so that each problem is one number; standard errors
+    are over problems.
     """
     groups = statistics.group_by_problem(episodes)
     table = {}
@@ -76,7 +76,7 @@ def summarise(episodes: list[Episode]) -> dict[str, tuple[float, float | None]]:
 def measure_held_out(agents: list[Agent], rows: list[dict], args: Namespace, step: int) -> tuple[dict, list[Episode]]:
     """Held-out accuracy in percent with its standard error, at temperature 1 and greedy, for the log of a run.
 
-    One episode a row, with the same draws every time; a row that is too long for the context counts as wrong.
+    One episode a row, with the same draws every time; an answer that the context has no room for counts as wrong.
     Before training (step 0) and every --eval-every steps, see Run in train.py. -> figures, and the greedy episodes.
     """
     result = {}
@@ -303,7 +303,7 @@ def subtract(first: list[bool], second: list[bool]) -> list[int]:
 
 
 def describe_diagnosis(outcomes: dict[str, list[bool]]) -> str:
-    """What swapped and emptied plans cost, paired problem by problem, and in words what differs by two errors."""
+    """What swapped and emptied plans cost, paired problem by problem, and in words what is clear by two errors."""
     kept = outcomes["kept"]
     mean, error = compute_percent(kept)
     lines = [f"  greedy, plan kept            {mean:6.1f} % +- {show_error(error)}"]

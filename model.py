@@ -156,7 +156,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        # nn.Embedding(V, D) would draw V x D random numbers, which are not wanted and take seconds.
+        # nn.Embedding(V, D) would draw random numbers, which on the meta device imports half of torch first: a second.
         empty = torch.empty(config.vocab_size, config.width)
         self.embed_tokens = nn.Embedding.from_pretrained(empty, freeze=False)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
@@ -164,7 +164,7 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tied:
             self.lm_head.weight = self.embed_tokens.weight
-        self.frequency = None                # (C / 2,) float32, made at the first call, on the device of the weights
+        self.frequency = None                # (C / 2,), made at the first call. No buffer: .to(bfloat16) would round it
         self.checkpointing = False           # recompute the blocks in the backward pass, to save memory
         self.adapter = None                  # of a model with LoRA: its adapter_config.json
 

@@ -294,11 +294,11 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, weights: Tensor,
     log_ratio = new - old
     if turn_numbers is not None:                     # extension
         log_ratio = average_over_turns(log_ratio, turn_numbers)
-    ratio = torch.exp(log_ratio.clamp(max=3))        # as in ReMA's code: no ratio above exp(3) = 20
+    ratio = torch.exp(log_ratio.clamp(max=3))        # as in ReMA's code: no ratio above exp(3), about 20
     clipped_ratio = ratio.clamp(1 - clip, 1 + clip)
-    # With A > 0 a token shall become likelier. Above 1 + clip the min picks the clipped product, which is constant: no
-    # gradient, it has moved far enough. With A < 0 it shall become less likely, and the same happens below 1 - clip.
-    # A token that moved the wrong way is not clipped, so it is pulled back (unless its ratio is above exp(3)).
+    # With A > 0 a token should become likelier. Above 1 + clip the min picks the clipped product, which is constant: no
+    # gradient, it has moved far enough. With A < 0 it should become less likely, and the same happens below 1 - clip.
+    # A token that moved the wrong way is not clipped, so it is pulled back (unless new - old is above 3).
     gain = torch.minimum(ratio * advantages, clipped_ratio * advantages)
     was_clipped = clipped_ratio * advantages < ratio * advantages
     if dual_clip:                                    # extension
@@ -322,7 +322,7 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
     Each learns for switch_every steps, then the next in speaking order does; after the last one the agent at
     position 0 does. While the others are frozen the learner faces a world that stands still: block coordinate ascent.
     switch_every 0: all of them learn at every step, whatever `first` is. (filter_problems in train.py and the default
-    of --eval-every count on it that all phases have the same length.)
+    of --eval-every rely on all phases having the same length.)
 
     >>> [choose_learners(step, agents=2, switch_every=10) for step in (0, 9, 10, 20)]
     [[0], [0], [1], [0]]
@@ -336,12 +336,13 @@ def choose_learners(step: int, agents: int, switch_every: int, first: int = 0) -
 def choose_samples(learning: list[int], agents: int, sizes: list[int], followers: int = 1) -> list[int]:
     """How many turns each agent draws for each thing that it is shown -> one number an agent.
 
-    learning: the positions of those who learn. Each agent draws, for each thing that it is shown,
+    learning: the positions of those who learn. An agent draws
         if it learns                        a group: sizes[i] turns at position i, or sizes[0] if there is only one size
         if it speaks before the learner     one turn, so that the learner's group shares all that was said before
         if it speaks after the learner      `followers` turns: more of them make the learner's reward less noisy
-    If several learn, before means before the first of them, and all others speak after. While the high-level agent
-    learns these are G plans and 1 answer to each (k1 = G, k2 = 1); while the low-level agent learns, 1 plan, G answers.
+    If several learn, before means before the first of them; one that does not learn and stands behind it draws
+    `followers`. While the high-level agent learns these are G plans and 1 answer to each (k1 = G, k2 = 1); while the
+    low-level agent learns, 1 plan and G answers.
 
     >>> choose_samples([0], 2, [8]), choose_samples([1], 2, [8])
     ([8, 1], [1, 8])
@@ -611,8 +612,8 @@ def make_lesson(tokenizer, messages: list[dict]) -> Turn:
     """A conversation -> a Turn that learns what the assistant says in it, with its end tokens.
 
         system's and user's messages | said, end token | user's next message | said, end token | ...
-    Only `said, end token` is learned, the rest is read. What was said stays as it is, as when a conversation is sampled,
-    even where a template would trim it.
+    Only `said, end token` is learned, the rest is read. What was said stays as it is, as in a conversation that is
+    sampled, even where a template would trim it.
     """
     end = tokenizer.after([])[0]                     # the end token: the first id behind a turn that has no ids yet
     ids, learned = [], []

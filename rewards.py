@@ -96,13 +96,13 @@ def plan_reward(plan_text: str, correct: list[bool], leak: float = 1.0) -> float
 
 
 # --- extensions -------------------------------------------------------------------------------------------------
-# A reader may stop here: lists of answers, answers without a box, the consistency reward, judges.
+# A reader may stop here. What follows: lists of answers, answers without a box, the consistency reward, judges.
 
 from data.answers.comparing import parse  # noqa: E402
 
 
 def is_spread_over_boxes(response: str, answer: str) -> bool:
-    r"""Do the boxes of the last line with a box hold all gold answers? "The roots are \boxed{-2} and \boxed{7}"."""
+    r"""Do the boxes of the last line with a box hold just the gold answers? "\boxed{-2} and \boxed{7}"."""
     text = drop_thought(response)[-MAX_RESPONSE:]
     boxes = find_boxes(text)
     if not boxes:                        # lenient: the answer was only stated
@@ -115,8 +115,8 @@ def is_spread_over_boxes(response: str, answer: str) -> bool:
 def consistency_reward(plan_text: str, responses: list[str], leak: float = 1.0) -> float:
     """Share of the most frequent answer, whatever the truth; minus the same penalty as plan_reward (C.2).
 
-    The share is one of all responses, those without an answer included. If less than half of the responses give an
-    answer, it is 0. An answer is what extract finds, and equivalent answers are the same one.
+    The share is one of all responses, those without an answer included. It is 0 if fewer than half of them give an
+    answer, and without responses. An answer is what extract finds, and equivalent answers are the same one.
     """
     given = []
     for response in responses:
@@ -174,7 +174,7 @@ STATED = re.compile(r"""
     )
     [\s:*$]* ([^\n]*)
     """, re.IGNORECASE | re.VERBOSE)
-# With what a line may go on before the answer.
+# What may still stand before the answer.
 OPENING = re.compile(r"""
     (?: [\s:*$,]
       | \\[(\[]                             # \( and \[
@@ -185,8 +185,8 @@ PROSE = re.compile(r"""
     \$ | \*\* | \\[)\]]                     # mathematics or bold ends
   | [.!?;]\s                                # a sentence ends
   | \s(?: because | since | so | as | which | in\ total | and\ not )\b
-  | \s\( (?=[a-z]{2})                       # "12 (a dozen)"
-  | (?<=\d),\s (?! and\b | or\b ) (?=[a-z]{2})      # "72, in total", but not "5, 6 and 7"
+  | \s\( (?=[a-z]{2})                       # "12 (one dozen)"
+  | (?<=\d),\s (?! and\b | or\b ) (?=[a-z]{2})      # "72, in total", but not "5, 6, and 7"
     """, re.IGNORECASE | re.VERBOSE)
 # "5 apples" -> 5, apples
 COUNT = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)\s([a-z]+s)\b")

@@ -76,7 +76,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     at temperature 1, whatever top_p is. top_p below 1 (see keep_nucleus) is for evaluation only: in training the new
     policy's nucleus would differ from the old one's, and ratios would be 0 or infinite. All of it is computed in the
     logits' type, but at least in float32.
-    (Whoever adds top-k follows top_p: add_speaking_flags, generate, decode, draw, program here and in eval.py; among the
+    (Whoever adds top-k follows top_p: add_speaking_flags, generate, decode, draw, program here and in eval.py; of the
     extensions converse_batch and GuidedAgent.)
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -89,7 +89,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
         if top_p < 1:                                # extension
             probs = keep_nucleus(probs, top_p)
         cdf = probs.cumsum(1)
-        # A point in [0, end). It is kept below the last sum, so that there is a sum above it.
+        # A point in [0, end): it is kept below the last sum, so that there always is a sum above it.
         end = cdf[:, -1:]                            # 1, but for rounding
         below = torch.nextafter(end, torch.zeros_like(end))                    # the next smaller number
         point = torch.minimum(uniform.to(cdf)[:, None] * end, below)
@@ -130,7 +130,7 @@ def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, Tensor
     """
     cache = Cache()
     shortest = min(len(prompt) for prompt in prompts)
-    common = min(count_common(prompts), shortest - 1)                          # at least its last id is left of each
+    common = min(count_common(prompts), shortest - 1)                          # of each at least the last id is left
     if common and len(prompts) > 1:
         beginning = torch.tensor([prompts[0][:common]], device=model.device)
         model.hidden(beginning, cache)
@@ -337,8 +337,8 @@ def rollout(agents: list[Agent], rows: list[dict], samples: list[int], *, temper
 
     rows: dicts with problem, answer and id; copy (without it 0) tells apart rows that have the same id.
     key: (seed, step ...). Each prompt has a generator of its own. That of an answer to plan number 2 is
-    make_generator(*key, id, copy, 2, agent's name), that of a plan make_generator(*key, id, copy, agent's name), and
-    so on: what was drawn before it counts, the row's place in rows does not.
+    make_generator(*key, id, copy, 2, agent's name), that of a plan make_generator(*key, id, copy, agent's name): it
+    follows from the numbers of the samples before it (the place without its first number), not from the place in rows.
     how: what generate takes besides (max_new_tokens, top_p, batch, bar).
     """
     episodes = [Episode(row, (i,), []) for i, row in enumerate(rows)]          # what was said so far
@@ -438,7 +438,7 @@ def vary_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Rol
 def recall_roles(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Role]:
     """The roles of the run that --model or --resume names, if it says which: its prompts may be other ones by now.
 
-    A run of plain problems that is measured on judge tasks, or the other way round, keeps the roles of --process. Roles
+    Where a run of plain problems meets judge tasks, or the other way round, `roles` are returned as they are. But roles
     that the run's own program brought are taken in any case.
     """
     saved = getattr(args, "roles", None)
@@ -506,9 +506,9 @@ def avoid_impossible(tokens: Tensor, probs: Tensor) -> Tensor:
 # top-p: for generation and evaluation. In training the new policy's nucleus would differ from the old one's.
 
 def keep_nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """The fewest likeliest tokens that have the mass top_p together, renormalised: (B, V) -> (B, V).
+    """The likeliest tokens, as few as have at least the mass top_p together, renormalised: (B, V) -> (B, V).
 
-    Of equally likely ones at the border all stay.
+    If several are as likely as the last of them, all of these stay.
     """
     ordered = probs.sort(-1, descending=True).values
     mass_before = ordered.cumsum(-1) - ordered
@@ -607,7 +607,7 @@ class GuidedAgent(Agent):
         return turns
 
     def compute_logprobs(self, turns, temperature):
-        """As batch_logprobs, of the distribution drawn from. In turns that are no plans anything may come next."""
+        """As batch_logprobs, but of the tokens that were allowed. In turns that are no plans all of them were."""
         hidden, targets = run_turns(self.model, turns)
         states = []
         for turn in turns:

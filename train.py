@@ -16,7 +16,7 @@ Deviations from the paper, on purpose:
 - a conversation may fill the model's whole context (--preset paper-turns: the paper's has 4,096 tokens);
 - --updates are passes over the whole batch, also in the presets, where the paper cuts it into mini-batches;
 - the held-out accuracy of conversations asks only whether the last answer is right. (Their reward also asks that the
-  last plan said [FINISH].)
+  last plan said [FINISH] and that nothing was cut off.)
 """
 from data.views import greeting  # noqa: F401  first of all, since torch takes seconds
 import math
@@ -47,7 +47,7 @@ from rollout import Agent, choose_roles, load_agents, sample_episodes
 
 # ------------------------------------------------------------------------------------------------------------
 # Flags and their defaults. TINY and REAL: what fits the embedded model, and any other one. Real models take the usual
-# learning rate for all weights, 1e-6; the tiny one is small and has much to learn, so it takes 300 times that.
+# rate for training all weights, 1e-6; the tiny one is small and has much to learn, so it takes 300 times that.
 
 TINY = dict(data="arithmetic", lr=3e-4, max_new_tokens=64, questions=32, steps=60, eval_questions=1000,
             micro_tokens=16384)
@@ -57,7 +57,7 @@ REAL = dict(data="words", lr=1e-6, max_new_tokens=512, questions=16, steps=100, 
 # Where extensions step in. At the end of this file they append functions to these lists:
 #     FLAGS        add flags
 #     DEFAULTS     fill in defaults, before fill_in_defaults does
-#     CHECKS       refuse what can't work, or begin something: called in this order when all settings are known
+#     CHECKS       refuse what can't work, or begin something; called in the order of the list, when all is known
 #     AFTER        look at the agents after training
 # EXTENSION_DEFAULTS: their settings as long as nobody asks for them, which the core may read even where their flags are
 # cut away. A line of the core that calls an extension says so.
@@ -281,8 +281,9 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
 
 def train(args: Namespace, agents: list[Agent], rows: list[dict], held_rows: list[dict],
           assign_advantages=rema.assign_advantages, interrupted=()) -> bool:
-    """Make all steps that are left -> whether it stopped before the last one: once `interrupted` holds something.
+    """Do all steps that are left, or stop after a step: on Ctrl-C, or after three bad gradients -> whether it stopped.
 
+    interrupted: not empty once Ctrl-C was pressed.
     agents: in speaking order, each with its optimizer. rows, held_rows: to learn from, to measure with.
     assign_advantages(turns, kind): see rema.assign_advantages. Everything goes to the directory args.out.
     """
@@ -353,7 +354,7 @@ class Run:
         self.failures = note["failures"]             # gradients in a row that were not finite
         # best: the highest held-out accuracy so far, greedy. last: the metrics of the step that was saved.
         self.best, self.last = go_back(self.args, note["step"])
-        if note["unmeasured"]:           # the start, or a step after which the run was stopped
+        if note["unmeasured"]:           # the start, or a step whose evaluation was due and did not come about
             if not self.measure(note["step"], self.last):
                 raise KeyboardInterrupt
             complete_line(self.out, self.last)
@@ -361,8 +362,7 @@ class Run:
         return note["step"]
 
     def measure(self, step: int, metrics: dict) -> bool:
-        """Add held-out accuracy to a step's metrics, keep the best agents -> whether that was done: not if Ctrl-C is
-        pressed meanwhile.
+        """Add held-out accuracy to a step's metrics, keep the best agents -> False if Ctrl-C cut it short.
 
         What was said about the first five problems is kept for report.html.
         """
@@ -493,7 +493,7 @@ def add_preset_flag(parser: Parser) -> None:
 def apply_preset(parser: Parser, argv: list[str] | None, preset: str) -> Namespace:
     """Read the flags again, with the preset's values as defaults.
 
-    But lr stays None: fill_in_sharing_defaults fills it in, since adapters take ten times the preset's.
+    Without --lr, lr stays None: fill_in_sharing_defaults fills it in, since adapters take ten times the preset's.
     """
     parser.set_defaults(**{**PRESETS[preset], "lr": None})
     return parser.parse_args(argv)
@@ -525,7 +525,7 @@ def fill_in_training_defaults(args: Namespace) -> None:
         if args.advantage == "dr_grpo":
             args.normalise = "constant"
     if args.turns == 1 and args.normalise in ("turn", "turns"):
-        # The same, since a row is one turn. (In a guided plan forced tokens stand between learned ones, which
+        # With one turn a row these are the same. (In a guided plan forced tokens stand between learned ones, which
         # number_turns would take for several turns.)
         args.normalise = "sequence"
     if args.checkpointing is None:

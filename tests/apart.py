@@ -1,5 +1,8 @@
-"""Calls in processes of their own, as a user's programs are. They are forked from one that has imported torch, where the
-system can do that, since this import alone takes seconds."""
+"""Calls in processes of their own, as a user's programs are.
+
+Where the system can do that, they are forked from one that has imported torch, since this import alone takes seconds.
+They have the environment of that one: what a test changes in its own has to be handed to `start`.
+"""
 import multiprocessing
 import os
 
@@ -11,17 +14,18 @@ CONTEXT.set_forkserver_preload(["torch._dynamo", "matplotlib.pyplot"])         #
 
 
 def start(function, *given, told=os.devnull, **environment) -> multiprocessing.Process:
-    """A process that calls a module's function. exitcode: 1 for an exception, else SystemExit's or 0.
+    """A process that calls a function that stands in a module; it ends with the tests at the latest.
 
-    told: the file that takes what it prints; tracebacks go where the tests' own do, unless told is named.
+    exitcode: 1 for an exception, else SystemExit's or 0. told: the file that takes what it prints; tracebacks go where
+    the tests' own do, unless told is named.
     """
-    process = CONTEXT.Process(target=run, args=(function, given, str(told), environment))
+    process = CONTEXT.Process(target=run, args=(function, given, str(told), environment), daemon=True)
     process.start()
     return process
 
 
 def run(function, given, told, environment):
-    file = os.open(told, os.O_WRONLY | os.O_CREAT)
+    file = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1)
     if told != os.devnull:
         os.dup2(file, 2)
@@ -30,5 +34,5 @@ def run(function, given, told, environment):
 
 
 def execute(source):
-    """The text of a program."""
+    """Run the text of a program."""
     exec(source, {"__name__": "__main__"})

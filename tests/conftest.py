@@ -24,7 +24,8 @@ for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):      # servers of the te
 torch.set_flush_denormal(True)
 torch.set_num_threads(1)          # small tensors: a second thread mostly waits, above all on a busy machine
 
-# What some hundred runs of the tests would do again, each for a second: draw the same problems, encode the same texts.
+# Many runs draw the same problems and encode the same texts, a second each time: both are kept. (No test changes a
+# tokenizer that has encoded something.)
 generate, encode = functools.cache(choosing.generate), functools.lru_cache(100_000)(Tokenizer._encode_plain)
 choosing.generate = lambda *given, **named: [dict(row) for row in generate(*given, **named)]
 Tokenizer._encode_plain = lambda tokenizer, text: list(encode(tokenizer, text))
@@ -32,7 +33,7 @@ Tokenizer._encode_plain = lambda tokenizer, text: list(encode(tokenizer, text))
 
 @pytest.fixture(autouse=True)
 def no_curves(request, monkeypatch):
-    """Nor are curves drawn, but in tests that are marked with `curves`."""
+    """Curves are drawn only in tests that are marked with `curves`: a drawing takes a second."""
     if not request.node.get_closest_marker("curves"):
         monkeypatch.setattr(curves, "draw_run", lambda directory, args: None)
 

@@ -13,9 +13,10 @@ import eval as evaluation
 import rema
 from data import UserError
 from data.formats.hub import NAMES
-from data.problems import benchmarks
+from data.problems import benchmarks, choosing
 from data.problems.benchmarks import BENCHMARKS, boxed, fingerprint, load, published
 from data.problems.choosing import load_data, split_data
+from data.problems.generate import generate
 from data.problems.reading import read_conversations, read_jsonl
 
 shared_rows = functools.cache(load)         # (name, directory): several tests read the same large files
@@ -110,6 +111,7 @@ def test_what_is_trained_on_is_not_evaluated_on(tmp_path, monkeypatch):
     (tmp_path / "other.jsonl").write_text(json.dumps(JUDGE))
     with pytest.raises(UserError, match="all be judge tasks, or none"):
         split_data(mine, other, None, None)
+    monkeypatch.setattr(choosing, "generate", generate)          # not conftest's, which keeps what was drawn
     monkeypatch.setattr("data.problems.generate.draw_story", lambda rng, level: ("3+4*(2+5)", 31))
     with pytest.raises(UserError, match="--data words: generate: there are no 2 different held-out problems"):
         load_data("words", "heldout", 2)

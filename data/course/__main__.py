@@ -47,16 +47,16 @@ def parse(argv: list[str] | None) -> dict:
     if not reference.ARCHIVE.exists():               # in the repository
         from data.course import grading, making
 
-        command = add_command(making.make)
-        command.add_argument("directory", type=Path)
-        command.add_argument("--student", default="", help="the name in the copy and of its zip file")
-        command.add_argument("--only", type=read_numbers, default=[], help="exercises, such as 4,5,6 (all)")
-        command.add_argument("--update", action="store_true", help="bring a copy up to date; the student's code stays, --only adds exercises")
-        command = add_command(grading.grade)
-        command.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION")
-        command.add_argument("--only", type=read_numbers, default=[], help="exercises (those the copy was made with)")
-        command.add_argument("--csv", type=Path, help="a line a submission")
-        command.add_argument("--seeds", type=read_numbers, default=[11, 12, 13], help="of the numbers (11,12,13)")
+        make, grade = add_command(making.make), add_command(grading.grade)
+        make.add_argument("directory", type=Path)
+        make.add_argument("--student", default="", help="the name in the copy and of its zip file")
+        make.add_argument("--update", action="store_true", help="bring a copy up to date; the student's code stays")
+        grade.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION")
+        grade.add_argument("--csv", type=Path, help="a line a submission")
+        grade.add_argument("--seeds", type=read_numbers, default=[11, 12, 13], help="of the numbers (11,12,13)")
+        for command in (make, grade):
+            command.add_argument("--only", type=read_numbers, default=[],
+                                 help="exercises, such as 4,5,6 (all; of a copy that is there: its own)")
     return vars(parser.parse_args(argv))
 
 

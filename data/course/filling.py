@@ -20,10 +20,10 @@ def add_line(text: str) -> str:
 def fill_in(namespace: dict) -> None:
     """namespace: of a module, which was just read."""
     path = Path(namespace["__file__"])
-    filled = []
+    filled, ours = [], ast.parse(reference.read_text(path.name))
     for node in sources.list_unsolved(ast.parse(path.read_text(encoding="utf-8"))):
-        ours = ast.parse(reference.read_source(f"{path.stem}.{node.name}"))
-        sources.run_nodes(ours.body, namespace, f"<reference {path.name}>")
-        filled.append(node.name)
+        if found := sources.find(ours, node.name):   # else it is a helper of the student's
+            sources.run_nodes([found], namespace, f"<reference {path.name}>")
+            filled.append(node.name)
     if filled:
         print(f"{path.name}: from the reference: {', '.join(filled)}", file=sys.stderr)

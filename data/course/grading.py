@@ -16,26 +16,26 @@ def grade(submissions: list[Path], only: list[int], csv: Path | None, seeds: lis
     table = DictWriter(text, ["submission", "student", "total", "of", "notes", *exercises], restval="")
     table.writeheader()
     for path in submissions:
-        row = {"submission": make_plain(path.name), "total": 0, "of": 0}
         try:
-            grade_submission(path, only, seeds, row)
+            row = grade_submission(path, only, seeds)
         except Exception as error:                   # whatever is the matter with it, the others are graded
-            row["notes"] = f"could not be graded: {type(error).__name__}: {error}"
+            row = {"total": 0, "of": 0, "notes": f"could not be graded: {type(error).__name__}: {error}"}
+        row["submission"] = make_plain(path.name)
         table.writerow(row)
         print(f"{row['submission']}: {row['total']} of {row['of']} points. {row['notes']}")
         if csv:                                      # after each: Ctrl-C keeps what is graded
             atomic_write(csv, text.getvalue())
 
 
-def grade_submission(path: Path, only: list[int], seeds: list[int], row: dict) -> None:
-    """Fill in its row: points, and what an instructor should look at. path: a copy, or what `pack` wrote."""
+def grade_submission(path: Path, only: list[int], seeds: list[int]) -> dict:
+    """Its row: points, and what an instructor should look at. path: a copy, or what `pack` wrote."""
     if not path.is_dir():
         path = zipfile.Path(path)
     state, scripts = read_state(path), read_scripts(path)
     notes = []
     if state["version"] != reference.compute_version():
         notes.append(f"made with another reference, {state['version']!r}")
-    row["student"] = make_plain(state["student"])
+    row = {"student": make_plain(state["student"]), "total": 0, "of": 0}
     for number, exercise in reference.load_exercises(only or state["exercises"]).items():
         messages = judging.check(exercise, scripts, seeds)
         points = judging.count_points(exercise, messages)
@@ -49,7 +49,7 @@ def grade_submission(path: Path, only: list[int], seeds: list[int], row: dict) -
         row[f"exercise {number}"] = points
         row["total"] += points
         row["of"] += sum(exercise.PARTS.values())
-    row["notes"] = "; ".join(notes)
+    return {**row, "notes": "; ".join(notes)}
 
 
 def make_plain(text: str) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from data import UserError
 from data.course import reference, sources
-from data.course.filling import add_line
-from data.course.terminal import get_exercise, read_scripts, read_state, write_state
+from data.course.filling import LINE, add_line
+from data.course.terminal import get_exercise, read_state, write_state
 from data.formats.files import atomic_write
 
 # Of data/.
@@ -54,11 +54,13 @@ never ends takes that long for each part that meets it.
 # Making
 
 def make(directory: Path, student: str, only: list[int], update: bool) -> None:
-    """only: numbers of exercises; none: all. UserError if there is something in the directory already."""
+    """only: numbers of exercises; none: all. With update: those that the copy gets besides its own; none: no others.
+
+    UserError if there is something in the directory already, and nothing is to be updated.
+    """
     if update:
-        bring_up_to_date(directory, only)
-        return
-    if directory.exists() and any(directory.iterdir()):
+        return bring_up_to_date(directory, only)
+    if any(directory.glob("*")):
         raise UserError(f"{directory} is not empty: name another directory, or bring it up to date with --update")
     numbers = list(reference.load_exercises(only))
     for script, text in cut_scripts(numbers).items():
@@ -68,17 +70,13 @@ def make(directory: Path, student: str, only: list[int], update: bool) -> None:
 
 def cut_scripts(numbers: list[int]) -> dict[str, str]:
     """The six scripts without the functions of these exercises."""
-    scripts = {script: add_line(text) for script, text in read_scripts(reference.ROOT).items()}
-    cut_out(scripts, numbers)
-    return scripts
-
-
-def cut_out(scripts: dict[str, str], numbers: list[int]) -> None:
+    scripts = {script: add_line(reference.read_text(f"{script}.py")) for script in reference.SCRIPTS}
     for number in numbers:
         body = f'raise NotImplementedError("exercise {number}")'
         for target in get_exercise(number).TARGETS:
             script, name = target.split(".")
             scripts[script] = sources.replace_body(scripts[script], name, body)
+    return scripts
 
 
 def write_rest(directory: Path, state: dict) -> None:
@@ -106,41 +104,41 @@ def write_handout(numbers: list[int]) -> str:
                      f"About {exercise.MINUTES} minutes, {worth} points: {parts}.\n\n{exercise.TEXT.strip()}\n")
         points += worth
         minutes += exercise.MINUTES
-    head = INTRODUCTION.format(table="\n".join(rows), points=points, minutes=minutes)
-    return head + "".join(texts)
+    return INTRODUCTION.format(table="\n".join(rows), points=points, minutes=minutes) + "".join(texts)
 
 
 # ------------------------------------------------------------------------------------------------------------
 # Update: the new reference, with what the student has written
 
 def bring_up_to_date(directory: Path, only: list[int]) -> None:
-    """The old scripts stay as NAME.py.before. only: exercises that the copy gets, besides those that it has."""
+    """The old scripts stay beside the new ones, under the version that they were made with."""
     state = read_state(directory)
-    scripts = cut_scripts(state["exercises"])
-    for script in scripts:
-        scripts[script] = carry_over(directory / f"{script}.py", scripts[script])
-    added = sorted({*only} - {*state["exercises"]})
-    cut_out(scripts, added)
-    for script, text in scripts.items():
+    own = [target for number in state["exercises"] for target in get_exercise(number).TARGETS]
+    state["exercises"] = sorted({*state["exercises"], *only})
+    new = {}
+    for script, text in cut_scripts(state["exercises"]).items():
         path = directory / f"{script}.py"
-        shutil.copy(path, f"{path}.before")
+        new[path] = carry_over(path, text, own)
+    for path, text in new.items():
+        shutil.copy(path, f"{path}.{state['version']}")
         atomic_write(path, text)
-    state["exercises"] += added
     write_rest(directory, state)
 
 
-def carry_over(path: Path, new: str) -> str:
-    """The new text of a script, with the student's functions and what else the student has added to it."""
+def carry_over(path: Path, new: str, own: list[str]) -> str:
+    """The new text of a script, with the student's functions and what else the student has added to it.
+
+    own: the targets that were the student's to write. (Of others the old script holds our solution.)
+    """
     old = path.read_text(encoding="utf-8")
     tree, fresh = ast.parse(old, path.name), ast.parse(new)
     added = ""
     for node in sources.choose_own(tree, sources.get_names(fresh.body)):
         added += sources.get_lines(old, node) + "\n\n"
     for node in sources.list_unsolved(fresh):
-        stub = sources.get_source(new, node.name)
-        source = stub
-        if not sources.is_unsolved(sources.find(tree, node.name)):
+        source = stub = sources.get_source(new, node.name)
+        if f"{path.stem}.{node.name}" in own and not sources.is_unsolved(sources.find(tree, node.name)):
             source = sources.get_source(old, node.name)
         new = new.replace(stub, added + source)
         added = ""
-    return new
+    return new.replace(LINE, added + LINE)           # where no function is missing

@@ -42,7 +42,7 @@ def take_scripts_from_archive() -> None:
 
 
 def list_exercises() -> dict[int, str]:
-    """3: "e03_advantages" ..."""
+    """Number -> name of its file without .py: 3 -> "e03_advantages"."""
     names = {}
     for path in (BASE / EXERCISES).iterdir():
         if path.name.startswith("e"):
