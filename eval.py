@@ -1,6 +1,6 @@
 """Measure a model, or the agents of a run: accuracy with standard errors, and what the plan is worth.
 
-    python eval.py                                    the embedded model, untrained, on held-out arithmetic
+    python eval.py                                    the embedded model, untrained, on arithmetic
     python eval.py --model out/tiny-rema-s0           the two agents of a run
     python eval.py --model smollm2-135m --process vrp --data mine.jsonl
 

@@ -1,11 +1,11 @@
-"""Sampling: generate() writes completions with a KV cache, rollout() lets the agents speak one after the other,
-batch_logprobs() runs what they said through the model again, with gradients, for the trainer.
+"""Sampling: generate() writes completions with a KV cache, rollout() lets the agents speak one after
+the other, batch_logprobs() runs what they said through the model again, with gradients, to train.
 
-    python rollout.py "8*(7-4)+5" --answer 29             one episode of the embedded model, turn by turn
+    python rollout.py "8*(7-4)+5" --answer 29             one episode of the embedded model
     python rollout.py --model out/tiny-rema-s0 "9-2*3"    one of the agents of a run
 
-Token ids are made once: what is sampled here, with the log-probabilities recorded while decoding, is what
-train.py trains on. Text is only for rewards, logs and people.
+Token ids are made once: what is sampled here, with the log-probabilities recorded while decoding,
+is what train.py trains on. Text is only for rewards, logs and people.
 
 Shapes: B rows, P prompts, T tokens, V vocabulary, D width.
 """

@@ -1,6 +1,6 @@
-"""Train the two agents of ReMA in turn, one frozen while the other learns; or one agent, for comparison.
+"""Train the two agents of ReMA in turn, one frozen while the other learns; or one, for comparison.
 
-    python train.py                                       the embedded tiny model, minutes on a laptop's CPU
+    python train.py                                       the embedded tiny model, on a laptop's CPU
     python train.py --process vrp                         the same budget for a single agent
     python train.py --model llama-1b --data gsm8k-train   a real model on one CUDA GPU
     python train.py --model llama-8b --lora 16 --fit      how much memory that would take
@@ -8,15 +8,18 @@
     python train.py --resume out/tiny-rema-s0             go on where a run was interrupted
 
 Deviations from the paper, on purpose:
-- GRPO where the paper has REINFORCE++ (--advantage reinforce++); the loss is a mean over all tokens of the batch;
-- no KL term unless asked for (--kl 0.01: the paper's single-turn value), then in the loss, not the reward;
-- one update for each batch of rollouts (--updates), so that the ratio is 1 and clipping does nothing;
-- no difficulty filter unless asked for (--filter 200): problems are drawn from the whole training set;
+- GRPO where the paper has REINFORCE++ (--advantage reinforce++); the loss is a mean over all tokens
+  of the batch;
+- no KL term unless asked for (--kl 0.01: the paper's single-turn value), then in the loss, not the
+  reward;
+- one update for each batch of rollouts (--updates), so the ratio is 1 and clipping does nothing;
+- no difficulty filter unless asked for (--filter 200): problems are drawn from all training data;
 - the turn-level ratio is a geometric mean (rema.average_over_turns says why);
-- a conversation may fill the model's whole context (--preset paper-turns: the paper's has 4,096 tokens);
-- --updates are passes over the whole batch, also in the presets, where the paper cuts it into mini-batches;
-- the held-out accuracy of conversations asks only whether the last answer is right. (Their reward also asks that the
-  last plan said [FINISH] and that nothing was cut off.)
+- a conversation may fill the model's whole context (--preset paper-turns: the paper's has 4,096);
+- --updates are passes over the whole batch, also in the presets, where the paper cuts it into
+  mini-batches;
+- the held-out accuracy of conversations asks only whether the last answer is right. (Their reward
+  also asks that the last plan said [FINISH] and that nothing was cut off.)
 """
 from data.views import greeting  # noqa: F401  first of all, since torch takes seconds
 import math

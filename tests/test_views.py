@@ -12,7 +12,10 @@ import time
 
 import pytest
 
+import eval as evaluation
 import rema
+import rollout
+import train
 from data import UserError
 from data.views import bars, curves, page, program, statistics, terminal
 from data.formats import runs
@@ -374,3 +377,11 @@ def test_a_free_directory_is_claimed_and_a_used_one_refused(tmp_path):
     for path in (taken[0], str(tmp_path / "out" / "run" / "file")):
         with pytest.raises(UserError, match="is used|is a file"):
             runs.refuse_used(path, "is used")
+
+
+@pytest.mark.parametrize("script", [train, evaluation, rollout])
+def test_help_fits_a_terminal_of_a_hundred_columns(script, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        script.main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100

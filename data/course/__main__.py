@@ -2,7 +2,7 @@
 
 in a student's copy:
     python -m data.course               what there is to do, and how far you are
-    python -m data.course check N       points for exercise N, and what is wrong; without a number: all of them
+    python -m data.course check N       points for exercise N, and what is wrong; without N: of all
     python -m data.course hint N        the next of three hints
     python -m data.course compare N     our solution beside yours, once yours is right
     python -m data.course reveal N      our solution; the exercise then counts 0 points

@@ -196,14 +196,14 @@ def kept(config, B, T, S, e, lora):
 # The table of --fit, and what of it stands at the end of --help
 
 CARDS = """
-what a card holds, with the flags that it then needs (--fit says it of any model and of other flags):
+what a card holds, with the flags that it then needs (--fit says it of any model and any flags):
    T4    qwen-0.5b --lora 16 --batch 64; llama-1b --lora 16 --micro-tokens 1024 --batch 32
   16 GB  qwen-0.5b; llama-1b --lora 16 --batch 64; llama-3b --lora 16 --micro-tokens 1024 --batch 32
   24 GB  llama-1b --lora 16; llama-3b --lora 16 --batch 64; llama-8b --micro-tokens 1024 --batch 16
   48 GB  llama-1b; llama-3b --lora 16; llama-8b --batch 64
   80 GB  llama-1b; llama-3b; llama-8b
-when its memory runs out while sampling: --batch 64; while learning: --micro-tokens 4096; for both: --lora 16, or
---max-new-tokens 256, which cuts off longer answers
+when its memory runs out while sampling: --batch 64; while learning: --micro-tokens 4096; for both:
+--lora 16, or --max-new-tokens 256, which cuts off longer answers
 """
 
 def table(name: str, args) -> str:
