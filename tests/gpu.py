@@ -243,9 +243,11 @@ def compare_with_transformers(report, made, prompts, rows, new, device):
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
         return
-    with torch.device("meta"):
-        other = LlamaForCausalLM(LlamaConfig(**made.config.to_hf(str(made.lm_head.weight.dtype), [0])))
-    other = other.to_empty(device=device).to(made.lm_head.weight.dtype)
+    dtype = made.lm_head.weight.dtype
+    with torch.device(device):
+        other = LlamaForCausalLM(LlamaConfig(**made.config.to_hf(str(dtype), [0]))).to(dtype)
+    weights = {model.to_file_name(name): weight for name, weight in made.named_parameters()}
+    other.load_state_dict(weights, strict=False)             # a head that is tied is none of its own
     tokens = torch.tensor(prompts, device=device).repeat_interleave(2, 0)
 
     def sample():

@@ -226,7 +226,16 @@ def test_contradicting_answers_are_named(tmp_path, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal")
 def test_ctrl_c_while_torch_is_imported_is_one_line():
-    code = ("import os, signal, sys, threading; sys.argv = ['train.py']; sys.modules['__main__'].__file__ = 'train.py'; "
-            "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start(); import train")
+    code = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "torch.nn":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["train.py"]
+sys.modules["__main__"].__file__ = "train.py"
+import train
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (-2, 130) and done.stderr.strip().splitlines() == ["train.py: interrupted"]

@@ -77,9 +77,14 @@ def test_logits_equal_transformers(family, tmp_path, no_tokenizer):
                 - double).abs().max() < 1e-6
 
 
-def test_smollm2_equals_transformers(smollm2):
+def test_smollm2_equals_transformers(smollm2, monkeypatch):
+    """Theirs norms in float32 even if all else is float64, which in 30 layers adds up to 1.4e-5: not here."""
     transformers = pytest.importorskip("transformers")
     tokens = torch.randint(0, 49152, (2, 60), generator=torch.Generator().manual_seed(0))
+
+    def norm(self, x):
+        return self.weight * torch.nn.functional.rms_norm(x, x.shape[-1:], eps=self.variance_epsilon)
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", norm)
     for dtype, tolerance in ((torch.float32, 5e-4), (torch.float64, 1e-6)):
         theirs = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=dtype)
         ours, _ = models.load(str(smollm2), dtype=dtype)

@@ -42,8 +42,8 @@ class Wrong(Exception):
 def demand(value, kind: type, name: str):
     """The value, if it is of a kind: before `run` does more with what a student's function gave it.
 
-        loss = demand(loss, torch.Tensor, "the loss")        -> Wrong: the loss is a float, a Tensor is due
+        loss = demand(loss, torch.Tensor, "the loss")        -> Wrong: the loss is of type float, Tensor is due
     """
     if not isinstance(value, kind):
-        raise Wrong(f"{name} is a {type(value).__name__}, a {kind.__name__} is due")
+        raise Wrong(f"{name} is of type {type(value).__name__}, {kind.__name__} is due")
     return value

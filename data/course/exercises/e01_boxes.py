@@ -17,9 +17,9 @@ several boxes, the last one counts.
 
 Write `rewards.find_boxes`, which finds all boxes of a text, and with it `rewards.extract`, which picks one. (`BOX`,
 above them, is a pattern that finds everything that matters in a text; use it or not. `find_stated_answer`, further
-down, is there already.)
+down, and `drop_thought`, imported at the top, are there already. That a thought is dropped is not checked.)
 
-By hand, with the places of the signs counted from 0:
+By hand, with the places of the characters counted from 0:
 
     \boxed{\frac{1}{2}} or \boxed{ 3 }        [(0, "\frac{1}{2}"), (23, "3")]
 
@@ -30,7 +30,7 @@ What makes it harder than it looks:
 
 - Braces lie in one another, and so do boxes: in `\boxed{4 + \boxed{5}}` the inner box closes first, so it stands first
   in the list, and the last box is the outer one, which holds `4 + \boxed{5}`.
-- `\{` and `\}` are signs that a reader sees, as in `\boxed{\{1, 2\}}`. But `\\` is a line break in LaTeX, so what
+- `\{` and `\}` are characters that a reader sees, as in `\boxed{\{1, 2\}}`. But `\\` is a line break in LaTeX, so what
   follows its second backslash begins anew: the brace in `\\{` is a brace, and `\\boxed{5}` is no box.
 - A model may be cut off in the middle of a box. That box does not count; an earlier one does, and so does one that was
   finished inside it.
@@ -106,11 +106,11 @@ def make_responses(random: Random) -> list[Case]:
     begins, ends = f"\\boxed{{{long_ago}}}", f"\\boxed{{{first}}}"
     rest = "x" * (10_000 - len(begins))
     for says, response in (
-            ("a box in front of 20,000 signs, another one behind them", begins + "x" * 20_000 + ends),
-            ("a box in front of 20,000 signs", begins + "x" * 20_000),
-            ("a box with which the last 10,000 signs begin", "y" * 500 + begins + rest),
-            ("a box that began 10,001 signs before the end", "y" * 500 + begins + rest + "x"),
-            ("a box of 12,000 signs with a box in it", f"\\boxed{{{'z' * 12_000}{ends}}}")):
+            ("a box in front of 20,000 characters, another one behind them", begins + "x" * 20_000 + ends),
+            ("a box in front of 20,000 characters", begins + "x" * 20_000),
+            ("a box with which the last 10,000 characters begin", "y" * 500 + begins + rest),
+            ("a box that began 10,001 characters before the end", "y" * 500 + begins + rest + "x"),
+            ("a box of 12,000 characters with a box in it", f"\\boxed{{{'z' * 12_000}{ends}}}")):
         cases.append(Case("long texts", says, {"response": response, "lenient": False}))
 
     stated = f"The answer is {third}. "
@@ -119,9 +119,9 @@ def make_responses(random: Random) -> list[Case]:
             ("no box, but an answer that is stated", stated, True),
             ("a box, then another answer that is stated", ends + stated, True),
             ("neither", "I do not know", True),
-            ("an answer that is stated 11,000 signs before the end", stated + far, True),
-            ("an answer that is stated behind 11,000 signs", far + stated, True),
-            ("a box 11,000 signs before an answer that is stated", begins + far + stated, True),
+            ("an answer that is stated 11,000 characters before the end", stated + far, True),
+            ("an answer that is stated behind 11,000 characters", far + stated, True),
+            ("a box 11,000 characters before an answer that is stated", begins + far + stated, True),
             ("not lenient: stated, no box", stated, False),
             ("not lenient: a box, then another answer", ends + stated, False)):
         cases.append(Case("lenient", says, {"response": response, "lenient": lenient}))

@@ -37,7 +37,8 @@ By hand, the right answer being 12:
 
 What makes it harder than it looks:
 
-- 1/2 and 0.5 are one answer, in all three functions. Comparing strings is not enough.
+- 1/2 and 0.5 are one answer, for a solver's reward and for agreement. Comparing strings is not enough. (plan_reward is
+  told what was right.)
 - A solver's box counts once it is closed. A plan's counts as soon as it opens and something stands in it: cutting a
   plan off is no way around the penalty. But a plan may ask for `\boxed{}`.
 - Agreement is a share of all responses. One answer and nine shrugs agree to a tenth, and earn nothing at all, since

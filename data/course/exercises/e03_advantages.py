@@ -59,6 +59,8 @@ def make_cases(random: Random) -> list[Case]:
         cases.append(Case(kind, "the same groups, members not side by side", mixed))
         says = "rewards 0.1, 0.1, 0.1 of one group"
         cases.append(Case(kind, says, {"values": [0.1] * 3, "groups": ["q"] * 3, "kind": kind}))
+        close = {"values": [0.25, 0.25 + 5e-7, 0.25, 0.25 - 5e-7], "groups": ["q"] * 4, "kind": kind}
+        cases.append(Case(kind, "rewards that differ by 0.0000005", close))
         # JSON has no tuples: `run` makes them of lists.
         named = {"values": [random.uniform(-1, 1) for _ in range(8)], "kind": kind,
                  "groups": [[0, 1], [0, 2], 1, "1", [0, 1], [0, 2], 1, "1"]}
@@ -127,8 +129,11 @@ MISTAKES = [
             "groups[1:i + 1]))), [])"),
     Mistake("these are the numbers of groups by their text, but 1 and \"1\" are two groups",
             "members.setdefault(group, [])", "members.setdefault(str(group), [])"),
-    Mistake("where all of a group earned the same, rounding left some 1e-17 here: exactly 0 is due",
+    Mistake("where all of a group earned the same, rounding left something here: exactly 0 is due",
             "if min(rewards_of_group) == max(rewards_of_group):", "if G == 1:"),
+    Mistake("rewards that are nearly the same count as the same here: only equal ones give 0",
+            "if min(rewards_of_group) == max(rewards_of_group):",
+            "if max(rewards_of_group) - min(rewards_of_group) < 1e-6 + 1e-12:"),
     Mistake("these are the numbers of the whole batch, but each group is compared by itself",
             'if kind == "reinforce++":  ', "if True:  "),
     Mistake("these are the numbers of advantages in the order of the groups, not of the rewards",

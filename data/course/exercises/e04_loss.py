@@ -27,7 +27,7 @@ gets no further push. By hand, with clip 0.2:
 | -1 | 1.5 | -1.5 | -1.2 | -1.5 | -1.5 |
 
 (The derivative of r by `new` is r.) Where the clipped product is the smaller one it is constant. In the last row a bad
-token became likelier, and the way back is open at any distance, but that the log-ratio counts as 3 where it is more.
+token became likelier, and the way back is open, up to a log-ratio of 3. Beyond it the ratio stays exp(3), without gradient.
 
 Three things can be added. With `kl` each token is pulled back to the first weights by k3: where `ref - new` is log 2,
 d is 0.693, k3 is 2 - 0.693 - 1 = 0.307, and its derivative by `new` is 1 - 2 = -1. With `turn_numbers` the tokens of a
@@ -192,8 +192,10 @@ def read_statistics(statistics: dict, with_kl: bool) -> dict:
     for name in names:
         if name not in demand(statistics, dict, "what policy_loss returns beside the loss"):
             raise Wrong(f"there is no {name!r} in the statistics")
-        value = statistics[name]
-        if isinstance(value, torch.Tensor) and value.requires_grad:
+        value = demand(statistics[name], torch.Tensor, f"the statistic {name!r}")
+        if value.dim() > 0:
+            raise Wrong(f"the statistic {name!r} has the shape {list(value.shape)}, a tensor of no dimension is due")
+        if value.requires_grad:
             raise Wrong(f"the statistic {name!r} has a gradient")
         found[name] = float(value)
     return found

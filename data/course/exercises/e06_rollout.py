@@ -47,7 +47,7 @@ What makes it harder than it looks:
 - What a generator follows from are the parts of its key. Hand them to `make_generator` as they are: joined into one
   string without a comma, 1 and 23 would be the same as 12 and 3.
 - An agent may say nothing at all. Its turn has a place and is answered like any other.
-- Each agent has its temperature.
+- Each agent has its temperature: `sample_turns` takes it as `temperature`, beside what `how` holds.
 """
 
 HINTS = [
@@ -113,6 +113,9 @@ def add_variants(given: dict) -> None:
         "when the first agent is alone and has another name": {"agents": [["nobody", user]], "samples": samples[:1]},
         "at another step": {"key": [seed, step + 1]},
         "with another seed": {"key": [seed + 1, step]}}
+    if len(samples) == 2:                            # joined these keys would be the same
+        given["key"] = [1, 23]
+        given["variants"]["with the key (12, 3) instead of (1, 23)"] = {"key": [12, 3]}
     if len(samples) == 3:                            # once with the usual key
         given["key"] = [0]
         given["variants"]["when the key is left out, which is then (0,)"] = {"key": None}
@@ -302,7 +305,7 @@ def expect_draws(given: dict, places: list[tuple]) -> dict:
         stay = turns
         if name.startswith("when the first agent is alone"):
             stay = len(given["rows"]) * given["samples"][0]
-        if "another name" in name or name in ("at another step", "with another seed"):
+        if "another name" in name or "instead of" in name or name in ("at another step", "with another seed"):
             stay = 0
         expected[f"turns with the same numbers {name}"] = stay
     return expected
@@ -325,6 +328,9 @@ MISTAKES = [
             ", *episode.place[1:]", ""),
     Mistake("here a problem that stands there twice gets the same draws twice: `copy` is missing in the key",
             ', episode.row.get("copy", 0)', ""),
+    Mistake("here the parts of a key are joined: hand them to make_generator as they are",
+            "make_generator(*key, *row_key, agent.name)",
+            'make_generator("".join(map(str, (*key, *row_key, agent.name))))'),
     Mistake("here every step draws the same: `key` is missing",
             "make_generator(*key, *row_key", "make_generator(*row_key"),
     Mistake("here the agent's name is missing in the key of its draws",

@@ -19,9 +19,9 @@ def policy_loss(new, old, advantages, weights, clip=0.2, kl=0.0, ref=None, turn_
             d = min(ref[i] - new[i], torch.tensor(20.0, dtype=new.dtype))
             divergences.append(torch.exp(d) - d - 1)
             loss = loss + kl * weights[i] * divergences[-1]
-    statistics = {"clip_share": clipped / len(new)}
+    statistics = {"clip_share": torch.tensor(clipped / len(new))}
     if kl:
-        statistics["kl"] = sum(divergence.item() for divergence in divergences) / len(new)
+        statistics["kl"] = torch.stack(divergences).mean().detach()
     return loss, statistics
 
 
