@@ -2,6 +2,7 @@
 import hashlib
 import json
 import random
+import sys
 
 import pytest
 
@@ -33,7 +34,8 @@ def test_the_habits_stay_as_they_are():
 
 def make_run(directory, seed, accuracy, lr=0.1):
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps({"seed": seed, "lr": lr, "out": str(directory)}))
+    command = f"{sys.executable} train.py --seed {seed}"
+    (directory / "config.json").write_text(json.dumps({"seed": seed, "lr": lr, "out": str(directory), "command": command}))
     (directory / "curves.png").write_bytes(b"")
     lines = [{"step": 0, "heldout_greedy": 10.0, "heldout_t1": 20.0},
              {"step": 1, "learner": "high", "sampled_tokens": 100, "time_sample": 60.0, "time_train": 30.0,
@@ -52,6 +54,8 @@ def test_collect_keeps_runs_and_averages_those_that_differ_in_their_seeds(tmp_pa
     assert cells == ["run-s0", "10.0", "40.0", "30.0", "20.0", "30.0", "10.0", "10.0", "-", "-", "1.5", "100.0"]
     assert lines[-1].startswith("| mean | 10.0 ± 0.0 | 50.0 ± 10.0 | 40.0 ± 10.0 |")
     assert sorted(path.name for path in (tmp_path / "kept" / "run-s1").iterdir()) == sorted(collect.FILES)
+    kept = json.loads((tmp_path / "kept/run-s1/config.json").read_text())
+    assert kept["command"] == "python train.py --seed 1"     # nothing published says where things are on a machine
     collect.main([names[0], make_run(tmp_path / "other", 0, 50.0, lr=0.2)])
     assert capsys.readouterr().out.endswith("no mean: the runs differ in more than their seeds\n")
     with pytest.raises(UserError, match="holds another run of that name"):

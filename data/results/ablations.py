@@ -27,6 +27,7 @@ from tqdm import tqdm  # noqa: E402
 from data import UserError  # noqa: E402
 from data.extensions.guide import ACTIONS  # noqa: E402
 from data.formats.files import read_json  # noqa: E402
+from data.results.collect import read_without_paths  # noqa: E402
 from data.views.curves import choose_lines, get_values, read_metrics  # noqa: E402
 from data.views.program import Parser, run_program  # noqa: E402
 from data.views.statistics import compute_mean, show_error  # noqa: E402
@@ -167,8 +168,7 @@ def publish(questions, seeds):
                     continue
                 goal.mkdir(parents=True, exist_ok=True)
                 for name in ("config.json", "metrics.jsonl"):
-                    text = (place / name).read_text()
-                    (goal / name).write_text(text.replace(f"{ROOT}/", ""))
+                    (goal / name).write_text(read_without_paths(place / name), encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------

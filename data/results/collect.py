@@ -68,16 +68,23 @@ def keep(directory: pathlib.Path) -> pathlib.Path:
     kept = HERE / directory.name
     if not (kept / "metrics.jsonl").exists():
         kept.mkdir(exist_ok=True)
-        for name in FILES:
-            shutil.copy(directory / name, kept / name)
+        shutil.copy(directory / "curves.png", kept / "curves.png")
+        for name in ("config.json", "metrics.jsonl"):
+            (kept / name).write_text(read_without_paths(directory / name), encoding="utf-8")
     return kept
+
+
+def read_without_paths(path: pathlib.Path) -> str:
+    """A run's file as it can be published: without where this repository and its Python are on this machine."""
+    text = path.read_text(encoding="utf-8")
+    return text.replace(f"{HERE.parent.parent}/", "").replace(sys.executable, "python")
 
 
 def differ(places: list[pathlib.Path]) -> bool:
     """Whether runs differ in more than their seeds."""
     settings = []
     for place in places:
-        settings.append({**read_json(place / "config.json"), "seed": 0, "out": "", "resume": ""})
+        settings.append({**read_json(place / "config.json"), "seed": 0, "out": "", "resume": "", "command": ""})
     return any(one != settings[0] for one in settings)
 
 
