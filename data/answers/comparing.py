@@ -329,7 +329,9 @@ def walk(tree: Tree) -> Iterator[Tree]:
     while waiting:
         part = waiting.pop()
         yield part
-        waiting.extend(child for child in part[1:] if isinstance(child, tuple))
+        for child in part[1:]:
+            if isinstance(child, tuple):
+                waiting.append(child)
 
 
 def find_names(tree: Tree) -> set[str]:
