@@ -11,6 +11,7 @@ import pathlib
 import pytest
 import torch
 
+import train
 from data.formats.tokenizer import Tokenizer
 from data.problems import choosing
 from data.views import curves
@@ -32,10 +33,11 @@ Tokenizer._encode_plain = lambda tokenizer, text: list(encode(tokenizer, text))
 
 
 @pytest.fixture(autouse=True)
-def no_curves(request, monkeypatch):
-    """Curves are drawn only in tests that are marked with `curves`: a drawing takes a second."""
-    if not request.node.get_closest_marker("curves"):
+def no_closing(request, monkeypatch):
+    """Runs end with curves and a closing look at plans, which take a second, only in tests marked with `closing`."""
+    if not request.node.get_closest_marker("closing"):
         monkeypatch.setattr(curves, "draw_run", lambda directory, args: None)
+        monkeypatch.setattr(train, "AFTER", [])
 
 
 def need(path):

@@ -147,7 +147,7 @@ def read_followed(directory):
     return [json.loads(line) for line in (directory / "heldout.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.curves
+@pytest.mark.closing
 def test_a_run_leaves_its_report(tmp_path):
     """Five problems, always the same; a run that goes on drops what it will say again."""
     short = ["--questions", "2", "--group", "2", "--switch-every", "1", "--eval-questions", "6", "--max-new-tokens", "32"]

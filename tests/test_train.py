@@ -585,7 +585,7 @@ def find_unmoved(snapshots, start):
             for then, now in zip(before, snapshots)]
 
 
-@pytest.mark.curves
+@pytest.mark.closing
 def test_a_run_trains_each_agent_in_its_phase_only(tmp_path, capsys, snapshots):
     train.main([*SMALL_RUN, "--max-new-tokens", "32", "--steps", "6", "--show-every", "3", "--out", str(tmp_path / "run")])
     start = list(models.load("tiny")[0].parameters())
@@ -880,7 +880,7 @@ def test_three_bad_gradients_stop_the_run_and_keep_it(tmp_path, monkeypatch, cap
     assert [line["grad_norm"] for line in metrics(tmp_path / "run")[1:]] == [None] * 3
 
 
-@pytest.mark.curves
+@pytest.mark.closing
 def test_one_held_out_problem_has_no_standard_error(tmp_path, capsys):
     """Neither in the log nor in the closing table; the curves are drawn without."""
     train.main([*SMALL_RUN, "--eval-questions", "1", "--steps", "1", "--process", "vrp", "--out", str(tmp_path / "run")])
@@ -1424,7 +1424,7 @@ def test_a_preset_takes_the_learning_rate_of_adapters_with_adapters():
     assert rates == [5e-7, pytest.approx(5e-6), 5e-7]
 
 
-@pytest.mark.curves
+@pytest.mark.closing
 def test_what_has_no_state_is_not_resumed(tmp_path, capsys):
     """A published run, or one whose state was deleted: its log used to be emptied."""
     train.main([*SMALL_RUN, "--steps", "2", "--out", str(tmp_path / "run")])
