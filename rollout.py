@@ -129,8 +129,7 @@ def prefill(model: Transformer, prompts: list[list[int]]) -> tuple[Cache, Tensor
     fifth off the time of the default run.)
     """
     cache = Cache()
-    shortest = min(len(prompt) for prompt in prompts)
-    common = min(count_common(prompts), shortest - 1)                          # of each at least the last id is left
+    common = count_common([prompt[:-1] for prompt in prompts])                 # of each at least the last id is left
     if common and len(prompts) > 1:
         beginning = torch.tensor([prompts[0][:common]], device=model.device)
         model.hidden(beginning, cache)
@@ -253,11 +252,11 @@ def run_turns(model: Transformer, turns: list[Turn]) -> tuple[Tensor, Tensor]:
     token; their other tokens see the prompt through its keys and values, with gradients.
     """
     device = model.device
-    index = {}                                       # prompt -> its row
+    index, owner = {}, []                            # prompt -> its row; of each turn, the row of its prompt
     for turn in turns:
-        index.setdefault(tuple(turn.prompt), len(index))
+        owner.append(index.setdefault(tuple(turn.prompt), len(index)))
     cache, last = prefill(model, [list(prompt) for prompt in index])
-    owner = torch.tensor([index[tuple(turn.prompt)] for turn in turns], device=device)         # (B,)
+    owner = torch.tensor(owner, device=device)                                 # (B,)
 
     longest = max(len(turn.tokens) for turn in turns)
     tokens, learned = [], []

@@ -98,7 +98,8 @@ def add_flags(parser: Parser) -> None:
     flag("--clip", type=amount, default=0.2, help="the ratio is clipped to 1 +- this (0.2, the paper's)")
     flag("--grad-clip", type=rate, default=1.0, help="longest gradient that is taken as it is (1.0)")
     flag("--kl", type=amount, default=0.0, help="weight of the KL term against the first weights (0: none)")
-    flag("--micro-tokens", type=count, help="tokens at once in training, padding included, for memory (16384)")
+    flag("--micro-tokens", type=count, help="tokens at once in training, padding included, for memory (16384, "
+         "of real models on a CPU 1200)")
     flag = parser.add_argument_group("watching").add_argument
     flag("--eval-every", type=count, help="steps between held-out evaluations (--switch-every, or 10)")
     flag("--eval-questions", type=count, help="held-out problems (1000 for tiny, else 100)")
@@ -266,7 +267,7 @@ def update(agent: Agent, turns: list[Turn], args: Namespace) -> dict[str, float]
             if i == 0:                               # of fresh samples: sampler and trainer should agree
                 found["sampling_logp_difference"] = (new - old).abs().mean().detach()
             for name, value in found.items():
-                sums[name] = sums[name] + value * len(old)
+                sums[name] += value * len(old)
                 counts[name] += len(old)
         norms.append(agent.optimizer.step())
     if dist.is_initialized():                        # extension

@@ -555,7 +555,7 @@ def test_conversation_trainer_and_sampler_agree_in_every_turn():
 
 
 def test_conversation_trainer_and_sampler_agree_in_float32():
-    """Rounding alone: 1e-5, but for one or two tokens in 100,000 (data/results/rounding.py), here at most 1."""
+    """Rounding alone: 1e-5, but for a few tokens in 100,000 (data/results/rounding.py), here at most 1."""
     model, tokenizer = load("tiny")
     found = gaps(model, converse_batch(model, tokenizer, max_new_tokens=32))
     assert len(found) > 1000 and found.mean() < 1e-6 and found.quantile(0.99) < 3e-6

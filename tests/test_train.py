@@ -1441,6 +1441,13 @@ def test_what_has_no_state_is_not_resumed(tmp_path, capsys):
         train.main(["--resume", str(tmp_path / "run"), "--steps", "3"])
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert "no state.safetensors" in capsys.readouterr().err
+    kept = tmp_path / "published"                            # as most of the ablations: without curves, never at work
+    kept.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(tmp_path / "run" / name, kept)
+    with pytest.raises(UserError, match="no state.safetensors, as published runs"):
+        train.parse(["--resume", str(kept)])
+    assert sorted(path.name for path in kept.iterdir()) == ["config.json", "metrics.jsonl"]
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0}\nno JSON\n')
     with pytest.raises(UserError, match="metrics.jsonl: malformed"):
         train.parse(["--resume", str(tmp_path / "run")])

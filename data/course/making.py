@@ -40,7 +40,7 @@ are ignored. What a function prints is shown where it is wrong.
 
 **How it is checked.** Your function gets numbers, and what it returns is compared with what is due, to nine digits.
 An exercise has parts, and each part that is right has its points. Grading runs the same checks with other numbers.
-Types count: True is not 1.0, and a tensor is no list. A part has ten seconds, so a loop that
+Types count: True is not 1.0, and a tensor is no list. Each case has ten seconds, so a loop that
 never ends takes that long for each part that meets it.
 
 | | exercise | functions | points | minutes |

@@ -14,7 +14,7 @@ import threading
 
 from data.course.reference import ROOT
 
-LIMIT = 10.0                # seconds a part
+LIMIT = 10.0                # seconds a case
 START = 120.0               # seconds until everything is imported, on a slow machine
 LONGEST = 20_000_000        # bytes of a line
 

@@ -202,8 +202,8 @@ what a card holds, with the flags that it then needs (--fit says it of any model
   24 GB  llama-1b --lora 16; llama-3b --lora 16 --batch 64; llama-8b --micro-tokens 1024 --batch 16
   48 GB  llama-1b; llama-3b --lora 16; llama-8b --batch 64
   80 GB  llama-1b; llama-3b; llama-8b
-when its memory runs out while sampling: --batch 64; while learning: --micro-tokens 4096; for both:
---lora 16, or --max-new-tokens 256, which cuts off longer answers
+when its memory runs out while sampling: --batch 64, or --max-new-tokens 256, which cuts off longer
+answers; while learning: --micro-tokens 4096; for both: --lora 16
 """
 
 def table(name: str, args) -> str:

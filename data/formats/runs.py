@@ -136,7 +136,8 @@ def continue_run(args: argparse.Namespace, default) -> argparse.Namespace:
                         "(eval.py --model reads it)")
     done = count_steps(run / "metrics.jsonl")
     has_state = (run / STATE).exists()
-    if (run / "curves.png").exists() and not has_state:      # drawn after the last step, when the state is there
+    # A run that began has a lock, and one that has its curves had a state.
+    if not has_state and ((run / "curves.png").exists() or not (run / LOCK).exists()):
         raise UserError(f"{run} has no state.safetensors, as published runs: it can't go on")
     steps = args.steps or saved["steps"]
     if steps < done and has_state:
