@@ -132,6 +132,7 @@ import rewards  # noqa: E402
 from data.problems import benchmarks  # noqa: E402
 from data.problems.choosing import drop_copies  # noqa: E402
 from data.views import page  # noqa: E402
+from data.views.program import refuse_without_effect  # noqa: E402
 from data.views.statistics import compute_mean, compute_rate, show_error  # noqa: E402
 from rollout import add_variant_flags, make_generator, sample_turns, unknown_reward  # noqa: E402
 
@@ -160,6 +161,8 @@ def check_samples(args: Namespace) -> None:
         raise UserError("--plans is for one turn: --answers gives more conversations")
     if args.temperature is None and args.plans * args.answers > 1:
         args.temperature = 1.0                       # greedy samples would all be the same
+    if not args.temperature:
+        refuse_without_effect(args, ["top_p"], "greedy decoding takes the likeliest token; add a --temperature")
 
 
 def choose_numbers_of_samples(args: Namespace, agents: int) -> list[int]:

@@ -24,7 +24,7 @@ from data import UserError
 from data.formats.runs import complete_from_run, find_agents
 from data.formats.tokenizer import Tokenizer
 from data.views.bars import NO_BAR, wait_for
-from data.views.program import Parser, add_machine_flags, amount, count, pick_machine, rate
+from data.views.program import Parser, add_machine_flags, amount, count, pick_machine, share
 from model import Buffers, Cache, Transformer, compute_logprobs, load
 from rema import Episode, Role, Turn
 
@@ -42,7 +42,7 @@ def add_speaking_flags(parser: Parser) -> None:
     flag("--process", choices=sorted(rema.PROCESSES), help="who speaks (as trained, else rema)")
     flag("--max-new-tokens", type=count, help="for each turn (as trained, else 64 for tiny, 512 for others)")
     flag("--temperature", type=amount, help="0 takes the likeliest token each time (0)")
-    flag("--top-p", type=rate, default=1.0, help="draw from the likeliest tokens of this mass (1.0: from all)")
+    flag("--top-p", type=share, default=1.0, help="draw from the likeliest tokens of this mass (1.0: from all)")
     add_machine_flags(parser)
 
 
@@ -397,7 +397,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from data.views import terminal  # noqa: E402
-from data.views.program import run_program  # noqa: E402
+from data.views.program import refuse_without_effect, run_program  # noqa: E402
 from data.extensions.graphs import GraphedStep  # noqa: E402
 from data.extensions.guide import Guide  # noqa: E402
 from data.formats.files import read_json  # noqa: E402
@@ -823,6 +823,8 @@ def parse(argv: list[str] | None) -> Namespace:
     complete_speaking(args)
     if args.temperature is None:
         args.temperature = 0.0
+    if args.temperature == 0:
+        refuse_without_effect(args, ["top_p"], "greedy decoding takes the likeliest token; add a --temperature")
     return args
 
 

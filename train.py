@@ -37,7 +37,7 @@ from data import UserError
 from data.formats.roles import advise, note_program
 from data.formats.runs import (claim_run, complete_line, continue_run, go_back, load_state, refuse_used_run,
                                save_state)
-from data.problems.choosing import choose_questions, leave_out_long, split_data
+from data.problems.choosing import choose_questions, prepare_rows, split_data
 from data.views import bars, report, terminal
 from data.views.program import (Parser, add_machine_flags, amount, check_agents, count, count_or_none, interruptible,
                                 pick_machine, rate, run_program, skippable)
@@ -98,8 +98,7 @@ def add_flags(parser: Parser) -> None:
     flag("--clip", type=amount, default=0.2, help="the ratio is clipped to 1 +- this (0.2, the paper's)")
     flag("--grad-clip", type=rate, default=1.0, help="longest gradient that is taken as it is (1.0)")
     flag("--kl", type=amount, default=0.0, help="weight of the KL term against the first weights (0: none)")
-    flag("--micro-tokens", type=count, help="tokens at once in training, padding included, for memory (16384, "
-         "of real models on a CPU 1200)")
+    flag("--micro-tokens", type=count, help="tokens at once in training, with padding (16384; real models on a CPU 1200)")
     flag = parser.add_argument_group("watching").add_argument
     flag("--eval-every", type=count, help="steps between held-out evaluations (--switch-every, or 10)")
     flag("--eval-questions", type=count, help="held-out problems (1000 for tiny, else 100)")
@@ -121,7 +120,7 @@ def parse(argv: list[str] | None) -> Namespace:
     if args.preset:                                  # extension
         args = apply_preset(parser, argv, args.preset)
     if args.resume:
-        args = continue_run(args, parser.get_default)
+        args = continue_run(args)
     else:
         for fill_in in [*DEFAULTS, fill_in_defaults]:
             fill_in(args)
@@ -425,14 +424,14 @@ def is_first_process() -> bool:
 def program(argv: list[str] | None, roles: list[Role] | None, assign_advantages) -> None:
     args = parse(argv)
     if args.fit:                                     # extension
-        return print_fit(args)
+        return print_fit(args, roles)
     refuse_used_run(args)
     rows, held_rows = split_data(args.data, args.eval_data, args.eval_questions, args.data_dir)
     chosen = roles or choose_roles(args, rows)
     note_program(args, argv, chosen, roles is not None, assign_advantages)
     agents = load_learners(args, chosen)
     check_agents(args, agents)
-    rows = leave_out_long(rows, held_rows, agents, args)
+    rows = prepare_rows(rows, held_rows, agents, args)
     if args.sft:                                     # extension
         warm_start(args, agents)
     claim_run(args)
@@ -467,7 +466,7 @@ from argparse import BooleanOptionalAction  # noqa: E402
 from dataclasses import replace  # noqa: E402
 
 from data.extensions import memory, processes  # noqa: E402
-from data.views.program import pick_device  # noqa: E402
+from data.views.program import pick_device, refuse_without_effect  # noqa: E402
 from data.formats.hub import NAMES  # noqa: E402
 from data.formats.runs import find_agents, holds_adapters  # noqa: E402
 from data.formats.files import atomic_write, read_json  # noqa: E402
@@ -539,11 +538,18 @@ def fill_in_training_defaults(args: Namespace) -> None:
 
 
 def check_training(args: Namespace) -> None:
-    if args.advantage != "reinforce++" and min(args.group) < 2:
-        raise UserError(f"--group {min(args.group)}: --advantage {args.advantage} compares the samples of a group, "
-                        "so take at least 2")
     if args.turns > 1 and args.followers > 1:
         raise UserError("--followers is for one turn: in a conversation nobody answers the same words several times")
+    if args.turns > 1 and args.switch_every == 0 and len(set(args.group)) > 1:
+        raise UserError("--group takes one number where all learn from the same conversations")
+    if args.switch_every == 0 and args.followers > 1:
+        raise UserError("--followers speak after the one that learns: it has no effect where all learn at once")
+    if args.switch_every == 0:
+        refuse_without_effect(args, ["first"], "all learn at once")
+    if not args.sft:
+        refuse_without_effect(args, ["sft_lr"], "there is no warm start, --sft FILE")
+    if not args.lora:
+        refuse_without_effect(args, ["lora_alpha", "lora_targets"], "there are no adapters, --lora R")
     if 0 < args.dual_clip <= 1:
         raise UserError(f"--dual-clip {args.dual_clip:g} must be above 1, or 0 for none")
     if args.ratio == "turn" and args.plan_format == "json":
@@ -594,7 +600,8 @@ def vary_reward(roles: list[Role], args: Namespace, rows: list[dict]) -> list[Ro
 VARIATIONS.append(vary_reward)
 
 
-def print_fit(args: Namespace) -> None:
+def print_fit(args: Namespace, roles: list[Role] | None) -> None:
+    args.voices = len(roles or rema.PROCESSES[args.process])
     print(memory.table(args.model, args))
 
 
@@ -674,6 +681,8 @@ def add_sharing_flags(parser: Parser) -> None:
 
 def fill_in_sharing_defaults(args: Namespace) -> None:
     if args.share:
+        if args.switch_every != 0:
+            refuse_without_effect(args, ["switch_every"], "with --share all learn at once")
         args.switch_every = 0
     if args.lora is None:
         args.lora = 0

@@ -301,7 +301,7 @@ def test_a_process_takes_its_own_card_before_it_asks_any(monkeypatch):
     found = []
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr(torch.cuda, "set_device", found.append)
-    monkeypatch.setattr(torch, "zeros", lambda *_, device: found.append(device))
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: found.append(device) or torch.ones(1))
     with card.pretend():
         assert pick_device(None) == "cuda" and found == [3, "cuda"]
         found.clear()

@@ -204,6 +204,30 @@ def test_where_python_cannot_say_how_large_the_memory_is(monkeypatch):
     assert memory.table("qwen-0.5b", args).splitlines() == before[:-1]
 
 
+def test_a_program_with_three_roles_needs_more(capsys):
+    """Three sets of weights, and a third prompt that holds what two have said."""
+    flags = ["--model", "llama-1b", "--fit"]
+    train.main(flags)
+    two = capsys.readouterr().out.splitlines()
+    train.main(flags, roles=[*rema.PROCESSES["rema"], rema.LOW])
+    three = capsys.readouterr().out.splitlines()
+    numbers = []
+    for lines in (two, three):
+        numbers.append({line.split()[0]: float(line.split()[1]) for line in lines if line.startswith(("weights", "cache"))})
+    assert numbers[1]["weights"] == pytest.approx(1.5 * numbers[0]["weights"], abs=0.01)
+    assert numbers[1]["cache"] > numbers[0]["cache"] and two[-1].startswith("  here: ")
+
+
+def test_a_run_is_as_large_as_what_it_trained(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "config.json").write_text('{"model": "qwen-0.5b"}')
+    assert memory.find_weights(str(tmp_path)) == "qwen-0.5b"                   # adapters: what they were put on
+    (tmp_path / "low").mkdir()
+    (tmp_path / "low/config.json").write_text("{}")
+    assert memory.find_weights(str(tmp_path)) == str(tmp_path / "low")
+    assert memory.find_weights("qwen-0.5b") == "qwen-0.5b"
+
+
 def test_all_settings_of_the_command_line_have_a_table():
     for flags in (["--process", "vrp"], ["--share"], ["--kl", "0.1"], ["--switch-every", "0"],
                   ["--turns", "3"], ["--preset", "paper"], ["--preset", "paper-turns"]):

@@ -112,7 +112,8 @@ def test_compressed_and_other_files_get_their_own_advice(tmp_path):
     lines = "".join([json.dumps(row) + "\n" for row in rows])
     cases = [("a.jsonl.gz", gzip.compress(lines.encode()), "compressed: unpack it first \\(gunzip "),
              ("b.parquet", b"PAR1....", "Parquet"), ("c.json", json.dumps(rows).encode(), "one JSON list"),
-             ("d.csv", b"problem,answer\n1+1,2\n2+2,4\n", "is a table"),
+             ("d.csv", b"\xef\xbb\xbfproblem,answer\n1+1,2\n2+2,4\n", "is a table"),
+             ("d2.tsv", b"problem\tanswer\n1+1\t2\n2+2\t4\n", "is a table"),
              ("e.json", json.dumps(rows[0], indent=1).encode(), "over several lines")]
     for name, content, said in cases:
         (tmp_path / name).write_bytes(content)
@@ -239,3 +240,138 @@ import train
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (-2, 130) and done.stderr.strip().splitlines() == ["train.py: interrupted"]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What was typed counts, or is refused
+
+def leave_run(directory, flags):
+    """What a run that train.py made with these flags leaves, as far as others look before they load anything."""
+    directory.mkdir()
+    args = train.parse(flags)
+    args.roles, args.own_roles, args.first = [], False, args.first or "high"
+    (directory / "config.json").write_text(json.dumps(runs.list_settings(args)))
+    (directory / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
+    (directory / "state.safetensors").touch()
+    (directory / ".lock").touch()
+    return str(directory)
+
+
+def test_a_typed_flag_is_compared_with_the_run_also_if_it_says_the_default(tmp_path):
+    run = leave_run(tmp_path / "run", ["--temperature", "0.5", "--group", "4", "--steps", "2"])
+    for flags in (["--temperature", "1"], ["--group", "8"], ["--followers", "2"], ["--group", "4", "--lr", "3e-4", "--lora", "2"]):
+        assert "beside it only --steps, not --" in refuse(train.parse, ["--resume", run, *flags])
+    assert train.parse(["--resume", run, "--group", "4", "--lr", "3e-4", "--steps", "3"]).steps == 3
+    files.release_locks()
+
+
+@pytest.mark.parametrize("made, typed, found", [
+    (["--process", "vrp"], ["--process", "rema"], ("process", "rema")),
+    (["--turns", "2"], ["--turns", "1"], ("turns", 1)),
+    (["--plan-format", "json"], ["--plan-format", "text"], ("plan_format", "text")),
+    (["--max-new-tokens", "20"], [], ("max_new_tokens", 20))])
+def test_a_run_is_asked_as_it_was_trained_unless_something_was_typed(made, typed, found, tmp_path):
+    run = leave_run(tmp_path / "run", made)
+    args = rollout.parse(["--model", run, *typed, "1+1"])
+    assert getattr(args, found[0]) == found[1]
+    args = evaluation.parse(["--model", run])
+    evaluation.complete_speaking(args)
+    name = made[0].strip("-").replace("-", "_")
+    assert str(getattr(args, name)) == made[1]
+
+
+@pytest.mark.parametrize("flags, why", [
+    (["--share", "--switch-every", "7"], "--switch-every has no effect: with --share"),
+    (["--share", "--first", "low"], "--first has no effect: all learn at once"),
+    (["--switch-every", "0", "--followers", "4"], "it has no effect where all learn at once"),
+    (["--switch-every", "0", "--turns", "2", "--group", "4", "16"], "--group takes one number"),
+    (["--lora-targets", "bananas"], "--lora-targets has no effect"), (["--lora-alpha", "4"], "--lora-alpha has no effect"),
+    (["--sft-lr", "5"], "--sft-lr has no effect"), (["--steps", "x"], "must be a whole number, not 'x'"),
+    (["--switch-every", "1.5"], "must be a whole number, not '1.5'"), (["--lr", "fast"], "must be a number, not 'fast'"),
+    (["--threads", "9999999"], "--threads 9999999: this machine has"), (["--device", "meta"], "this machine has none")])
+def test_a_flag_without_effect_or_sense_is_refused(flags, why):
+    assert why in refuse(train.parse, flags)
+
+
+def test_flags_that_go_together_are_taken():
+    assert train.parse(["--share", "--switch-every", "0"]).switch_every == 0
+    assert train.parse(["--preset", "paper-turns", "--data", "words", "--data-dir", "."]).group == [16]
+    assert train.parse(["--lora", "2", "--lora-alpha", "4", "--lora-targets", "q_proj"]).lora_alpha == 4
+
+
+def test_top_p_wants_a_temperature():
+    assert "--top-p has no effect" in refuse(rollout.parse, ["--top-p", "0.3", "1+1"])
+    assert "must be at most 1" in refuse(rollout.parse, ["--top-p", "1.5", "1+1"])
+    assert rollout.parse(["--top-p", "0.3", "--temperature", "1", "1+1"]).top_p == 0.3
+    for flags, fine in ((["--top-p", "0.3"], False), (["--top-p", "0.3", "--answers", "4"], True)):
+        args = evaluation.parse(flags)
+        if fine:
+            evaluation.check_samples(args)
+        else:
+            assert "--top-p has no effect" in refuse(evaluation.check_samples, args)
+
+
+def test_who_learns_first_is_one_of_the_agents():
+    solo = make_agents(100, ["solo"])
+    args = train.parse(["--process", "vrp", "--first", "nobody"])
+    assert "--first nobody: the agents are solo" in refuse(train.check_agents, args, solo)
+    args = SimpleNamespace(first="low", group=[4], typed=set())                # a preset's
+    train.check_agents(args, solo)
+    assert args.first == "solo"
+
+
+def test_a_field_of_another_meaning_makes_no_judge_task(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"problem": "1+1", "answer": "2", "judge": "gpt-4"}\n')
+    [row] = choosing.load_data(str(path), "heldout", None)
+    assert "judge" not in row
+    task = {"question": "?", "response_a": "a", "response_b": "b", "answer": "A"}
+    path.write_text('{"problem": "1+1", "answer": "2"}\n' + json.dumps(task) + "\n")
+    assert "all be judge tasks" in refuse(choosing.load_data, str(path), "heldout", None)
+
+
+def test_a_run_does_not_go_on_with_other_problems():
+    rows = [{"problem": "1+1", "answer": "2"}, {"problem": "2+2", "answer": "4"}]
+    args = SimpleNamespace(resume="out/run", data="mine.jsonl", questions=1, max_new_tokens=10)
+    choosing.prepare_rows(rows[:1], rows[1:], make_agents(100), args)
+    choosing.prepare_rows(rows[:1], rows[1:], make_agents(100), args)
+    for other in ([{"problem": "1+1", "answer": "3"}], [{"problem": "1+2", "answer": "2"}], rows):
+        text = refuse(choosing.prepare_rows, other, rows[1:], make_agents(100), args)
+        assert text.startswith("out/run: --data mine.jsonl holds other problems")
+
+
+def test_what_data_dir_and_limit_do_not_do_is_said(tmp_path, capsys):
+    choosing.load_data("words", "heldout", 2, str(tmp_path))
+    assert "--data-dir is not used for words" in capsys.readouterr().err
+    args = evaluation.parse(["--model", leave_run(tmp_path / "run", ["--eval-questions", "10"]), "--limit", "40"])
+    trained = evaluation.complete_speaking(args)
+    assert len(choosing.choose_held_out(args, trained)) == 10
+    assert "--limit 40: this run held out 10 problems" in capsys.readouterr().err
+
+
+def test_groups_of_one_are_for_advantages_of_ones_own():
+    from data.formats.roles import note_program
+    for flags in (["--group", "1"], ["--group", "4", "1"]):
+        args = train.parse(flags)
+        assert "compares the samples of a group" in refuse(note_program, args, [], rema.PROCESSES["rema"], False,
+                                                           rema.assign_advantages)
+        note_program(args, [], rema.PROCESSES["rema"], False, leave_run)
+    note_program(train.parse(["--group", "1", "--advantage", "reinforce++"]), [], rema.PROCESSES["rema"], False,
+                 rema.assign_advantages)
+
+
+def test_the_shapes_of_the_budget_are_fixed():
+    from data.results import budget
+    assert refuse(budget.program, ["--plans", "3"]).startswith("--plans: the shapes are fixed")
+
+
+def test_a_misspelt_directory_is_no_network(tmp_path, monkeypatch):
+    def fail(name, folder):
+        raise UserError("cannot be reached")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(hub, "fetch_model", fail)
+    (tmp_path / "out").mkdir()
+    assert refuse(hub.resolve, "out/tiny-rema-s9") == \
+        "there is no directory out/tiny-rema-s9 here; and on the hub: cannot be reached"
+    assert refuse(hub.resolve, "someone/model") == "cannot be reached"

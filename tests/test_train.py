@@ -461,7 +461,7 @@ def take_a_step(monkeypatch, tmp_path, flags, roles=None):
 
 
 @pytest.mark.parametrize("flags, high", [
-    ([], [0.25, 0.75 - 1]), (["--reward", "consistency", "--followers", "4"], [0.75, 0.75 - 1])])
+    ([], [0.25, 0.75 - 1]), (["--reward", "consistency"], [0.75, 0.75 - 1])])
 def test_a_step_earns_what_the_flags_say_and_shared_weights_learn_both_roles(monkeypatch, tmp_path, flags, high):
     """A flag that does not reach the rewards, or a role that does not reach the update, would show."""
     metrics, episodes, taught = take_a_step(monkeypatch, tmp_path, ["--share", *flags])
@@ -689,12 +689,13 @@ def test_an_own_advantage_takes_the_place_of_the_usual_one(tmp_path, monkeypatch
                                    pytest.param(["--advantage", "dr_grpo", "--followers", "2"], marks=slow),
                                    pytest.param(["--advantage", "rloo", "--normalise", "sequence", "--checkpointing"],
                                                 marks=slow),
-                                   ["--share", "--turns", "2", "--ratio", "turn", "--normalise", "turn",
-                                    "--dual-clip", "3", "--updates", "2"],
+                                   ["--share", "--switch-every", "0", "--turns", "2", "--ratio", "turn",
+                                    "--normalise", "turn", "--dual-clip", "3", "--updates", "2"],
                                    pytest.param(["--turns", "2", "--switch-every", "1", "--normalise", "turns"],
                                                 marks=slow),
                                    ["--plan-format", "json", "--lora", "2", "--kl", "0.1", "--updates", "2"],
-                                   pytest.param(["--plan-format", "json", "--share", "--kl", "0.1"], marks=slow),
+                                   pytest.param(["--plan-format", "json", "--share", "--switch-every", "0", "--kl", "0.1"],
+                                                marks=slow),
                                    ["--dtype", "bfloat16"],
                                    ["--filter", "6", "--switch-every", "1", "--reward", "consistency",
                                     "--followers", "4"]])
@@ -1383,10 +1384,10 @@ def test_no_turn_of_the_learner_is_no_crash(tmp_path):
 
 
 def test_who_learns_first_is_recorded_and_one_agent_has_no_choice(tmp_path, monkeypatch):
-    """--preset paper says --first low, which a single agent of --process vrp must not stumble over."""
+    """--preset paper says --first low: a single agent does not stumble over it, see test_messages.py."""
     for i, (flags, first, learner) in enumerate((
             ([], "high", "high"), (["--first", "low"], "low", "low"),
-            (["--process", "vrp", "--first", "low"], "solo", "solo"))):
+            (["--process", "vrp"], "solo", "solo"))):
         monkeypatch.setattr(rema, "collect_turns", lambda *_: [])
         monkeypatch.setattr(train, "describe_step", lambda episodes, names, learning, found: {
             "learner": names[learning[0]]})
@@ -1397,12 +1398,12 @@ def test_who_learns_first_is_recorded_and_one_agent_has_no_choice(tmp_path, monk
 
 @pytest.mark.parametrize("flags, why", [
     (["--temperature", "nan"], "temperature"), (["--lr", "nan"], "lr"), (["--sft-lr", "-1"], "sft-lr"),
-    (["--lr", "inf"], "lr"), (["--temperature", "inf"], "temperature"), (["--updates", "1.5"], "--updates: invalid"),
+    (["--lr", "inf"], "lr"), (["--temperature", "inf"], "temperature"), (["--updates", "1.5"], "--updates: must be a whole number"),
     (["--stepz", "3"], "unrecognized"), (["--lora", "4", "--lora-alpha", "0"], "--lora-alpha"),
     (["--filter", "3", "--questions", "4"], "fewer problems"), (["--filter", "64", "--turns", "2"], "needs --turns 1"),
     (["--sft", "x.jsonl", "--kl", "0.1"], "warm start a run of its own"), (["--dual-clip", "1"], "above 1"),
     (["--reward", "consistency"], "with 1 answers"), (["--share", "--process", "vrp"], "needs two roles"),
-    (["--reward", "consistency", "--switch-every", "0", "--group", "3", "--followers", "8"], "with 3 answers"),
+    (["--reward", "consistency", "--switch-every", "0", "--group", "3"], "with 3 answers"),
     (["--reward", "consistency", "--switch-every", "0", "--group", "8", "3"], "with 3 answers"),
     (["--reward", "consistency", "--share", "--group", "2"], "with 2 answers"),
     (["--reward", "consistency", "--process", "vrp", "--followers", "4"], "--process rema"),

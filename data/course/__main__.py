@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help says what there is)")
 
 
-def read_numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
     """4,5,6 -> [4, 5, 6]"""
     return [int(number) for number in text.split(",")]
 
@@ -53,9 +53,9 @@ def parse(argv: list[str] | None) -> dict:
         make.add_argument("--update", action="store_true", help="bring a copy up to date; the student's code stays")
         grade.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION")
         grade.add_argument("--csv", type=Path, help="a line a submission")
-        grade.add_argument("--seeds", type=read_numbers, default=[11, 12, 13], help="of the numbers (11,12,13)")
+        grade.add_argument("--seeds", type=numbers, default=[11, 12, 13], help="of the numbers (11,12,13)")
         for command in (make, grade):
-            command.add_argument("--only", type=read_numbers, default=[],
+            command.add_argument("--only", type=numbers, default=[],
                                  help="exercises, such as 4,5,6 (all; of a copy that is there: its own)")
     return vars(parser.parse_args(argv))
 

@@ -33,7 +33,7 @@ JUDGE = Role("judge", "Put the right answer in \\boxed{}.", READ % ("{a2}", "{b2
 MUTED = [A, B, deafen(A2, "b"), B2, deafen(JUDGE, "b2")]
 
 # name -> who speaks, in order, and how long: all arms sample about as many tokens
-SHARED = "--share --eval-every 6"
+SHARED = "--share --switch-every 0 --eval-every 6"
 ARMS = {"debate": ([A, B, A2, B2, JUDGE], f"{SHARED} --group 2 --questions 16 --steps 18"),
         "muted": (MUTED, f"{SHARED} --group 2 --questions 16 --steps 18"),
         "two": ([HIGH, LOW], f"{SHARED} --group 4 2 --steps 36")}

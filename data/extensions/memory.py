@@ -13,7 +13,9 @@ B rows, P prompts, Tp tokens of a prompt, T new tokens, S keys, V vocabulary, D 
 queries of a token), KV likewise (all its keys, or all its values), F hidden width of the MLP; e bytes a number of
 the compute type.
 """
+import math
 import os
+import pathlib
 from argparse import Namespace
 
 import torch
@@ -21,6 +23,7 @@ import torch
 from data.formats.config import Config
 from data.formats.files import read_json
 from data.formats.hub import MODELS, resolve
+from data.formats.runs import find_settings
 
 GB = 10 ** 9            # a card "of 80 GB" has 85: the rest, and one more, is for CUDA and its allocator's holes
 PROMPT = 200            # tokens of the system message and a long question; worked examples take as many again
@@ -206,9 +209,20 @@ when its memory runs out while sampling: --batch 64, or --max-new-tokens 256, wh
 answers; while learning: --micro-tokens 4096; for both: --lora 16
 """
 
+def find_weights(name: str) -> str:
+    """Of a run the directory of an agent with weights of its own, or what its adapters were put on."""
+    settings = find_settings(name)
+    if not settings or (pathlib.Path(name) / "model.safetensors").exists():
+        return name
+    for config in sorted(pathlib.Path(name).glob("*/config.json")):
+        if config.parent.name != "best":
+            return str(config.parent)
+    return find_weights(settings["model"])
+
+
 def table(name: str, args) -> str:
-    """What --fit prints. args: the settings of train.py."""
-    config = config_of(name)
+    """What --fit prints. args: the settings of train.py, and voices, the number of its roles."""
+    config = config_of(find_weights(name))
     cuda = torch.cuda.is_available()
     size = 0                                             # of the memory here: Python can't say it on Windows
     if cuda:
@@ -225,34 +239,35 @@ def table(name: str, args) -> str:
     plain = Namespace(**{**vars(args), "dtype": "float32"})              # what train.py takes without bfloat16
     lines.append(f"    T4: {advise(config, plain, 16 * GB, card=False)} (16 GB, but no bfloat16)")
     if size:
-        lines.append(f"{size / GB:3.0f} GB: {advise(config, args, size, card=cuda)}")
+        kind = "card" if cuda else "memory"
+        lines.append(f"  here: {advise(config, args, size, card=cuda)} (a {kind} of {size / GB:.0f} GB)")
     return "\n".join(lines)
 
 
 def estimate_run(config, args, card):
     """The estimate for train.py's settings; card: bfloat16, and the frozen agent rests in host memory."""
-    both = args.switch_every == 0                        # do both agents learn in every step?
-    agents = 1
+    both = args.switch_every == 0                        # do all agents learn in every step?
+    voices = 2 if args.process == "rema" else 1
+    voices = getattr(args, "voices", voices)             # of a program with roles of its own
+    agents = 1 if args.share else voices                 # with weights of their own
     prompt = 2 * PROMPT if args.example else PROMPT
     new = args.max_new_tokens
     prompts = args.questions                             # that are answered by a group each
-    group = args.group[-1]
-    rows = prompts * group                               # sampled in a step
-    if args.process == "rema":
-        if not args.share:
-            agents = 2
-        if args.turns > 1:                               # a conversation is one row
-            new *= 2 * args.turns
-        else:
-            prompt += args.max_new_tokens                # the low-level agent is shown a plan
-            plans = args.questions * args.group[0]
-            if both:
-                prompts = plans
-                rows = plans * group
-            rows = max(rows, plans * args.followers)     # answers, while the plans are learned
-            group = max(args.group)
+    groups = args.group
+    if len(groups) == 1:
+        groups = groups * voices
+    rows = prompts * groups[-1]                          # sampled in a step
+    if args.turns > 1:                                   # a conversation is one row
+        new *= voices * args.turns
+    else:
+        prompt += (voices - 1) * args.max_new_tokens     # the last agent is shown what the others said
+        if both:
+            prompts *= math.prod(groups[:-1])
+            rows = prompts * groups[-1]
+        for position, group in enumerate(groups):        # of the learner; those after it answer each turn of its group
+            rows = max(rows, args.questions * group * args.followers ** (voices - 1 - position))
     return estimate(config, agents=agents, dtype="bfloat16" if card else args.dtype, lora=args.lora, kl=args.kl,
-                    questions=prompts, group=group, prompt_tokens=prompt, new_tokens=new,
+                    questions=prompts, group=max(groups), prompt_tokens=prompt, new_tokens=new,
                     batch=min(args.batch, max(rows, args.eval_questions)), micro_tokens=args.micro_tokens,
                     checkpointing=args.checkpointing, offload=card and not args.lora and not both)
 

@@ -57,7 +57,9 @@ def resolve(name: str, download=True) -> pathlib.Path:
         raise UserError(f"{name} is not in the cache ({cache}), and HF_HUB_OFFLINE is set: unset it, or name a directory")
     if snapshot is None and download:
         with locked(folder / ".lock"):              # of several processes one downloads, the others then find it
-            snapshot = find_snapshot(folder) or fetch_model(hub_name, folder)
+            snapshot = find_snapshot(folder)
+            if snapshot is None:
+                snapshot = fetch_named(name, hub_name, folder)
     if snapshot is None:
         raise UserError(f"{name} is no directory, not downloaded and not one of {', '.join(NAMES)}")
     return snapshot
@@ -97,6 +99,16 @@ def find_snapshot(folder):
         if not (snapshot / file).is_file():
             return None
     return snapshot
+
+
+def fetch_named(name, hub_name, folder):
+    """fetch_model; what goes wrong of a name that looks like a path here is perhaps only misspelt."""
+    try:
+        return fetch_model(hub_name, folder)
+    except UserError as error:
+        if name == hub_name and pathlib.Path(name).parent.is_dir():
+            raise UserError(f"there is no directory {name} here; and on the hub: {error}") from None
+        raise
 
 
 def fetch_model(name, folder):

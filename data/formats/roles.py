@@ -70,6 +70,8 @@ def note_program(args: argparse.Namespace, argv: list[str] | None, roles: list, 
     if own:
         refuse_flags(args)
     described, advantages = describe_roles(roles), name_function(assign_advantages)
+    if advantages.startswith(f"{HOUSE}."):
+        check_groups(args)
     if args.resume and hasattr(args, "roles"):       # runs of older versions have none
         refuse_other_program(args, described, advantages)
         return
@@ -87,12 +89,21 @@ def warn_of_other_prompts(model: str) -> None:
               file=sys.stderr)
 
 
+def check_groups(args: argparse.Namespace) -> None:
+    """UserError: groups of one, which the house's advantages can't compare with anything."""
+    if args.advantage != "reinforce++" and min(args.group) < 2:
+        raise UserError(f"--group {min(args.group)}: --advantage {args.advantage} compares the samples of a group, "
+                        "so take at least 2")
+
+
 def refuse_flags(args: argparse.Namespace) -> None:
     """UserError: a flag that changes the house's roles, beside roles of a program's own."""
     for flag, asked in (("--process", args.process != "rema"), ("--example", args.example),
                         ("--reward", args.reward != "base")):
         if asked:
             raise UserError(f"{flag} is for the roles of train.py: this program brings its own")
+    if args.plan_format == "json" and not args.resume:
+        print("--plan-format json: the first agent is held to JSON, but its prompt is this program's own", file=sys.stderr)
 
 
 def refuse_other_program(args: argparse.Namespace, described: list[dict], advantages: str) -> None:

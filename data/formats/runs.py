@@ -97,13 +97,13 @@ def complete_from_run(args: argparse.Namespace, usual: dict) -> dict:
     """Fill in what no flag said, from the run that --model names if it is one -> that run's settings, or {}.
 
     usual: what the settings are without a flag and without a run. Roles are those of the run unless a flag asks for
-    others. UserError: the run's are its program's own, which no flag can change.
+    others; one that was typed counts, also if it says what is usual. UserError: the run's are its program's own, which no flag can change.
     """
     trained = find_settings(args.model)
     args.base = trained.get("model", args.model)             # what the run started from
     args.roles, args.own_roles = trained.get("roles"), trained.get("own_roles", False)
     for name, value in usual.items():
-        if getattr(args, name) in (None, value):
+        if name not in args.typed:
             setattr(args, name, trained.get(name, value))
         elif args.roles and name != "max_new_tokens" and getattr(args, name) != trained.get(name):
             if args.own_roles:
@@ -118,20 +118,20 @@ def complete_from_run(args: argparse.Namespace, usual: dict) -> dict:
     return trained
 
 
-def continue_run(args: argparse.Namespace, default) -> argparse.Namespace:
-    """The settings of the run that --resume names; beside it only --steps may be said.
+def continue_run(args: argparse.Namespace) -> argparse.Namespace:
+    """The settings of the run that --resume names; beside it only --steps may be said, and what the run has anyway.
 
-    default(name): what a setting is without its flag. UserError: the run can't go on.
+    UserError: the run can't go on.
     """
     run = pathlib.Path(args.resume)
     saved = read_json(run / "config.json")
-    for name, value in vars(args).items():
-        if name not in ("resume", "steps") and value not in (default(name), saved.get(name)):
+    for name in sorted(args.typed - {"resume", "steps"}):
+        if getattr(args, name) != saved.get(name):
             flag = name.replace("_", "-")
             raise UserError(f"--resume takes its settings from the run: beside it only --steps, not --{flag}")
     if not {"steps", "switch_every", "seed"} <= saved.keys():
         raise UserError(f"{run} holds no run of train.py: its config.json has other entries")
-    if not vars(args).keys() <= saved.keys():
+    if not list_settings(args).keys() <= saved.keys():
         raise UserError(f"{run} was made by another version of train.py, which alone can go on with it "
                         "(eval.py --model reads it)")
     done = count_steps(run / "metrics.jsonl")
@@ -147,7 +147,15 @@ def continue_run(args: argparse.Namespace, default) -> argparse.Namespace:
         print(f"{run} has done its {done} steps: for more of them add --steps", file=sys.stderr)
     if done and not has_state:
         print(f"{run} has no state.safetensors: none of its {done} steps was saved, so it starts over", file=sys.stderr)
-    return argparse.Namespace(**{**saved, "resume": args.resume, "out": args.resume, "steps": steps})
+    return argparse.Namespace(**{**saved, "resume": args.resume, "out": args.resume, "steps": steps,
+                                 "typed": args.typed})
+
+
+def list_settings(args: argparse.Namespace) -> dict:
+    """What config.json keeps of them: all but which were typed."""
+    settings = dict(vars(args))
+    settings.pop("typed", None)
+    return settings
 
 
 def hold_run(directory: str) -> None:
@@ -219,7 +227,7 @@ def claim_evaluation(args: argparse.Namespace) -> pathlib.Path:
     if out is None:
         name = f"{pathlib.Path(args.model).name}-{args.process}-{pathlib.Path(args.data).stem}"
         out = claim_directory(f"out/eval-{name}")
-    atomic_write(pathlib.Path(out) / "config.json", json.dumps({**vars(args), "out": out}, indent=1))
+    atomic_write(pathlib.Path(out) / "config.json", json.dumps({**list_settings(args), "out": out}, indent=1))
     return pathlib.Path(out)
 
 
@@ -229,7 +237,7 @@ def claim_run(args: argparse.Namespace) -> None:
         args.out = claim_directory(f"out/{pathlib.Path(args.model).name}-{args.process}-s{args.seed}")
     if not args.resume:                              # else it is held already
         hold_run(args.out)
-    atomic_write(pathlib.Path(args.out) / "config.json", json.dumps(vars(args), indent=1))
+    atomic_write(pathlib.Path(args.out) / "config.json", json.dumps(list_settings(args), indent=1))
 
 
 def refuse_used(out: str | None, why: str) -> None:

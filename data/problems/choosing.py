@@ -1,4 +1,6 @@
 """What --data names: generated problems, a benchmark, or a file of one's own; and what is held out of it."""
+import hashlib
+import json
 import random
 import sys
 
@@ -18,10 +20,13 @@ def load_data(name: str, split: str, count: int | None, data_dir: str | None = N
     """
     if name not in KINDS:
         rows = load(name, data_dir)
+        refuse_mixture(rows)
         if name not in BENCHMARKS:
             warn_of_golds(name, rows)
             warn_of_contradictions(name, rows)
         return rows[:count]
+    if data_dir:
+        print(f"--data-dir is not used for {name}, which is generated", file=sys.stderr)
     if count is None:
         count = 1000
     try:
@@ -41,8 +46,8 @@ def warn_of_golds(name: str, rows: list[dict]) -> None:
         text = f"...{text[-60:]}"
     advice = "write the number, expression or word alone"
     mended = mend_gold(first["answer"])
-    if mended:
-        advice = f"did you mean {mended!r}? Write that alone"
+    if mended and mended != first["answer"]:
+        advice = f"did you mean {mended[:60]!r}? Write that alone"
     print(f"{name}: {len(unread)} of {len(rows)} gold answers can't be read as an answer, so only the very same text "
           f"will be right; the first, of {first['id']}, is {text!r}: {advice}", file=sys.stderr)
 
@@ -80,9 +85,14 @@ def split_data(data: str, eval_data: str | None, eval_questions: int | None, dat
         rows, held = hold_out_tenth(rows)
         held = held[:eval_questions]
 
-    if len({bool(row.get("judge")) for row in rows + held}) > 1:
-        raise UserError("training and held-out problems must all be judge tasks, or none of them")
+    refuse_mixture(rows + held)
     return rows, held
+
+
+def refuse_mixture(rows: list[dict]) -> None:
+    """UserError: judge tasks and other problems, which are asked with other prompts."""
+    if len({bool(row.get("judge")) for row in rows}) > 1:
+        raise UserError("problems must all be judge tasks, or none of them, held-out ones included")
 
 
 def leave_out_held(rows: list[dict], held: list[dict]) -> list[dict]:
@@ -121,6 +131,9 @@ def choose_held_out(args, trained: dict) -> list[dict]:
         args.data = trained["eval_data"] or trained["data"]
         data_dir = args.data_dir or trained["data_dir"]
         _, rows = split_data(trained["data"], trained["eval_data"], trained["eval_questions"], data_dir)
+        if args.limit and args.limit > len(rows):
+            print(f"--limit {args.limit}: this run held out {len(rows)} problems; --data {args.data} has others, perhaps "
+                  "some that it was trained on", file=sys.stderr)
         return rows[:args.limit]
     if args.data is None:
         args.data = "words"
@@ -167,6 +180,22 @@ def measure_prompt(row: dict, agents: list) -> int:
     nothing = {agent.name: "" for agent in agents}
     lengths = [len(agent.tokenizer.chat(agent.role.prompt(row, nothing))) for agent in agents]
     return max(lengths)
+
+
+def prepare_rows(rows: list[dict], held_rows: list[dict], agents: list, args) -> list[dict]:
+    """What a run trains on: the rows that are short enough. args.rows_digest tells problems and answers from others.
+
+    UserError: the run that goes on had others.
+    """
+    digest = hashlib.sha256()
+    for row in [*rows, *held_rows]:
+        digest.update(json.dumps([row["problem"], row["answer"]]).encode())
+    digest = digest.hexdigest()[:16]
+    if getattr(args, "rows_digest", digest) != digest:       # runs of older versions have none
+        raise UserError(f"{args.resume}: --data {args.data} holds other problems or answers than when this run began; "
+                        "put the old ones back, or begin another run")
+    args.rows_digest = digest
+    return leave_out_long(rows, held_rows, agents, args)
 
 
 def leave_out_long(rows: list[dict], held_rows: list[dict], agents: list, args) -> list[dict]:

@@ -35,9 +35,13 @@ def read_jsonl(path, required=("problem", "answer")) -> list[dict]:
         try:
             row = json_object(line.decode("utf-8-sig"), constant=refuse_constant)
             rows.append(check(row, required, f"{path.stem}-{number}"))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UnicodeDecodeError:
+            raise UserError(f"{path}, line {number}: this is not UTF-8; save the file in that encoding") from None
+        except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: malformed JSON ({error})") from None
         except ValueError as error:
+            if "integer string conversion" in str(error):
+                error = "a number of thousands of digits; put it in quotes"
             raise UserError(f"{path}, line {number}: {error}") from None
     if not rows:
         raise UserError(f"{path}: empty; one JSON object a line is needed")
@@ -49,6 +53,7 @@ def check(row, required, default_id):
 
     ValueError says what is wrong with it.
     """
+    row.pop("judge", None)               # what others call so means something else
     if "problem" not in row and all(isinstance(row.get(field), str) for field in JUDGE):
         if row.get("answer") not in ("A", "B"):
             raise ValueError(f"the answer to a judge task is 'A' or 'B', not {row.get('answer')!r}")
@@ -108,7 +113,11 @@ def refuse_other_formats(path: pathlib.Path, content: bytes) -> None:
         code = "[print(json.dumps(row)) for row in json.load(open(sys.argv[1]))]"
         raise UserError(f"{path} is one JSON list; one object a line is needed. This makes it: {convert.format(code)}")
     if path.suffix.lower() in (".csv", ".tsv") and not start.startswith(b"{"):
-        code = "import csv; [print(json.dumps(row)) for row in csv.DictReader(open(sys.argv[1]))]"
+        tabs = ""
+        if path.suffix.lower() == ".tsv":
+            tabs = r", delimiter='\t'"
+        code = ("import csv; [print(json.dumps(row)) for row in csv.DictReader(open(sys.argv[1], encoding='utf-8-sig')"
+                f"{tabs})]")
         raise UserError(f"{path} is a table; JSON lines are needed, with the columns problem and answer as fields. "
                         f"This makes them: {convert.format(code)}")
     if start.startswith(b"{") and start.splitlines()[0].strip() == b"{":

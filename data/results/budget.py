@@ -220,6 +220,9 @@ def program(argv: list[str] | None) -> None:
     flag("--limit", default="500", help="problems (500)")
     flag("--out", help="directory for the table and the figure (out/budget, with -2, -3 ... when that exists)")
     args, flags = parser.parse_known_args(argv)
+    for word in flags:
+        if word.split("=")[0] in ("--plans", "--answers", "--diagnose", "--page"):
+            raise UserError(f"{word}: the shapes are fixed, and only their votes are kept")
     refuse_used(args.out, "is not empty: name another --out, or leave it away")
     flags += ["--limit", args.limit]
 

@@ -14,11 +14,22 @@ from data.formats.files import release_locks
 from data.formats.roles import advise
 
 
+UNTYPED = object()
+
+
 class Parser(argparse.ArgumentParser):
     """Reads a command line; help starts with `description` as it is, a mistake is a UserError."""
 
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:
+        """The flags' values, and in `typed` the names of those that were typed, be it with the default's value."""
+        args = super().parse_args(argv)
+        marked = argparse.Namespace(**dict.fromkeys(vars(args), UNTYPED))
+        super().parse_args(argv, marked)                 # a flag that is not there leaves its mark in place
+        args.typed = {name for name, value in vars(marked).items() if value is not UNTYPED}
+        return args
 
     def error(self, message):
         raise UserError(f"{message} (--help lists all flags)")
@@ -131,7 +142,7 @@ def pick_device(name: str | None) -> str:
     try:
         if torch.device(name).type == "cuda" and "LOCAL_RANK" in os.environ:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).tolist()             # "meta" makes tensors, but without numbers
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"--device {name}: this machine has none (--device cpu always works)") from None
     return name
@@ -144,6 +155,9 @@ def pick_dtype(device: str) -> torch.dtype:
     return torch.float32
 
 
+MOST_THREADS = 256          # that a machine with fewer processors starts all the same, such as for a run of a larger one
+
+
 def pick_threads(asked: int | None, model: str) -> int:
     """Threads of the CPU, which are set as well.
 
@@ -154,6 +168,8 @@ def pick_threads(asked: int | None, model: str) -> int:
         asked = torch.get_num_threads()
         if model == "tiny":
             asked = 1
+    if asked > max(MOST_THREADS, os.cpu_count() or 1):
+        raise UserError(f"--threads {asked}: this machine has {os.cpu_count()} processors")
     torch.set_num_threads(asked)
     return asked
 
@@ -177,7 +193,7 @@ def pick_machine(args: argparse.Namespace, model: str) -> None:
 def check_agents(args: argparse.Namespace, agents: list) -> None:
     """Fill in who learns first: who speaks first. UserError: nobody has that name; a number of groups that fits none."""
     names = [agent.name for agent in agents]
-    if args.first is None or len(names) == 1:
+    if args.first is None or len(names) == 1 and "first" not in args.typed:    # a preset's, for two agents
         args.first = names[0]
     if args.first not in names:
         raise UserError(f"--first {args.first}: the agents are {', '.join(names)}")
@@ -185,9 +201,20 @@ def check_agents(args: argparse.Namespace, agents: list) -> None:
         raise UserError(f"--group takes one number, or one for each of the {len(names)} agents, not {len(args.group)}")
 
 
+def refuse_without_effect(args: argparse.Namespace, flags: list[str], why: str) -> None:
+    """UserError: one of these settings was typed, and beside the others it has no effect."""
+    for name in flags:
+        if name in args.typed:
+            raise UserError(f"--{name.replace('_', '-')} has no effect: {why}")
+
+
 def read_number(text: str, kind: type, least: float) -> float:
-    """What a flag says. ValueError, from which argparse makes an error, of a number that is too small or none."""
-    number = kind(text)
+    """What a flag says. An error of argparse: the number is too small, or none of this kind."""
+    try:
+        number = kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}") from None
     if not least <= number <= 1e12:      # nan is neither
         raise argparse.ArgumentTypeError(f"must be at least {least:g} and finite, not {text}")
     return number
@@ -211,3 +238,11 @@ def amount(text: str) -> float:
 def rate(text: str) -> float:
     """A number above 0."""
     return read_number(text, float, 1e-12)
+
+
+def share(text: str) -> float:
+    """A number above 0, at most 1."""
+    number = rate(text)
+    if number > 1:
+        raise argparse.ArgumentTypeError(f"must be at most 1, not {text}")
+    return number

@@ -16,7 +16,7 @@ from data.views.terminal import compute_gains, count_spent_tokens, make_harmless
 # What the settings of a run are when no flag says otherwise: filled in by train.py.
 USUAL = {}
 OF_THE_MACHINE = ("out", "resume", "device", "dtype", "threads")     # settings that differ from machine to machine
-NOT_SHOWN = ("roles", "command", "program")          # whole texts, in config.json
+NOT_SHOWN = ("roles", "command", "program", "rows_digest", "typed")     # for programs, in config.json but for typed
 
 STYLE = """<style>
 body { max-width: 76em } table { border-collapse: collapse; margin: 0.5em 0 1em } img { max-width: 100% }
