@@ -30,7 +30,7 @@ from data.formats.tokenizer import Tokenizer
 
 def compute_rope_frequencies(config: Config) -> Tensor:
     """Angle per position of each pair of channels -> (C / 2,), float32: theta^(-2i / C)."""
-    even = torch.arange(0, config.head_width, 2, dtype=torch.int64).float()
+    even = torch.arange(0, config.head_width, 2).float()
     frequency = 1.0 / config.rope_theta ** (even / config.head_width)
     if config.rope_scaling:              # extension: Llama 3.1
         frequency = stretch_frequencies(frequency, config.rope_scaling)
@@ -82,8 +82,11 @@ def attend(q, k, v, mask):
     if T == 1 and not torch.is_grad_enabled():
         # Decoding, written out: the H / K query heads of a key-value head are the rows of one small matrix.
         q = q.view(B, K, H // K, C) / math.sqrt(C)
-        scores = q @ k.transpose(2, 3) + mask                                  # (B, K, H / K, S)
-        return (scores.softmax(-1) @ v).view(B, H, 1, C)
+        if k.is_cpu and k.dtype == torch.bfloat16:
+            scores = (k @ q.mT).mT.contiguous()      # the same, but q @ k.mT would make a copy of all keys
+        else:
+            scores = q @ k.mT                                                  # (B, K, H / K, S)
+        return ((scores + mask).softmax(-1) @ v).view(B, H, 1, C)
     if q.is_cuda:
         # With a mask AND fewer key-value heads a card has no fast kernel: it would compute in float32 and keep all
         # scores in memory. With the keys repeated it has one.

@@ -1,5 +1,6 @@
 """The transformer against transformers' own where it is installed, against golden values where it is not."""
 import json
+import math
 
 import pytest
 import torch
@@ -215,3 +216,20 @@ def test_logprobs_in_chunks_equal_log_softmax():
         assert torch.allclose(entropy, -(expected.exp() * expected).sum(-1), atol=1e-10)
         for a, b in zip(torch.autograd.grad(found.sum(), (hidden, model.lm_head.weight)), wanted):
             assert torch.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype, rounding", [(torch.float64, 1e-12), (torch.bfloat16, 0.02)])
+def test_decoding_attends_as_the_formula_says(dtype, rounding):
+    """One query a row, four query heads to each key-value head, a slot that nobody sees, keys in a larger buffer."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(3, 8, 1, 16, generator=generator, dtype=torch.float64).to(dtype)
+    k, v = torch.randn(2, 3, 2, 9, 16, generator=generator, dtype=torch.float64).to(dtype)[:, :, :, :7]
+    mask = torch.zeros(3, 1, 1, 7, dtype=dtype)
+    mask[1, :, :, 0] = -math.inf
+    with torch.no_grad():
+        found = models.attend(q, k, v, mask).double()
+    for row in range(3):
+        for head in range(8):
+            keys, values = k[row, head // 4].double(), v[row, head // 4].double()
+            scores = keys @ q[row, head, 0].double() / 4 + mask[row, 0, 0].double()
+            assert (found[row, head, 0] - scores.softmax(0) @ values).abs().max() < rounding
