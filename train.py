@@ -540,12 +540,10 @@ def fill_in_training_defaults(args: Namespace) -> None:
 def check_training(args: Namespace) -> None:
     if args.turns > 1 and args.followers > 1:
         raise UserError("--followers is for one turn: in a conversation nobody answers the same words several times")
-    if args.turns > 1 and args.switch_every == 0 and len(set(args.group)) > 1:
+    if "group" in args.typed and args.turns > 1 and args.switch_every == 0 and len(set(args.group)) > 1:
         raise UserError("--group takes one number where all learn from the same conversations")
-    if args.switch_every == 0 and args.followers > 1:
-        raise UserError("--followers speak after the one that learns: it has no effect where all learn at once")
     if args.switch_every == 0:
-        refuse_without_effect(args, ["first"], "all learn at once")
+        refuse_without_effect(args, ["first", "followers"], "all learn at once")
     if not args.sft:
         refuse_without_effect(args, ["sft_lr"], "there is no warm start, --sft FILE")
     if not args.lora:

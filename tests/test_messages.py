@@ -262,6 +262,10 @@ def test_a_typed_flag_is_compared_with_the_run_also_if_it_says_the_default(tmp_p
     for flags in (["--temperature", "1"], ["--group", "8"], ["--followers", "2"], ["--group", "4", "--lr", "3e-4", "--lora", "2"]):
         assert "beside it only --steps, not --" in refuse(train.parse, ["--resume", run, *flags])
     assert train.parse(["--resume", run, "--group", "4", "--lr", "3e-4", "--steps", "3"]).steps == 3
+    old = tmp_path / "run/config.json"                       # of a run that was begun when nobody refused that
+    old.write_text(json.dumps({**json.loads(old.read_text()), "switch_every": 0, "turns": 2, "group": [4, 16]}))
+    files.release_locks()
+    assert train.parse(["--resume", run, "--steps", "3"]).group == [4, 16]
     files.release_locks()
 
 
@@ -283,7 +287,7 @@ def test_a_run_is_asked_as_it_was_trained_unless_something_was_typed(made, typed
 @pytest.mark.parametrize("flags, why", [
     (["--share", "--switch-every", "7"], "--switch-every has no effect: with --share"),
     (["--share", "--first", "low"], "--first has no effect: all learn at once"),
-    (["--switch-every", "0", "--followers", "4"], "it has no effect where all learn at once"),
+    (["--switch-every", "0", "--followers", "4"], "--followers has no effect: all learn at once"),
     (["--switch-every", "0", "--turns", "2", "--group", "4", "16"], "--group takes one number"),
     (["--lora-targets", "bananas"], "--lora-targets has no effect"), (["--lora-alpha", "4"], "--lora-alpha has no effect"),
     (["--sft-lr", "5"], "--sft-lr has no effect"), (["--steps", "x"], "must be a whole number, not 'x'"),

@@ -97,7 +97,8 @@ def complete_from_run(args: argparse.Namespace, usual: dict) -> dict:
     """Fill in what no flag said, from the run that --model names if it is one -> that run's settings, or {}.
 
     usual: what the settings are without a flag and without a run. Roles are those of the run unless a flag asks for
-    others; one that was typed counts, also if it says what is usual. UserError: the run's are its program's own, which no flag can change.
+    others; one that was typed counts, also if it says what is usual. UserError: the run's are its program's own, which
+    no flag can change.
     """
     trained = find_settings(args.model)
     args.base = trained.get("model", args.model)             # what the run started from
